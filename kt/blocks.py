@@ -1,0 +1,158 @@
+"""The paper's networks as plain modules: the readable truth every fast path is tested against.
+
+A network is former -> block -> latter (paper, Figures 2 and 3). The block is the large one that
+the network was trained with, or one of the small ones that may take its place. Images are
+(B, 1, 28, 28) in [0, 1]; the block maps (B, 6, 14, 14) to the same shape; the output is
+(B, 10) logits. Initialisation is PyTorch's default everywhere.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHANNELS = 6
+HIDDEN = 3
+CLASSES = 10
+IMAGE_SIZE = 28
+
+
+class Former(nn.Module):
+    """Conv 3x3, BN, ReLU, max-pool: (B, 1, 28, 28) -> (B, 6, 14, 14). 54 + 12 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, CHANNELS, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.bn(self.conv(x))), 3, stride=2, padding=1)
+
+
+class LargeBlock(nn.Module):
+    """ResNet's basic block, (B, 6, 14, 14) -> same. 324 + 12 + 324 + 12 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(CHANNELS)
+        self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + x)
+
+
+class SmallBlock(nn.Module):
+    """The paper's small block: conv 6 -> 3, ReLU, conv 3 -> 6, add, ReLU. 162 + 162 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
+
+
+class MLPBlock(nn.Module):
+    """Table 6: a two-layer MLP at each position, 6 -> 12 -> 6, add, ReLU. 84 + 78 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(CHANNELS, 2 * CHANNELS)
+        self.fc2 = nn.Linear(2 * CHANNELS, CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc2(F.relu(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        return F.relu(y + x)
+
+
+class AttentionBlock(nn.Module):
+    """Table 6: self-attention over the positions, added to the input. 4 x 36 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+        self.key = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+        self.value = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+        self.proj = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).flatten(2) for part in (self.query, self.key, self.value))
+        attention = (q.transpose(1, 2) @ k * CHANNELS**-0.5).softmax(-1)  # (B, HW, HW)
+        y = (v @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return self.proj(y) + x
+
+
+class Latter(nn.Module):
+    """Conv 1x1 stride 2, BN, ReLU, linear: (B, 6, 14, 14) -> (B, 10). 72 + 24 + 5,890 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, 2 * CHANNELS, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(2 * CHANNELS)
+        self.fc = nn.Linear(2 * CHANNELS * 7 * 7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.bn(self.conv(x))).flatten(1))
+
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "large": LargeBlock,
+    "conv": SmallBlock,
+    "mlp": MLPBlock,
+    "attention": AttentionBlock,
+}
+TARGETS = ("conv", "mlp", "attention")
+
+
+class Network(nn.Module):
+    """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`)."""
+
+    def __init__(self, kind: str = "large") -> None:
+        super().__init__()
+        self.former = Former()
+        self.block = BLOCKS[kind]()
+        self.latter = Latter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.latter(self.block(self.former(x)))
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and running statistics by name, detached.
+
+    `num_batches_tracked` is left out: with a fixed momentum nothing depends on it.
+    """
+    return {
+        name: tensor.detach()
+        for name, tensor in module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def initial_weights(part: type[nn.Module] | str, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """PyTorch's default initialisation of one part per seed, stacked: {name: (N, ...)}.
+
+    `part` is a module class or a key of `BLOCKS`. The global random state is left as it was.
+    """
+    make = BLOCKS[part] if isinstance(part, str) else part
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            drawn.append(weights(make()))
+    return {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]}
+
+
+def block_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the block's tensors, in the order in which they are flattened."""
+    return {name: tuple(tensor.shape) for name, tensor in weights(BLOCKS[kind]()).items()}
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters())

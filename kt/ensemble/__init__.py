@@ -1,0 +1,206 @@
+"""Train and evaluate many tiny networks at once: one front, whatever the engine behind it.
+
+Weights are stacked, {name: (N, ...)} with the names of `kt.blocks.Network`. A network's result
+depends on its seed, its image stream and the recipe alone: not on the networks beside it, on the
+number of workers, nor on how many networks are trained in one go (`Compute`).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kt import seeds as streams
+from kt.blocks import Network, initial_weights
+from kt.data import ImageSet, ordered_batches, training_batches
+from kt.ensemble import torch_engine
+
+Weights = dict[str, Tensor]
+Progress = Callable[[int], None]
+"""Called with the number of images that as many networks have just passed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD without weight decay or schedule (paper, Section 3.1)."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What only changes speed: the device, the CPU threads, the networks vectorised in one go."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 1
+    chunk: int = 16
+
+
+EVALUATION_BATCH = 250
+
+
+def train_networks(
+    data: ImageSet,
+    seeds: Sequence[int],
+    stream_seed: int,
+    recipe: Recipe,
+    compute: Compute = Compute(),
+    large: Weights | None = None,
+    progress: Progress | None = None,
+) -> Weights:
+    """Step 1: N networks former -> large -> latter, trained with cross-entropy.
+
+    Args:
+        data: training images, seen by all networks in the order and with the flips of `stream_seed`.
+        seeds: one a network, for its initial weights.
+        large: stacked large blocks (N, ...) to put in place and keep frozen, batch norm in
+            evaluation mode (the USPS experiment, Section 5.5). None: the large block is trained.
+
+    Returns:
+        All weights and running statistics, stacked: `former.*`, `block.*` (the large one), `latter.*`.
+    """
+    initial = initial_weights(Network, seeds)
+    if large is not None:
+        initial |= {f"block.{name}": tensor.cpu() for name, tensor in large.items()}
+
+    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
+        batches = _counted(_stream(device_data, recipe, stream_seed), chunk, tick)
+        return torch_engine.train_networks(
+            _take(initial, chunk, compute.device),
+            batches,
+            recipe.lr,
+            recipe.momentum,
+            large is not None,
+        )
+
+    return _over_networks(len(seeds), data, compute, progress, work)
+
+
+def train_blocks(
+    kind: str,
+    data: ImageSet,
+    networks: Weights,
+    seeds: Sequence[int],
+    stream_seed: int,
+    recipe: Recipe,
+    compute: Compute = Compute(),
+    progress: Progress | None = None,
+) -> Weights:
+    """Step 2: freshly initialised blocks of `kind`, trained between frozen former and latter blocks.
+
+    The frozen blocks' batch norm is in evaluation mode, their statistics untouched (Section 3.1).
+
+    Args:
+        kind: a target, `kt.blocks.TARGETS`.
+        networks: stacked `former.*` and `latter.*` (others are ignored).
+        seeds: one a block, for its initial weights.
+
+    Returns:
+        The blocks' weights, stacked, without a prefix.
+    """
+    initial = initial_weights(kind, seeds)
+
+    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
+        return torch_engine.train_blocks(
+            kind,
+            _take(initial, chunk, compute.device),
+            _take(part(networks, "former"), chunk, compute.device),
+            _take(part(networks, "latter"), chunk, compute.device),
+            _counted(_stream(device_data, recipe, stream_seed), chunk, tick),
+            recipe.lr,
+            recipe.momentum,
+        )
+
+    return _over_networks(len(seeds), data, compute, progress, work)
+
+
+def evaluate(
+    kind: str,
+    data: ImageSet,
+    networks: Weights,
+    block: Weights,
+    compute: Compute = Compute(),
+    progress: Progress | None = None,
+) -> Tensor:
+    """Accuracy in percent of former + `block` (of `kind`) + latter on `data`: (N,) float64."""
+
+    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
+        batches = ordered_batches(device_data, EVALUATION_BATCH)
+        correct = torch_engine.evaluate(
+            kind,
+            _take(part(networks, "former"), chunk, compute.device),
+            _take(block, chunk, compute.device),
+            _take(part(networks, "latter"), chunk, compute.device),
+            _counted(batches, chunk, tick),
+        )
+        return {"correct": correct}
+
+    count = len(networks["latter.fc.bias"])
+    correct = _over_networks(count, data, compute, progress, work)["correct"]
+    return correct.double() * 100 / len(data)
+
+
+def part(networks: Weights, name: str) -> Weights:
+    """The weights under `name.`, without that prefix: `part(networks, "former")`."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
+
+
+def _stream(data: ImageSet, recipe: Recipe, seed: int):
+    return training_batches(data, recipe.batch_size, recipe.epochs, recipe.flip, seed)
+
+
+def _take(weights: Weights, chunk: slice, device: torch.device) -> Weights:
+    return {name: tensor[chunk].to(device) for name, tensor in weights.items()}
+
+
+def _counted(batches, chunk: slice, tick: Progress):
+    for images, labels in batches:
+        yield images, labels
+        tick(len(labels) * (chunk.stop - chunk.start))
+
+
+def _over_networks(
+    count: int,
+    data: ImageSet,
+    compute: Compute,
+    progress: Progress | None,
+    work: Callable[[slice, ImageSet, Progress], Weights],
+) -> Weights:
+    """Run `work` on chunks of networks, a thread each, and join the results on the CPU in order.
+
+    Every chunk is computed by one thread, so that sums are formed in the same order whatever the
+    number of workers.
+    """
+    data = data.to(compute.device)
+    stopped = threading.Event()
+    lock = threading.Lock()
+
+    def tick(images: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        if progress is not None:
+            with lock:
+                progress(images)
+
+    def one(chunk: slice) -> Weights:
+        torch.set_num_threads(1)
+        return {name: tensor.cpu() for name, tensor in work(chunk, data, tick).items()}
+
+    threads = torch.get_num_threads()
+    chunks = [slice(at, min(at + compute.chunk, count)) for at in range(0, count, compute.chunk)]
+    with ThreadPoolExecutor(max(1, compute.workers)) as pool:
+        try:
+            parts = list(pool.map(one, chunks))
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}

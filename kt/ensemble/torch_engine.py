@@ -1,0 +1,130 @@
+"""Many networks at once in plain PyTorch: `torch.vmap` over the reference modules.
+
+Runs everywhere and trains every kind of block; the faster engines are tested against it.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from kt.blocks import BLOCKS, Former, Latter, Network
+
+Weights = dict[str, Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
+
+
+def _vectorised(module: nn.Module) -> Callable[[Weights, Tensor], Tensor]:
+    """`module` as a function of stacked weights {name: (N, ...)} and one shared input (B, ...)."""
+
+    def single(weights: Weights, x: Tensor) -> Tensor:
+        return functional_call(module, weights, (x,))
+
+    return torch.vmap(single, in_dims=(0, None))
+
+
+def _in_company(weights: Weights) -> Weights:
+    """A lone network beside a copy of itself.
+
+    A grouped convolution of a single group takes another kernel, which rounds differently, and no
+    result may depend on how many networks are trained together.
+    """
+    return {name: w.expand(2, *w.shape[1:]) if len(w) == 1 else w for name, w in weights.items()}
+
+
+def _skeleton(make: Callable[[], nn.Module], training: bool, device: torch.device) -> nn.Module:
+    """A module that only lends its code: its own weights are never used."""
+    with torch.device(device):
+        return make().train(training)
+
+
+def _fit(
+    forward: Callable[[Tensor], Tensor],
+    parameters: list[Tensor],
+    batches: Batches,
+    lr: float,
+    momentum: float,
+) -> None:
+    """SGD on the stacked parameters in place; `forward` gives logits (N, B, 10)."""
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, foreach=True)
+    for images, labels in batches:
+        logits = forward(images)
+        n, b = logits.shape[:2]
+        # The sum over networks of each one's mean loss: every network gets just its own gradient.
+        loss = F.cross_entropy(logits.reshape(n * b, -1), labels.repeat(n), reduction="sum") / b
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def _trainable(weights: Weights) -> Weights:
+    """Copies of the weights, all but the running statistics ready for gradients."""
+    return {
+        name: tensor.clone().requires_grad_("running_" not in name)
+        for name, tensor in weights.items()
+    }
+
+
+def _prefixed(prefix: str, weights: Weights) -> Weights:
+    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+
+
+def train_networks(
+    initial: Weights, batches: Batches, lr: float, momentum: float, freeze_block: bool = False
+) -> Weights:
+    """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`."""
+    count = len(next(iter(initial.values())))
+    weights = _trainable(_in_company(initial))
+    device = next(iter(weights.values())).device
+    network = _skeleton(Network, True, device)
+    if freeze_block:
+        network.block.eval()
+        for name, tensor in weights.items():
+            tensor.requires_grad_(tensor.requires_grad and not name.startswith("block."))
+    forward = _vectorised(network)
+    parameters = [w for w in weights.values() if w.requires_grad]
+    _fit(lambda x: forward(weights, x), parameters, batches, lr, momentum)
+    return {name: tensor.detach()[:count] for name, tensor in weights.items()}
+
+
+def train_blocks(
+    kind: str,
+    initial: Weights,
+    former: Weights,
+    latter: Weights,
+    batches: Batches,
+    lr: float,
+    momentum: float,
+) -> Weights:
+    """Step 2: train blocks between frozen parts. See `kt.ensemble.train_blocks`."""
+    count = len(next(iter(initial.values())))
+    block = _trainable(_in_company(initial))
+    device = next(iter(block.values())).device
+    forward = _vectorised(_skeleton(lambda: Network(kind), False, device))
+    frozen = _in_company(_prefixed("former", former) | _prefixed("latter", latter))
+
+    def logits(x: Tensor) -> Tensor:
+        return forward(frozen | _prefixed("block", block), x)
+
+    _fit(logits, list(block.values()), batches, lr, momentum)
+    return {name: tensor.detach()[:count] for name, tensor in block.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    kind: str, former: Weights, block: Weights, latter: Weights, batches: Batches
+) -> Tensor:
+    """Correctly classified images of each network, (N,) int64. See `kt.ensemble.evaluate`."""
+    device = next(iter(latter.values())).device
+    forward = _vectorised(_skeleton(lambda: Network(kind), False, device))
+    count = len(next(iter(latter.values())))
+    weights = _in_company(
+        _prefixed("former", former) | _prefixed("block", block) | _prefixed("latter", latter)
+    )
+    correct = 0
+    for images, labels in batches:
+        correct += (forward(weights, images).argmax(-1) == labels).sum(-1)
+    return correct[:count]
