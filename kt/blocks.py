@@ -88,7 +88,7 @@ class AttentionBlock(nn.Module):
 
 
 class Latter(nn.Module):
-    """Conv 1x1 stride 2, BN, ReLU, linear: (B, 6, 14, 14) -> (B, 10). 72 + 24 + 5,890 parameters."""
+    """Conv 1x1 stride 2, BN, ReLU, linear: (B, 6, 14, 14) -> (B, 10); 72 + 24 + 5,890 weights."""
 
     def __init__(self) -> None:
         super().__init__()

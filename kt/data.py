@@ -46,7 +46,9 @@ def pixels(images: Tensor) -> Tensor:
 
 def ordered_batches(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole set once, in order, as (images (B, 1, 28, 28), labels (B,))."""
-    for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size)):
+    for images, labels in zip(
+        data.images.split(batch_size), data.labels.split(batch_size), strict=True
+    ):
         yield pixels(images), labels
 
 
@@ -88,8 +90,8 @@ def _digits() -> tuple[ImageSet, ImageSet]:
     return whole.subset(slice(360, None)), whole.subset(slice(0, 360))
 
 
-def _glyphs(train: int = 2000, test: int = 1000) -> tuple[ImageSet, ImageSet]:
-    """Digits drawn from the typefaces that matplotlib carries, each distorted by its own affine map."""
+def _glyphs(train: int = 1200, test: int = 600) -> tuple[ImageSet, ImageSet]:
+    """Digits drawn from the typefaces that matplotlib carries, each with its own affine map."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -128,7 +130,7 @@ def _glyphs(train: int = 2000, test: int = 1000) -> tuple[ImageSet, ImageSet]:
 
 def _has_text_digits(name: str) -> bool:
     """Whether a font file is a text face: the mathematical ones carry other glyphs or none."""
-    return name.startswith("DejaVu") and "Display" not in name or name.startswith("STIXGeneral")
+    return (name.startswith("DejaVu") and "Display" not in name) or name.startswith("STIXGeneral")
 
 
 def _mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
@@ -175,8 +177,8 @@ def _torchvision(name: str, make: Callable[[], object]):
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KTError(
-            f"{name} is not at hand and could not be downloaded ({reason}): set KT_DATA_ROOT to the "
-            "folder that holds MNIST/ and USPS/, or choose the embedded sets 'digits' and 'glyphs'"
+            f"{name} is not at hand and could not be downloaded ({reason}): set KT_DATA_ROOT to "
+            "the folder that holds MNIST/ and USPS/, or use the embedded 'digits' and 'glyphs'"
         ) from None
 
 
@@ -215,7 +217,7 @@ LOADERS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
 
 
 def load(name: str, folder: Path) -> tuple[ImageSet, ImageSet]:
-    """The named set's (training, test) images; `folder` keeps what has to be unpacked or downloaded.
+    """The named set's (training, test) images; `folder` keeps what is unpacked or downloaded.
 
     Raises:
         KTError: the set is neither at hand nor downloadable, or its files are damaged.

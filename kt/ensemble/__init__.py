@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kt import seeds as streams
 from kt.blocks import Network, initial_weights
 from kt.data import ImageSet, ordered_batches, training_batches
 from kt.ensemble import torch_engine
@@ -58,13 +57,13 @@ def train_networks(
     """Step 1: N networks former -> large -> latter, trained with cross-entropy.
 
     Args:
-        data: training images, seen by all networks in the order and with the flips of `stream_seed`.
+        data: training images, seen by all networks in the order and flips of `stream_seed`.
         seeds: one a network, for its initial weights.
         large: stacked large blocks (N, ...) to put in place and keep frozen, batch norm in
             evaluation mode (the USPS experiment, Section 5.5). None: the large block is trained.
 
     Returns:
-        All weights and running statistics, stacked: `former.*`, `block.*` (the large one), `latter.*`.
+        All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`.
     """
     initial = initial_weights(Network, seeds)
     if large is not None:
@@ -93,7 +92,7 @@ def train_blocks(
     compute: Compute = Compute(),
     progress: Progress | None = None,
 ) -> Weights:
-    """Step 2: freshly initialised blocks of `kind`, trained between frozen former and latter blocks.
+    """Step 2: fresh blocks of `kind`, trained between frozen former and latter blocks.
 
     The frozen blocks' batch norm is in evaluation mode, their statistics untouched (Section 3.1).
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, Former, Latter, Network
+from kt.blocks import Network
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -1,0 +1,25 @@
+"""Summaries of accuracies over networks."""
+
+from torch import Tensor
+
+
+def summary(values: Tensor) -> dict[str, float | int]:
+    """Mean, sample standard deviation, extremes, number, and 95 % interval over networks.
+
+    `ci95` is the half-width of Student's interval for the mean, in the values' unit: the mean lies
+    in mean +- ci95. Both it and `std` are 0 for a single value.
+    """
+    from scipy.stats import t
+
+    values = values.double()
+    n = values.numel()
+    std = values.std().item() if n > 1 else 0.0
+    half_width = float(t.ppf(0.975, n - 1)) * std / n**0.5 if n > 1 else 0.0
+    return {
+        "mean": round(values.mean().item(), 4),
+        "std": round(std, 4),
+        "min": round(values.min().item(), 4),
+        "max": round(values.max().item(), 4),
+        "n": n,
+        "ci95": round(half_width, 4),
+    }

@@ -1,0 +1,57 @@
+"""Translators: modules from large-block weights to small-block weights, and their files."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from kt import pairs
+from kt.errors import KTError
+from kt.translator.mixer import Mixer, MixerConfig
+
+Weights = dict[str, torch.Tensor]
+TRANSLATION_BATCH = 1024
+
+
+def save(path: Path, model: Mixer) -> None:
+    """Write a translator with its configuration inside, atomically."""
+    pairs.save(path, model.state_dict(), model.describe())
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
+    """Read a translator that `save` wrote, in evaluation mode.
+
+    Raises:
+        KTError: the file is missing, damaged or not a translator.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+    except FileNotFoundError:
+        raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
+    except SafetensorError as error:
+        raise KTError(f"{path} is damaged ({error}): run `dvc repro -f train_translator`") from None
+    if about.get("kind") != "mixer":
+        raise KTError(f"{path} is not a translator: it carries no configuration of one")
+    values = {field.name: field.type(about[field.name]) for field in fields(MixerConfig)}
+    model = Mixer(MixerConfig(**values))
+    model.load_state_dict(pairs.load(path))
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def translate(model: Mixer, large: Weights) -> Weights:
+    """Translate stacked large blocks (N, ...) in batches, on the model's device; CPU tensors."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    count = len(large["conv1.weight"])
+    batches = [
+        model({name: t[at : at + TRANSLATION_BATCH].to(device) for name, t in large.items()})
+        for at in range(0, count, TRANSLATION_BATCH)
+    ]
+    model.train(training)
+    return {
+        name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]
+    }

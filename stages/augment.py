@@ -1,0 +1,67 @@
+"""Choose the pairs to learn from, add augmented copies, and measure what augmentation does."""
+
+import pandas as pd
+
+from kt import ensemble, pairs, seeds
+from kt.augment import augment
+from kt.ensemble import Compute
+from kt.pairs import Pairs, Weights
+from kt.statistics import summary
+from stages import runtime
+from stages.inputs import AUGMENTED, PAIRS, RESULTS, image_set
+from stages.params import Params
+
+MEASURED_NETWORKS = 16
+"""Selection networks on which the effect of augmentation on function is measured, at most."""
+
+
+def main(params: Params, compute: Compute) -> None:
+    materialise(params)
+    measure(params, compute)
+
+
+def materialise(params: Params) -> None:
+    """data/augmented: the chosen pairs, then their augmented copies; convolutions only."""
+    chosen = Pairs(PAIRS / "train").read("large", "small", first=params.active.train.pairs)
+    large = ensemble.part(chosen, "large")
+    large = {name: t for name, t in large.items() if name.startswith("conv")}
+    small = ensemble.part(chosen, "small")
+    options = params.augment
+
+    def copies():
+        for copy in range(options.copies + 1):
+            draw = seeds.generator(params.seed, "augment", copy)
+            m, n = (options.masking, options.noise) if copy else (0.0, 0.0)
+            new_large, new_small = augment(large, small, m, n, options.side, draw)
+            yield prefixed("large", new_large) | prefixed("small", new_small)
+
+    pairs.write(AUGMENTED, copies(), {"augment": options.model_dump(), "pairs": len(small)})
+
+
+def measure(params: Params, compute: Compute) -> None:
+    """results/augment: accuracy of large and small blocks on held-back images as m and n grow."""
+    networks = Pairs(PAIRS / "selection").read(first=MEASURED_NETWORKS)
+    images = image_set("main", "held_back")
+    for what in ("masking", "noise"):
+        rows = []
+        for strength in params.augment.measure:
+            m, n = (strength, 0.0) if what == "masking" else (0.0, strength)
+            draw = seeds.generator(params.seed, "measure", what, repr(strength))
+            row: dict[str, float] = {what: strength}
+            for kind, side in (("large", "large"), (params.target, "small")):
+                block = ensemble.part(networks, side)
+                kernels = {k: t for k, t in block.items() if not k.startswith("bn")}
+                changed, _ = augment(kernels, {}, m, n, "large", draw)
+                accuracy = ensemble.evaluate(kind, images, networks, block | changed, compute)
+                result = summary(accuracy)
+                row |= {side: result["mean"], f"{side}_ci95": result["ci95"], "n": result["n"]}
+            rows.append(row)
+        runtime.write_csv(RESULTS / "augment" / f"{what}.csv", pd.DataFrame(rows))
+
+
+def prefixed(prefix: str, weights: Weights) -> Weights:
+    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

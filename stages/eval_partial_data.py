@@ -1,0 +1,40 @@
+"""Gain of translation where the networks were trained on a fraction of the images (Figure 8)."""
+
+import pandas as pd
+
+from kt import baselines, translator
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import RESULTS, TRANSLATOR, image_set
+from stages.params import Params
+
+OUT = RESULTS / "partial"
+
+
+def main(params: Params, compute: Compute) -> None:
+    model = translator.load(TRANSLATOR, compute.device)
+    images = image_set("main", "test")
+    metrics, rows = {}, []
+    for fraction in params.partial.fractions:
+        subjects = Subjects.of_store(f"partial/{fraction:g}", images, params.target)
+        random = baselines.random_initialisation(params.target, len(subjects), params.seed)
+        accuracies = {
+            "random_initialisation": subjects.with_small(random, compute),
+            "translation": subjects.translated(model, compute),
+            "large": subjects.with_large(compute),
+        }
+        accuracies["gain"] = accuracies["translation"] - accuracies["random_initialisation"]
+        results = {name: summary(values) for name, values in accuracies.items()}
+        metrics[f"{fraction * 100:g}_percent".replace(".", "_")] = results
+        row = {"fraction": fraction, "n": len(subjects)}
+        for name, result in results.items():
+            row |= {name: result["mean"], f"{name}_ci95": result["ci95"]}
+        rows.append(row)
+    runtime.write_json(OUT / "metrics.json", metrics)
+    runtime.write_csv(OUT / "partial.csv", pd.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,42 @@
+"""Accuracy of the test networks with each of the blocks that need no translator."""
+
+import pandas as pd
+
+from kt import baselines, ensemble
+from kt.ensemble import Compute
+from kt.pairs import Pairs
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import PAIRS, RESULTS, image_set
+from stages.params import Params
+
+OUT = RESULTS / "baselines"
+
+
+def main(params: Params, compute: Compute) -> None:
+    test = Subjects.of_store("test", image_set("main", "test"), params.target)
+    train = Pairs(PAIRS / "train").read("large", "small", first=params.active.train.pairs)
+    train_large, train_small = ensemble.part(train, "large"), ensemble.part(train, "small")
+    count, seed = len(test), params.seed
+    replacements = {
+        "random_initialisation": baselines.random_initialisation(params.target, count, seed),
+        "random_replacement": baselines.random_replacement(train_small, count, seed),
+        "greedy_replacement": baselines.greedy_replacement(test.large, train_large, train_small),
+        "identity": baselines.identity(params.target, count),
+        "retrained": ensemble.part(test.networks, "small"),
+    }
+    with runtime.progress_bar(len(replacements) + 1, "baselines", "block") as bar:
+        accuracies = {}
+        for name, small in replacements.items():
+            accuracies[name] = test.with_small(small, compute)
+            bar.update()
+        accuracies["large"] = test.with_large(compute)
+        bar.update()
+    runtime.write_json(OUT / "metrics.json", {k: summary(v) for k, v in accuracies.items()})
+    table = pd.DataFrame({"network": range(count), **accuracies})
+    runtime.write_csv(OUT / "accuracies.csv", table)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

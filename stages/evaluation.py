@@ -1,0 +1,48 @@
+"""Networks whose large block is to be replaced, and the images that judge the replacement."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kt import ensemble, translator
+from kt.data import ImageSet
+from kt.ensemble import Compute
+from kt.pairs import Pairs, Weights
+from stages.inputs import PAIRS
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """A store's networks before one image set; every accuracy is in percent, one a network."""
+
+    networks: Weights
+    images: ImageSet
+    target: str
+
+    @classmethod
+    def of_store(cls, split: str, images: ImageSet, target: str) -> "Subjects":
+        return cls(Pairs(PAIRS / split).read(), images, target)
+
+    def __len__(self) -> int:
+        return len(self.networks["latter.fc.bias"])
+
+    @property
+    def large(self) -> Weights:
+        return ensemble.part(self.networks, "large")
+
+    def with_large(self, compute: Compute) -> Tensor:
+        """The networks as they were trained."""
+        return ensemble.evaluate("large", self.images, self.networks, self.large, compute)
+
+    def with_small(self, small: Weights, compute: Compute) -> Tensor:
+        """`small` (N, ...) in place of the large blocks."""
+        return ensemble.evaluate(self.target, self.images, self.networks, small, compute)
+
+    def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
+        """The large blocks' translations in their place."""
+        return self.with_small(translator.translate(model, self.large), compute)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything the accuracies depend on, for fingerprints."""
+        return [*self.networks.values(), self.images.images, self.images.labels]

@@ -1,0 +1,30 @@
+"""Train the networks to be compressed on fractions of the training images (Figure 8)."""
+
+import torch
+
+from kt import seeds
+from kt.ensemble import Compute
+from stages import runtime
+from stages.generation import make_store
+from stages.inputs import image_set
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    images = image_set("main", "train")
+    draw = seeds.generator(params.seed, "partial data")
+    order = torch.randperm(len(images), generator=draw)
+    for fraction in params.partial.fractions:
+        some = images.subset(order[: max(1, round(fraction * len(images)))])
+        make_store(
+            params,
+            compute,
+            f"partial/{fraction:g}",
+            params.active.networks.partial,
+            some,
+            with_small=False,
+        )
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,19 @@
+"""Train former and latter blocks on the transfer set around the test networks' large blocks."""
+
+from kt import ensemble
+from kt.ensemble import Compute
+from kt.pairs import Pairs
+from stages import runtime
+from stages.generation import make_store
+from stages.inputs import PAIRS, image_set
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    test = Pairs(PAIRS / "test")
+    large = ensemble.part(test.read("large"), "large")
+    make_store(params, compute, "transfer", len(test), image_set("transfer", "train"), large=large)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

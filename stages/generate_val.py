@@ -1,0 +1,18 @@
+"""Train the selection and the test networks, each with its re-trained small block."""
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.generation import make_store
+from stages.inputs import image_set
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    images = image_set("main", "train")
+    networks = params.active.networks
+    make_store(params, compute, "selection", networks.selection, images)
+    make_store(params, compute, "test", networks.test, images)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,50 @@
+"""Generate a store of networks with a progress bar, resumable: what the generate stages share."""
+
+import dataclasses
+
+from kt import generate, pairs
+from kt.data import ImageSet
+from kt.ensemble import Compute, Recipe
+from kt.generate import Plan
+from kt.pairs import Weights
+from stages import runtime
+from stages.inputs import PAIRS
+from stages.params import Params
+
+
+def make_store(
+    params: Params,
+    compute: Compute,
+    split: str,
+    count: int,
+    data: ImageSet,
+    with_small: bool = True,
+    large: Weights | None = None,
+) -> None:
+    """Train `count` networks on `data` into data/pairs/`split`.
+
+    Args:
+        with_small: also train a small block of the target kind for each (step 2).
+        large: large blocks to freeze in the networks instead of training their own.
+    """
+    plan = Plan(
+        split=split,
+        count=count,
+        networks_per_stream=params.active.networks.per_stream,
+        target=params.target if with_small else None,
+        recipe=Recipe(**params.active.recipe.model_dump(), **params.generate.model_dump()),
+        seed=params.seed,
+    )
+    inputs = [data.images, data.labels, *(large or {}).values()]
+    with (
+        runtime.scratch("generate", dataclasses.asdict(plan), runtime.fingerprint(*inputs)) as kept,
+        runtime.progress_bar(plan.images(data), f"{split}: {count} networks", "image") as bar,
+    ):
+
+        def show(images: int, done_before: bool) -> None:
+            if done_before:
+                bar.initial += images  # not counted into the rate
+            bar.update(images)
+
+        parts = generate.run(plan, data, kept, compute, large, show)
+        pairs.write(PAIRS / split, parts, {"plan": dataclasses.asdict(plan)})

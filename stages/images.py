@@ -1,0 +1,44 @@
+"""Bring the main and the transfer image set into data/images/, split and in memory's form."""
+
+from pathlib import Path
+
+import torch
+
+from kt import data, pairs, seeds
+from kt.data import ImageSet
+from kt.ensemble import Compute
+from kt.errors import KTError
+from stages import runtime
+from stages.inputs import IMAGES
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = params.active.images
+    train, test = data.load(chosen.main, Path("data"))
+    if chosen.held_back >= len(train):
+        raise KTError(
+            f"params.yaml: scales.{params.scale}.images.held_back: got {chosen.held_back}; "
+            f"accepts less than the {len(train)} training images of {chosen.main}"
+        )
+    draw = seeds.generator(params.seed, "held back")
+    order = torch.randperm(len(train), generator=draw)
+    main_sets = {
+        "train": train.subset(order[chosen.held_back :]),
+        "held_back": train.subset(order[: chosen.held_back]),
+        "test": test,
+    }
+    transfer_train, transfer_test = data.load(chosen.transfer, Path("data"))
+    write("main", chosen.main, main_sets)
+    write("transfer", chosen.transfer, {"train": transfer_train, "test": transfer_test})
+
+
+def write(which: str, name: str, sets: dict[str, ImageSet]) -> None:
+    tensors = {}
+    for split, images in sets.items():
+        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
+    pairs.save(IMAGES / f"{which}.safetensors", tensors, {"name": name})
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,19 @@
+"""Where the stages keep what they hand on to each other."""
+
+from pathlib import Path
+
+from kt import pairs
+from kt.data import ImageSet
+
+IMAGES = Path("data/images")
+PAIRS = Path("data/pairs")
+AUGMENTED = Path("data/augmented")
+RESULTS = Path("results")
+TRANSLATOR = RESULTS / "train" / "translator.safetensors"
+
+
+def image_set(which: str, split: str) -> ImageSet:
+    """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test"."""
+    names = [f"{split}.images", f"{split}.labels"]
+    tensors = pairs.load(IMAGES / f"{which}.safetensors", names)
+    return ImageSet(*(tensors[name] for name in names))

@@ -1,0 +1,121 @@
+"""What every stage shares: its command line, one-line errors, scratch space and progress."""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from kt.ensemble import Compute
+from kt.errors import KTError
+from stages import params
+from stages.params import Params
+
+SCRATCH = Path(".kt")
+
+
+def run(main: Callable[[Params, Compute], None], description: str) -> None:
+    """Run a stage: check its parameters, then `main`; a user's mistake ends in one line.
+
+    How fast it runs is set by flags or the environment, never by `params.yaml`: --device
+    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK).
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
+    parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
+    parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 8, cuda: 256]")
+    flags = parser.parse_args()
+    try:
+        main(params.load(), _compute(flags))
+    except KTError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(f"error: {error}: what was computed so far is kept in {SCRATCH}/")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: run again to go on from what is kept in {SCRATCH}/")
+
+
+def _compute(flags: argparse.Namespace) -> Compute:
+    def setting(name: str, default: str) -> str:
+        return getattr(flags, name) or os.environ.get(f"KT_{name.upper()}") or default
+
+    def count(name: str, default: int) -> int:
+        value = setting(name, str(default))
+        if not value.isdecimal() or int(value) < 1:
+            raise KTError(f"--{name} (KT_{name.upper()}): got {value!r}; accepts a number >= 1")
+        return int(value)
+
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    name = setting("device", available)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise KTError(f"--device (KT_DEVICE): {name!r} cannot be used here ({reason})") from None
+    on_cpu = device.type == "cpu"
+    workers = count("workers", len(os.sched_getaffinity(0))) if on_cpu else 1
+    return Compute(device, workers, count("chunk", 8 if on_cpu else 256))
+
+
+@contextlib.contextmanager
+def scratch(stage: str, *key: object) -> Iterator[Path]:
+    """A folder for resumable work, deleted when the work inside succeeds.
+
+    It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of
+    `key` (parameters, checksums of inputs) and of the library's code loaded so far, so that work
+    is taken up only where it would come out the same. A lock keeps a second process away.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
+    for name, module in sorted(sys.modules.items()):
+        if name.split(".")[0] == "kt" and getattr(module, "__file__", None):
+            digest.update(Path(module.__file__).read_bytes())
+    folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KTError(f"another process is at this very work (it holds {lock.name})") from None
+        yield folder
+        shutil.rmtree(folder)
+
+
+def progress_bar(total: int, description: str, unit: str) -> tqdm:
+    """A progress bar with rate and time left; on a log file, a line now and then."""
+    interval = 0.2 if sys.stderr.isatty() else 10
+    return tqdm(
+        total=total, desc=description, unit=unit, unit_scale=True, mininterval=interval, leave=True
+    )
+
+
+def fingerprint(*tensors: torch.Tensor) -> str:
+    """SHA-256 of the tensors' bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of plot data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a metrics file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
