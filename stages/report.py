@@ -97,9 +97,9 @@ def main_table(accuracies: dict, train: dict) -> list[str]:
         "",
         *rows,
         "",
-        f"Epoch {train['epoch']} was chosen on the selection networks and held-back training images "
-        f"({train['selection']['mean']:.2f} there). The paper's rule, the best evaluation on the "
-        f"test networks and images themselves, would give {rule['mean']:.2f} at epoch "
+        f"Epoch {train['epoch']} was chosen on the selection networks and held-back training "
+        f"images ({train['selection']['mean']:.2f} there). The paper's rule, the best evaluation "
+        f"on the test networks and images themselves, would give {rule['mean']:.2f} at epoch "
         f"{rule['epoch']}. Translation closes {closed:.0f} % of the gap from random initialisation "
         "to the re-trained small block.",
         "",

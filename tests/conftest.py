@@ -1,0 +1,83 @@
+"""Small networks, images and projects that the tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kt.data import ImageSet
+from tests.tiny_params import shrink
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    """70 random images: with batches of 32 the last batch of a pass is smaller."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (70, 28, 28), generator=draw, dtype=torch.uint8)
+    return ImageSet(pixels, torch.randint(0, 10, (70,), generator=draw))
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder with MNIST and USPS, where there is one."""
+    if (folder := os.environ.get("KT_DATA_ROOT")) is None:
+        pytest.skip("needs MNIST and USPS: set KT_DATA_ROOT to the folder that holds them")
+    return Path(folder)
+
+
+class Project:
+    """A folder with the stages' code and a tiny `params.yaml`, in which stages can be run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("kt", "stages"):
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        self.params = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
+        self.write_params()
+
+    def write_params(self) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+
+    def start(self, stage: str, *flags: str, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"stages.{stage}", *flags],
+            cwd=self.folder,
+            env={**os.environ, "KT_DEVICE": "cpu", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, stage: str, *flags: str, **environment: str) -> tuple[int, str]:
+        """Exit status and standard error of a stage."""
+        process = self.start(stage, *flags, **environment)
+        _, errors = process.communicate()
+        return process.returncode, errors
+
+    def succeed(self, *stages: str) -> None:
+        for stage in stages:
+            status, errors = self.run(stage)
+            assert status == 0, errors
+
+    def files(self, *folders: str) -> dict[str, bytes]:
+        """Contents of all files below some folders."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for folder in folders
+            for path in sorted((self.folder / folder).rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)

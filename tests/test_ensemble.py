@@ -1,0 +1,119 @@
+"""The vectorised trainer against one plain network at a time, on the same batches."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kt import ensemble
+from kt.blocks import BLOCKS, TARGETS, Network, initial_weights, weights
+from kt.data import ordered_batches, training_batches
+from kt.ensemble import Compute, Recipe
+
+RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
+SEEDS = [11, 12, 13, 14, 15]
+
+
+def plain_training(network: nn.Module, parameters, images, stream_seed: int) -> None:
+    """The protocol, one network at a time, as anybody would write it."""
+    optimizer = torch.optim.SGD(parameters, RECIPE.lr, RECIPE.momentum)
+    for x, y in training_batches(images, RECIPE.batch_size, RECIPE.epochs, True, stream_seed):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+
+
+def seeded(kind: str, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network() if kind == "network" else BLOCKS[kind]()
+
+
+def one(stacked, i):
+    return {name: tensor[i] for name, tensor in stacked.items()}
+
+
+@pytest.fixture
+def networks(images):
+    return ensemble.train_networks(images, SEEDS, 3, RECIPE)
+
+
+def test_step_1_is_the_plain_loop(images, networks):
+    for i in (0, 4):
+        network = seeded("network", SEEDS[i])
+        plain_training(network, network.parameters(), images, 3)
+        assert_close(one(networks, i), weights(network), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_step_2_is_the_plain_loop_and_leaves_the_frozen_parts(kind, images, networks):
+    before = {name: tensor.clone() for name, tensor in networks.items()}
+    blocks = ensemble.train_blocks(kind, images, networks, SEEDS, 4, RECIPE)
+    for name, tensor in networks.items():
+        assert torch.equal(tensor, before[name]), name
+    network = Network(kind)
+    frozen = {k: t for k, t in one(networks, 1).items() if not k.startswith("block.")}
+    network.load_state_dict(frozen, strict=False)
+    network.block = seeded(kind, SEEDS[1])
+    network.eval()
+    plain_training(network, network.block.parameters(), images, 4)
+    assert_close(one(blocks, 1), weights(network.block), rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_large_blocks_stay_and_the_rest_learns_around_them(images):
+    large = initial_weights("large", [1, 2])
+    networks = ensemble.train_networks(images, [5, 6], 3, RECIPE, large=large)
+    network = seeded("network", 6)
+    network.block.load_state_dict(one(large, 1), strict=False)
+    network.block.requires_grad_(False).eval()
+    plain_training(network, [p for p in network.parameters() if p.requires_grad], images, 3)
+    assert_close(one(networks, 1), weights(network), rtol=1e-4, atol=1e-5)
+    for name, tensor in ensemble.part(networks, "block").items():
+        assert torch.equal(tensor, large[name]), name
+
+
+@pytest.mark.parametrize("kind", ["large", *TARGETS])
+def test_evaluation_is_the_plain_loop(kind, images, networks):
+    block = initial_weights(kind, SEEDS)
+    accuracy = ensemble.evaluate(kind, images, networks, block)
+    for i in range(len(SEEDS)):
+        network = Network(kind)
+        parts = {k: t for k, t in one(networks, i).items() if not k.startswith("block.")}
+        parts |= {f"block.{k}": t for k, t in one(block, i).items()}
+        network.load_state_dict(parts, strict=False)
+        network.eval()
+        with torch.no_grad():
+            right = sum((network(x).argmax(1) == y).sum() for x, y in ordered_batches(images, 7))
+        assert accuracy[i].item() == pytest.approx(100 * right.item() / len(images))
+
+
+@pytest.mark.parametrize(
+    "compute", [Compute(chunk=1), Compute(chunk=2), Compute(workers=3, chunk=2)]
+)
+def test_results_do_not_depend_on_chunk_size_workers_or_company(compute, images, networks):
+    again = ensemble.train_networks(images, SEEDS, 3, RECIPE, compute)
+    alone = ensemble.train_networks(images, SEEDS[3:4], 3, RECIPE, compute)
+    for name, tensor in networks.items():
+        assert torch.equal(again[name], tensor), name
+        assert torch.equal(alone[name][0], tensor[3]), name
+    one_go = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE)
+    chunks = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE, compute)
+    for name, tensor in one_go.items():
+        assert torch.equal(chunks[name], tensor), name
+
+
+def test_progress_counts_every_image_of_every_network(images):
+    seen = []
+    ensemble.train_networks(images, SEEDS, 3, RECIPE, Compute(chunk=2), progress=seen.append)
+    assert sum(seen) == len(SEEDS) * RECIPE.epochs * len(images)
+
+
+def test_an_error_in_one_chunk_stops_the_others_and_is_raised(images):
+    def fail(count):
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        ensemble.train_networks(
+            images, SEEDS, 3, RECIPE, Compute(workers=2, chunk=1), progress=fail
+        )

@@ -1,0 +1,147 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from kt.fit import Training, fit
+from kt.losses import weight_mse
+
+TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
+
+
+class Linear(nn.Module):
+    """A translator small enough to be followed by hand."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, large):
+        return {"small": self.layer(self.dropout(large["large"]))}
+
+
+def model(dropout: float = 0.0) -> Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Linear(dropout)
+
+
+@pytest.fixture
+def data():
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(10, 3, generator=draw)
+    return {"large": x}, {"small": x @ torch.randn(3, 2, generator=draw)}
+
+
+def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, **options):
+    return fit(network, *data, training, evaluate, "score", path, **options)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference"),
+    [
+        ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.001)),
+        ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, 0.001, 0.9)),
+        (
+            {"optimizer": "adam", "weight_decay": 0.1},
+            lambda p: torch.optim.AdamW(p, 0.001, weight_decay=0.1),
+        ),
+    ],
+)
+def test_full_batches_are_the_plain_loop_with_cosine_annealing(
+    optimizer, reference, data, tmp_path
+):
+    training = replace(TRAINING, batch_size=10, **optimizer)
+    ours, plain = model(), model()
+    run(ours, data, training, tmp_path / "c")
+    optimizer = reference(plain.parameters())
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
+    for _ in range(training.epochs):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(plain(data[0])["small"], data[1]["small"]).backward()
+        optimizer.step()
+        schedule.step()
+    assert_close(ours.layer.weight, plain.layer.weight)
+
+
+def test_clipping_bounds_the_step(data, tmp_path):
+    training = replace(TRAINING, epochs=1, batch_size=10, optimizer="sgd", lr=1.0, clip_norm=0.01)
+    ours, before = model(), model()
+    run(ours, data, training, tmp_path / "c")
+    assert (ours.layer.weight - before.layer.weight).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_schedules():
+    linear = replace(TRAINING, schedule="linear", epochs=4, lr=1.0)
+    assert [linear.learning_rate(e) for e in range(4)] == [1, 0.75, 0.5, 0.25]
+    warm = replace(TRAINING, schedule="constant", warmup_epochs=3, lr=1.0)
+    assert [warm.learning_rate(e) for e in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    both = replace(TRAINING, schedule="cosine", warmup_epochs=1, epochs=3, lr=1.0)
+    assert both.learning_rate(2) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
+    training = replace(TRAINING, noise=0.1, masking=0.1)
+    whole = run(model(0.3), data, training, tmp_path / "whole", evaluate=fingerprint)
+
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        if record["epoch"] == stop_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=kill)
+    seen = []
+    resumed = run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=seen.append)
+    assert [record["epoch"] for record in seen] == [1, 2, 3, 4, 5, 6]
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
+    assert resumed.best["epoch"] == whole.best["epoch"]
+    assert torch.equal(resumed.weights["layer.weight"], whole.weights["layer.weight"])
+
+
+def fingerprint(network):
+    return {"score": network.layer.weight.sum().item()}
+
+
+def test_a_damaged_checkpoint_counts_as_none(data, tmp_path):
+    whole = run(model(), data, TRAINING, tmp_path / "c")
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:100])
+    again = run(model(), data, TRAINING, tmp_path / "c")
+    assert torch.equal(whole.weights["layer.weight"], again.weights["layer.weight"])
+
+
+def test_the_best_epoch_is_chosen_by_its_key_and_its_weights_are_kept(data, tmp_path):
+    scores = iter([(1.0, 9.0), (5.0, 2.0), (5.0, 3.0)])
+    weights = []
+
+    def evaluate(network):
+        assert not network.training
+        weights.append(network.layer.weight.detach().clone())
+        score, other = next(scores)
+        return {"score": score, "test": other}
+
+    fitted = run(model(), data, TRAINING, tmp_path / "c", evaluate)
+    assert fitted.best["epoch"] == 4 and fitted.best["test"] == 2.0  # the earliest of equals
+    assert torch.equal(fitted.weights["layer.weight"], weights[1])
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_weights(data, tmp_path):
+    seen = []
+    network = model()
+    network.layer.register_forward_hook(lambda *hook: seen.append(hook[2].dtype))
+    run(network, data, replace(TRAINING, precision="bfloat16"), tmp_path / "c")
+    assert set(seen) == {torch.bfloat16} and network.layer.weight.dtype == torch.float32
+
+
+def test_weight_mse_averages_tensors_not_numbers():
+    predicted = {"a": torch.zeros(1, 1), "b": torch.zeros(1, 100)}
+    target = {"a": torch.full((1, 1), 2.0), "b": torch.ones(1, 100)}
+    assert weight_mse(predicted, target).item() == (4 + 1) / 2

@@ -1,0 +1,74 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kt.errors import KTError
+from stages import params
+
+RAW = yaml.safe_load(Path("params.yaml").read_text())
+
+
+def load(tmp_path, raw):
+    path = tmp_path / "params.yaml"
+    path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
+    return params.load(path)
+
+
+@pytest.mark.parametrize("scale", ["quick", "mnist", "paper"])
+def test_every_scale_is_valid(tmp_path, scale):
+    assert load(tmp_path, RAW | {"scale": scale}).active.networks.train > 0
+
+
+def test_the_paper_scale_is_the_papers_protocol():
+    paper = params.Params.model_validate(RAW | {"scale": "paper"}).active
+    assert (paper.networks.train, paper.networks.test) == (300_000, 100)
+    assert paper.recipe.model_dump() == {"epochs": 10, "batch_size": 128, "lr": 0.01}
+    assert paper.train.model_dump() == {
+        "pairs": 300_000, "epochs": 1000, "batch_size": 4096, "evaluate_every": 25
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.dropout", 1.3, "train.dropout: got 1.3; input should be less than 1"),
+        ("train.lr", "1e-4", "train.lr: got '1e-4'.*write 0.0001"),
+        ("train.lr", 0, "train.lr: got 0; input should be greater than 0"),
+        ("train.lr", float("inf"), "train.lr: got inf"),
+        ("train.schedule", "step", "train.schedule.*'cosine', 'linear' or 'constant'"),
+        ("train.lrr", 1, "train.lrr: unknown key; did you mean lr?"),
+        ("surprise", 1, "surprise: unknown key; known here: augment, "),
+        ("model.layers", 2.5, "model.layers: got 2.5; input should be a valid integer"),
+        ("model.layers", True, "model.layers: got True"),
+        ("target", "large", "target: got 'large'.*'conv', 'mlp' or 'attention'"),
+        ("generate.flip", 1, "generate.flip: got 1; input should be a valid boolean"),
+        ("augment.measure", [], "augment.measure: got \\[\\]"),
+        ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),
+        ("scale", "huge", "scale is 'huge', which is none of"),
+        ("scales.quick.train.pairs", 10**6, "train.pairs is 1000000, but networks.train only"),
+        ("scales.quick.recipe.epoch", 2, "scales.quick.recipe.epoch: unknown.*mean epochs?"),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line(tmp_path, key, value, message):
+    raw = copy.deepcopy(RAW)
+    *sections, last = key.split(".")
+    place = raw
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    with pytest.raises(KTError, match=message) as caught:
+        load(tmp_path, raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
+    raw = copy.deepcopy(RAW)
+    del raw["train"]["lr"]
+    with pytest.raises(KTError, match=r"train\.lr: missing"):
+        load(tmp_path, raw)
+    with pytest.raises(KTError, match="not valid YAML"):
+        load(tmp_path, "train: [1, 2\nmodel: {")
+    with pytest.raises(KTError, match="missing: run from the repository's root"):
+        params.load(tmp_path / "elsewhere" / "params.yaml")

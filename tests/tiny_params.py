@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Shrink a parameter file to a scale of seconds: `tests/tiny_params.py params.yaml`."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+TINY = {
+    "images": {"main": "digits", "transfer": "glyphs", "held_back": 1300},
+    "networks": {"train": 8, "selection": 2, "test": 3, "partial": 2, "per_stream": 2},
+    "recipe": {"epochs": 1, "batch_size": 64, "lr": 0.1},
+    "train": {"pairs": 8, "epochs": 4, "batch_size": 4, "evaluate_every": 2},
+}
+
+
+def shrink(params: dict) -> dict:
+    """The same parameters with one scale, `tiny`, and a tiny translator."""
+    tiny = params | {"scales": {"tiny": TINY}, "scale": "tiny"}
+    tiny["model"] = {"layers": 1, "hidden_size": 8, "sequence_dim": 8, "channel_dim": 8}
+    tiny["augment"] = params["augment"] | {"measure": [0.0, 0.1]}
+    tiny["partial"] = {"fractions": [0.5]}
+    return tiny
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(yaml.safe_dump(shrink(yaml.safe_load(path.read_text()))))
