@@ -32,24 +32,37 @@ def data_root() -> Path:
     return Path(folder)
 
 
+ALL_IN_ONE = """
+import runpy, sys
+stages, sys.argv[1:] = sys.argv[1:], []
+for stage in stages:
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
+"""
+
+
 class Project:
     """A folder with the stages' code and a tiny `params.yaml`, in which stages can be run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("kt", "stages"):
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
         self.params = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+    def fill(self) -> "Project":
+        """Lay the code and the parameters into an empty folder."""
+        for name in ("kt", "stages"):
+            shutil.copytree(ROOT / name, self.folder / name)
         self.write_params()
+        return self
 
     def write_params(self) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
 
     def start(self, stage: str, *flags: str, **environment: str) -> subprocess.Popen:
+        return self._start("-m", f"stages.{stage}", *flags, **environment)
+
+    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", f"stages.{stage}", *flags],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env={**os.environ, "KT_DEVICE": "cpu", **environment},
             stdout=subprocess.PIPE,
@@ -63,10 +76,11 @@ class Project:
         _, errors = process.communicate()
         return process.returncode, errors
 
-    def succeed(self, *stages: str) -> None:
-        for stage in stages:
-            status, errors = self.run(stage)
-            assert status == 0, errors
+    def succeed(self, *stages: str, **environment: str) -> None:
+        """Run stages one after the other in a single process: they import torch just once."""
+        process = self._start("-c", ALL_IN_ONE, *stages, **environment)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
 
     def files(self, *folders: str) -> dict[str, bytes]:
         """Contents of all files below some folders."""
@@ -80,4 +94,19 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
+    """A project in which nothing has been run."""
+    return Project(tmp_path).fill()
+
+
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    Project(folder).fill().succeed("images", "generate_train", "generate_val", "augment")
+    return folder
+
+
+@pytest.fixture
+def prepared(_prepared: Path, tmp_path: Path) -> Project:
+    """A project whose images, pairs and augmented pairs are there: a copy, free to be changed."""
+    shutil.copytree(_prepared, tmp_path, dirs_exist_ok=True)
     return Project(tmp_path)

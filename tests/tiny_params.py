@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Shrink a parameter file to a scale of seconds: `tests/tiny_params.py params.yaml`."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ TINY = {
 
 def shrink(params: dict) -> dict:
     """The same parameters with one scale, `tiny`, and a tiny translator."""
-    tiny = params | {"scales": {"tiny": TINY}, "scale": "tiny"}
+    tiny = params | {"scales": {"tiny": copy.deepcopy(TINY)}, "scale": "tiny"}
     tiny["model"] = {"layers": 1, "hidden_size": 8, "sequence_dim": 8, "channel_dim": 8}
     tiny["augment"] = params["augment"] | {"measure": [0.0, 0.1]}
     tiny["partial"] = {"fractions": [0.5]}

@@ -1,6 +1,6 @@
 """Translators: modules from large-block weights to small-block weights, and their files."""
 
-from dataclasses import fields
+import json
 from pathlib import Path
 
 import torch
@@ -11,12 +11,14 @@ from kt.errors import KTError
 from kt.translator.mixer import Mixer, MixerConfig
 
 Weights = dict[str, torch.Tensor]
+METADATA = "translator"
 TRANSLATION_BATCH = 1024
 
 
 def save(path: Path, model: Mixer) -> None:
     """Write a translator with its configuration inside, atomically."""
-    pairs.save(path, model.state_dict(), model.describe())
+    # One metadata entry: safetensors writes several in random order, and so other bytes each time.
+    pairs.save(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
@@ -27,16 +29,18 @@ def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {})[METADATA])
+        kind = about.pop("kind")
+        model = Mixer(MixerConfig(**about))
+        model.load_state_dict(pairs.load(path))
     except FileNotFoundError:
         raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
     except SafetensorError as error:
         raise KTError(f"{path} is damaged ({error}): run `dvc repro -f train_translator`") from None
-    if about.get("kind") != "mixer":
-        raise KTError(f"{path} is not a translator: it carries no configuration of one")
-    values = {field.name: field.type(about[field.name]) for field in fields(MixerConfig)}
-    model = Mixer(MixerConfig(**values))
-    model.load_state_dict(pairs.load(path))
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise KTError(f"{path} is not a translator that this version can read") from None
+    if kind != "mixer":
+        raise KTError(f"{path} is a translator of the unknown kind {kind!r}")
     return model.to(device).eval()
 
 

@@ -101,6 +101,6 @@ class Mixer(nn.Module):
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 
-    def describe(self) -> dict[str, str]:
-        """The configuration as safetensors metadata; `kt.translator.load` reads it back."""
-        return {"kind": "mixer"} | {key: str(value) for key, value in asdict(self.config).items()}
+    def describe(self) -> dict[str, str | int | float]:
+        """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""
+        return {"kind": "mixer"} | asdict(self.config)
