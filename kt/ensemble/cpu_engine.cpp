@@ -20,6 +20,7 @@ namespace {
 constexpr int MAP = CHANNELS * AREA;        // values of a block's map
 constexpr int READ = CHANNELS * READ_AREA;  // those of them that the latter block reads
 constexpr int HIDDEN = 3;
+constexpr int GROUP = 4;  // images that share one reading of the linear layer's weights
 
 template <int C>
 struct Affine {
@@ -87,12 +88,16 @@ void sgd(Weights& weights, Weights& momenta, const Weights& gradients, float lr,
   }
 }
 
-// Two sums over the batch for each channel, formed image by image in single precision.
+// For each channel the sums of a and of a * b over the batch, formed image by image in single precision.
 template <int C>
 struct Sums {
   Wide first[C] = {}, second[C] = {};
   Vec image_first[C] = {}, image_second[C] = {};
 
+  void add(int channel, Vec a, Vec b) {
+    image_first[channel] += a;
+    image_second[channel] += a * b;
+  }
   void end_image() {
     for (int c = 0; c < C; ++c) {
       first[c] += widen(image_first[c]);
@@ -134,48 +139,70 @@ void fold(const Vec* w, const Norm (&norms)[OUT], Vec* folded, Vec* bias) {
   }
 }
 
+// work(integral constant COUNT, first image) over all images, GROUP at once as long as they suffice.
+template <class Work>
+void in_groups(int images, Work&& work) {
+  int n = 0;
+  for (; n + GROUP <= images; n += GROUP) work(std::integral_constant<int, GROUP>{}, n);
+  for (; n < images; ++n) work(std::integral_constant<int, 1>{}, n);
+}
+
 // --- step 1 -------------------------------------------------------------------------------------
 
-// What is kept of every image between the passes over a batch, for one pack.
+// What is kept of every image between the passes over a batch, for one pack. The passes are bound by
+// memory as much as by arithmetic: what is cheap to compute again is not kept.
 struct Activations {
-  Vec h[MAP];           // the former block's output
-  Vec first[MAP];       // of the first convolution
-  Vec second[MAP];      // of the second; then the gradient of the first batch norm's output
-  Vec third[FEATURES];  // of the latter convolution
-  Vec dthird[FEATURES]; // gradient of the third batch norm's output
-  Vec y[READ], dy[READ];  // the block's output where it is read; gradient before its ReLU
-  Bytes routes[MAP];
+  Vec first[MAP];   // output of the first convolution
+  Vec second[MAP];  // of the second; later the gradient of the first batch norm's output
+  Vec y[READ];      // where the latter block reads: the former's output; later the block's
+  Vec dy[READ];     // there: the second convolution's output; later the gradient before the last ReLU
+  Vec dlogits[CLASSES];
 };
 
-constexpr int GROUP = 4;  // images that share one reading of the linear layer's weights
+struct Step1Scratch {
+  NetworkWeights gradient;
+  Vec linear[FEATURES * CLASSES], dlinear[FEATURES * CLASSES];  // transposed
+  Vec features[GROUP * FEATURES], third[GROUP * FEATURES];
+  Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
+  Bytes routes[MAP];
+};
 
 struct Step1 {
   const Batch& batch;
   NetworkWeights& weights;
   NetworkStatistics& running;
-  Activations* kept;
+  Activations* const kept;
+  Step1Scratch& scratch;
+  NetworkWeights& gradient;
   const bool frozen;  // whether the large block is
   const int images;
 
-  NetworkWeights gradient = {};
+  Vec former_weights[CHANNELS * 9], former_bias[CHANNELS];  // batch norm folded in
   Norm former[CHANNELS], norm1[CHANNELS], norm2[CHANNELS], norm3[WIDTH];
   Sums<CHANNELS> sums1, sums2, back1, back2;
   Sums<WIDTH> sums3, back3;
 
   Step1(const Batch& batch, NetworkWeights& weights, NetworkStatistics& running,
-        Activations* kept, bool frozen)
-      : batch(batch), weights(weights), running(running), kept(kept), frozen(frozen),
-        images(batch.images.size()) {}
+        Activations* kept, Step1Scratch& scratch, bool frozen)
+      : batch(batch), weights(weights), running(running), kept(kept), scratch(scratch),
+        gradient(scratch.gradient), frozen(frozen), images(batch.images.size()) {}
 
+  // The gradient of the mean loss, in scratch.gradient.
   void run() {
+    std::memset(&gradient, 0, sizeof gradient);
+    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
+    transpose_linear(weights.latter.fc, scratch.linear);
     former_statistics();
     to_first();
     to_second();
-    to_third();
-    loss_and_back();
-    back_to_block();
+    to_block_output();
+    to_logits_and_back();
+    back_to_block_output();
     back_to_first();
     back_to_former();
+    for (int k = 0; k < FEATURES; ++k)
+      for (int o = 0; o < CLASSES; ++o)
+        gradient.latter.fc[o * FEATURES + k] = scratch.dlinear[k * CLASSES + o];
   }
 
   // The former batch norm, from the patches' moments.
@@ -185,137 +212,125 @@ struct Step1 {
     for (int o = 0; o < CHANNELS; ++o)
       for (int s = 0; s < 9; ++s) {
         Wide row = {};
-        for (int t = 0; t < 9; ++t) row += moments.second[s][t] * widen(weights.former.conv[o * 9 + t]);
+        for (int t = 0; t < 9; ++t)
+          row += moments.second[s][t] * widen(weights.former.conv[o * 9 + t]);
         sums.first[o] += moments.first[s] * widen(weights.former.conv[o * 9 + s]);
         sums.second[o] += row * widen(weights.former.conv[o * 9 + s]);
       }
     training_norms(sums, former_count(), weights.former.bn, running.former, former);
+    fold<CHANNELS, 9>(weights.former.conv, former, former_weights, former_bias);
   }
 
   void to_first() {
-    Vec w[CHANNELS * 9], bias[CHANNELS];
-    fold<CHANNELS, 9>(weights.former.conv, former, w, bias);
+    Vec* h = scratch.h;
     for (int n = 0; n < images; ++n) {
-      Activations& a = kept[n];
-      former_forward<true>(batch.images[n], w, bias, a.h, a.routes);
-      convolve_with_sums(a.h, weights.block.conv1, a.first, sums1);
+      former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
+      convolve_with_sums(h, weights.block.conv1, ahead(n, 1), kept[n].first, sums1);
+      take_read(h, kept[n].y);
     }
-    if (frozen)
-      frozen_norms(weights.block.bn1, running.bn1, norm1);
-    else
-      training_norms(sums1, block_count(), weights.block.bn1, running.bn1, norm1);
+    block_norms(weights.block.bn1, sums1, running.bn1, norm1);
   }
 
   void to_second() {
-    Vec hidden[MAP];
     for (int n = 0; n < images; ++n) {
-      normalised(kept[n].first, hidden);
-      convolve_with_sums(hidden, weights.block.conv2, kept[n].second, sums2);
+      normalised(kept[n].first, scratch.hidden);
+      convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, 2), kept[n].second, sums2);
+      take_read(kept[n].second, kept[n].dy);
     }
-    if (frozen)
-      frozen_norms(weights.block.bn2, running.bn2, norm2);
-    else
-      training_norms(sums2, block_count(), weights.block.bn2, running.bn2, norm2);
+    block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
 
-  void to_third() {
+  // The block's output, and the third batch norm's statistics.
+  void to_block_output() {
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
       for (int c = 0; c < CHANNELS; ++c)
-        for (int k = 0; k < READ_AREA; ++k) {
-          const int at = c * AREA + read_position(k);
-          a.y[c * READ_AREA + k] =
-              relu(norm2[c].scale * a.second[at] + norm2[c].shift + a.h[at]);
-        }
-      latter_convolve(a.y, weights.latter.conv, ZEROS, a.third);
+        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
+          a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
+      latter_convolve(a.y, weights.latter.conv, ZEROS, scratch.third);
       for (int c = 0; c < WIDTH; ++c)
-        for (int k = 0; k < READ_AREA; ++k) {
-          const Vec value = a.third[c * READ_AREA + k];
-          sums3.image_first[c] += value;
-          sums3.image_second[c] += value * value;
-        }
+        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) sums3.add(c, scratch.third[k], scratch.third[k]);
       sums3.end_image();
     }
     training_norms(sums3, latter_count(), weights.latter.bn, running.latter, norm3);
   }
 
-  void loss_and_back() {
-    int n = 0;
-    for (; n + GROUP <= images; n += GROUP) loss_and_back_of<GROUP>(n);
-    for (; n < images; ++n) loss_and_back_of<1>(n);
-  }
-
-  template <int COUNT>
-  void loss_and_back_of(int first_image) {
-    Vec features[COUNT * FEATURES], dfeatures[COUNT * FEATURES], logits[COUNT * CLASSES];
-    for (int n = 0; n < COUNT; ++n)
-      for (int c = 0; c < WIDTH; ++c)
-        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
-          features[n * FEATURES + k] =
-              relu(norm3[c].scale * kept[first_image + n].third[k] + norm3[c].shift);
-    classify<COUNT>(features, weights.latter.fc, weights.latter.fc_bias, logits);
-    for (int n = 0; n < COUNT; ++n) {
-      cross_entropy_gradient(logits + n * CLASSES, batch.labels[first_image + n], 1.0f / images);
-      for (int o = 0; o < CLASSES; ++o) gradient.latter.fc_bias[o] += logits[n * CLASSES + o];
-    }
-    classify_backward<COUNT>(features, weights.latter.fc, logits, dfeatures, gradient.latter.fc);
-    for (int n = 0; n < COUNT; ++n) {
-      Activations& a = kept[first_image + n];
-      for (int c = 0; c < WIDTH; ++c)
-        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) {
-          const Vec d = dfeatures[n * FEATURES + k];
-          a.dthird[k] = d;
-          back3.image_first[c] += d;
-          back3.image_second[c] += d * a.third[k];
+  void to_logits_and_back() {
+    in_groups(images, [&](auto count, int first_image) {
+      constexpr int COUNT = decltype(count)::value;
+      Vec* features = scratch.features;
+      Vec dlogits[COUNT * CLASSES];
+      to_features<COUNT>(first_image);
+      classify<COUNT>(features, scratch.linear, weights.latter.fc_bias, dlogits);
+      for (int n = 0; n < COUNT; ++n) {
+        Vec* d = dlogits + n * CLASSES;
+        cross_entropy_gradient(d, batch.labels[first_image + n], 1.0f / images);
+        for (int o = 0; o < CLASSES; ++o) {
+          kept[first_image + n].dlogits[o] = d[o];
+          gradient.latter.fc_bias[o] += d[o];
         }
-      back3.end_image();
-    }
+      }
+      classify_add_weight_gradient<COUNT>(features, dlogits, scratch.dlinear);
+      classify_input_gradient<COUNT>(dlogits, scratch.linear, features);
+      for (int n = 0; n < COUNT; ++n) {
+        for (int c = 0; c < WIDTH; ++c)
+          for (int k = 0, at = n * FEATURES + c * READ_AREA; k < READ_AREA; ++k, ++at) back3.add(c, features[at], scratch.third[at]);
+        back3.end_image();
+      }
+    });
   }
 
   // Through the latter convolution and the block's last ReLU.
-  void back_to_block() {
+  void back_to_block_output() {
     NormGradient chain[WIDTH];
     norm_gradients(norm3, back3, latter_count(), gradient.latter.bn, chain);
-    for (int n = 0; n < images; ++n) {
-      Activations& a = kept[n];
-      Vec dthird[FEATURES];
-      for (int c = 0; c < WIDTH; ++c)
-        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
-          dthird[k] = chain[c](a.dthird[k], a.third[k]);
-      latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
-      latter_input_gradient(dthird, weights.latter.conv, a.dy);
-      for (int c = 0; c < CHANNELS; ++c)
-        for (int k = 0; k < READ_AREA; ++k) {
-          Vec& d = a.dy[c * READ_AREA + k];
-          d = gated(d, a.y[c * READ_AREA + k]);
-          back2.image_first[c] += d;
-          back2.image_second[c] += d * a.second[c * AREA + read_position(k)];
-        }
-      back2.end_image();
-    }
+    in_groups(images, [&](auto count, int first_image) {
+      constexpr int COUNT = decltype(count)::value;
+      Vec dlogits[COUNT * CLASSES];
+      for (int n = 0; n < COUNT; ++n)
+        std::memcpy(dlogits + n * CLASSES, kept[first_image + n].dlogits, sizeof kept->dlogits);
+      to_features<COUNT>(first_image);
+      classify_input_gradient<COUNT>(dlogits, scratch.linear, scratch.features);
+      for (int n = 0; n < COUNT; ++n) {
+        Activations& a = kept[first_image + n];
+        Vec* dthird = scratch.third + n * FEATURES;
+        for (int c = 0; c < WIDTH; ++c)
+          for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
+            dthird[k] = chain[c](scratch.features[n * FEATURES + k], dthird[k]);
+        latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
+        Vec dy[READ];
+        latter_input_gradient(dthird, weights.latter.conv, dy);
+        for (int c = 0; c < CHANNELS; ++c)
+          for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) {
+            const Vec d = gated(dy[k], a.y[k]);
+            back2.add(c, d, a.dy[k]);
+            a.dy[k] = d;
+          }
+        back2.end_image();
+      }
+    });
   }
 
   // Through the second batch norm, the second convolution and the ReLU before it.
   void back_to_first() {
     NormGradient chain[CHANNELS];
     block_gradients(norm2, back2, gradient.block.bn2, chain);
-    Vec transposed[CHANNELS * CHANNELS * 9], hidden[MAP], dsecond[MAP];
+    Vec transposed[CHANNELS * CHANNELS * 9];
     transpose_weights<CHANNELS, CHANNELS>(weights.block.conv2, transposed);
+    Vec *hidden = scratch.hidden, *d = scratch.d;
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
       normalised(a.first, hidden);
       for (int c = 0; c < CHANNELS; ++c) {
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) dsecond[k] = chain[c](Vec{}, a.second[k]);
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](Vec{}, a.second[k]);
         for (int k = 0; k < READ_AREA; ++k)
-          dsecond[c * AREA + read_position(k)] += chain[c].slope * a.dy[c * READ_AREA + k];
+          d[c * AREA + read_position(k)] += chain[c].slope * a.dy[c * READ_AREA + k];
       }
-      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(hidden, dsecond, gradient.block.conv2);
-      convolve<CHANNELS, CHANNELS>(dsecond, transposed, ZEROS, [&](int c, int at, const Vec* d) {
-        for (int p = c * AREA + at, k = 0; k < TILE; ++p, ++k) {
-          const Vec value = gated(d[k], hidden[p]);
-          a.second[p] = value;
-          back1.image_first[c] += value;
-          back1.image_second[c] += value * a.first[p];
+      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, gradient.block.conv2);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), [&](int c, int at, const Vec* values) {
+        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) {
+          a.second[p] = gated(values[k], hidden[p]);
+          back1.add(c, a.second[p], a.first[p]);
         }
       });
       back1.end_image();
@@ -326,22 +341,24 @@ struct Step1 {
   void back_to_former() {
     NormGradient chain[CHANNELS];
     block_gradients(norm1, back1, gradient.block.bn1, chain);
-    Vec transposed[CHANNELS * CHANNELS * 9], dfirst[MAP], dh[MAP];
+    Vec transposed[CHANNELS * CHANNELS * 9];
     transpose_weights<CHANNELS, CHANNELS>(weights.block.conv1, transposed);
     FormerSums sums = {};
+    Vec *h = scratch.h, *d = scratch.d, *dh = scratch.dh;
     for (int n = 0; n < images; ++n) {
       const Activations& a = kept[n];
+      former_forward<true>(batch.images[n], former_weights, former_bias, h, scratch.routes);
       for (int c = 0; c < CHANNELS; ++c)
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) dfirst[k] = chain[c](a.second[k], a.first[k]);
-      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(a.h, dfirst, gradient.block.conv1);
-      convolve<CHANNELS, CHANNELS>(dfirst, transposed, ZEROS, [&](int c, int at, const Vec* d) {
-        for (int k = 0; k < TILE; ++k) dh[c * AREA + at + k] = d[k];
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](a.second[k], a.first[k]);
+      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(h, d, gradient.block.conv1);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), [&](int c, int at, const Vec* values) {
+        for (int k = 0; k < TILE; ++k) dh[c * AREA + at + k] = values[k];
       });
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k)
           dh[c * AREA + read_position(k)] += a.dy[c * READ_AREA + k];
-      for (int k = 0; k < MAP; ++k) dh[k] = gated(dh[k], a.h[k]);
-      former_backward(batch.images[n], dh, a.routes, sums);
+      for (int k = 0; k < MAP; ++k) dh[k] = gated(dh[k], h[k]);
+      former_backward(batch.images[n], dh, scratch.routes, sums);
     }
     former_gradient(sums);
   }
@@ -369,6 +386,12 @@ struct Step1 {
   double block_count() const { return double(images) * AREA; }
   double latter_count() const { return double(images) * READ_AREA; }
 
+  // The next image's first `maps` kept maps.
+  Ahead ahead(int n, int maps) const {
+    if (n + 1 == images) return {};
+    return {kept[n + 1].first, kept[n + 1].first + maps * MAP};
+  }
+
   // The first batch norm and ReLU.
   void normalised(const Vec* first, Vec* hidden) const {
     for (int c = 0; c < CHANNELS; ++c)
@@ -376,15 +399,41 @@ struct Step1 {
         hidden[k] = relu(norm1[c].scale * first[k] + norm1[c].shift);
   }
 
-  static void convolve_with_sums(const Vec* x, const Vec* w, Vec* out, Sums<CHANNELS>& sums) {
-    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, [&](int c, int at, const Vec* values) {
+  // The latter convolution's output, in scratch.third, and its batch norm and ReLU.
+  template <int COUNT>
+  void to_features(int first_image) {
+    for (int n = 0; n < COUNT; ++n) {
+      Vec* third = scratch.third + n * FEATURES;
+      latter_convolve(kept[first_image + n].y, weights.latter.conv, ZEROS, third);
+      for (int c = 0; c < WIDTH; ++c)
+        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
+          scratch.features[n * FEATURES + k] = relu(norm3[c].scale * third[k] + norm3[c].shift);
+    }
+  }
+
+  static void take_read(const Vec* map, Vec* read) {
+    for (int c = 0; c < CHANNELS; ++c)
+      for (int k = 0; k < READ_AREA; ++k)
+        read[c * READ_AREA + k] = map[c * AREA + read_position(k)];
+  }
+
+  static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
+                                 Sums<CHANNELS>& sums) {
+    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values) {
       for (int k = 0; k < TILE; ++k) {
         out[c * AREA + at + k] = values[k];
-        sums.image_first[c] += values[k];
-        sums.image_second[c] += values[k] * values[k];
+        sums.add(c, values[k], values[k]);
       }
     });
     sums.end_image();
+  }
+
+  void block_norms(const Affine<CHANNELS>& affine, const Sums<CHANNELS>& sums,
+                   Running<CHANNELS>& statistics, Norm (&norms)[CHANNELS]) const {
+    if (frozen)
+      frozen_norms(affine, statistics, norms);
+    else
+      training_norms(sums, block_count(), affine, statistics, norms);
   }
 
   void block_gradients(const Norm (&norms)[CHANNELS], const Sums<CHANNELS>& sums,
@@ -402,9 +451,11 @@ struct Step1 {
 struct Frozen {
   Vec former[CHANNELS * 9], former_bias[CHANNELS];
   Vec latter[WIDTH * CHANNELS], latter_bias[WIDTH];
-  const Vec *fc, *fc_bias;
+  Vec linear[FEATURES * CLASSES];  // transposed
+  const Vec* linear_bias;
 
-  explicit Frozen(const FrozenWeights& w) : fc(w.latter.fc), fc_bias(w.latter.fc_bias) {
+  explicit Frozen(const FrozenWeights& w) : linear_bias(w.latter.fc_bias) {
+    transpose_linear(w.latter.fc, linear);
     Norm norms[CHANNELS], norms3[WIDTH];
     frozen_norms(w.former.bn, w.former_running, norms);
     fold<CHANNELS, 9>(w.former.conv, norms, former, former_bias);
@@ -432,7 +483,7 @@ void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Vec* h, V
 
 template <int OUT>
 void to_hidden(const Vec* h, const Vec* w, const Vec* bias, Vec* hidden) {
-  convolve<CHANNELS, OUT>(h, w, bias, [&](int c, int at, const Vec* values) {
+  convolve<CHANNELS, OUT>(h, w, bias, {}, [&](int c, int at, const Vec* values) {
     for (int k = 0; k < TILE; ++k) hidden[c * AREA + at + k] = relu(values[k]);
   });
 }
@@ -442,72 +493,84 @@ void small_forward(const SmallWeights& block, const Vec* h, Vec* hidden, Vec* y)
   to_output<HIDDEN>(hidden, block.conv2, ZEROS, h, y);
 }
 
-template <int COUNT>
-void step2_of(const Batch& batch, int first_image, const Frozen& frozen, const SmallWeights& block,
-              SmallWeights& gradient) {
-  Vec h[COUNT][MAP], hidden[COUNT][HIDDEN * AREA], y[COUNT][READ];
-  Vec features[COUNT * FEATURES], dfeatures[COUNT * FEATURES], logits[COUNT * CLASSES];
-  for (int n = 0; n < COUNT; ++n) {
-    frozen.to_block(batch.images[first_image + n], h[n]);
-    small_forward(block, h[n], hidden[n], y[n]);
-    frozen.to_features(y[n], features + n * FEATURES);
-  }
-  classify<COUNT>(features, frozen.fc, frozen.fc_bias, logits);
-  for (int n = 0; n < COUNT; ++n)
-    cross_entropy_gradient(logits + n * CLASSES, batch.labels[first_image + n],
-                           1.0f / batch.images.size());
-  classify_backward<COUNT>(features, frozen.fc, logits, dfeatures, nullptr);
-  for (int n = 0; n < COUNT; ++n) {
-    Vec dy[READ], dhidden[HIDDEN * AREA];
-    latter_input_gradient(dfeatures + n * FEATURES, frozen.latter, dy);
-    for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[n][k]);
-    add_read_weight_gradient<HIDDEN, CHANNELS>(hidden[n], dy, gradient.conv2);
-    read_input_gradient<CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d) {
-      for (int k = c * AREA + at, p = 0; p < TILE; ++k, ++p) dhidden[k] = gated(d[p], hidden[n][k]);
-    });
-    add_weight_gradient<CHANNELS, HIDDEN>(h[n], dhidden, gradient.conv1);
-  }
-}
+struct Step2Scratch {
+  SmallWeights gradient;
+  Vec h[GROUP][MAP], hidden[GROUP][HIDDEN * AREA], y[GROUP][READ], features[GROUP * FEATURES];
+  Vec dy[READ], dhidden[HIDDEN * AREA];
+};
 
-template <int COUNT, class Block>
-void count_correct(const Batch& batch, int first_image, const Frozen& frozen, const Block& block,
-                   int64_t* correct) {
-  Vec h[MAP], hidden[MAP], y[READ], features[COUNT * FEATURES], logits[COUNT * CLASSES];
-  for (int n = 0; n < COUNT; ++n) {
-    frozen.to_block(batch.images[first_image + n], h);
-    block(h, hidden, y);
-    frozen.to_features(y, features + n * FEATURES);
-  }
-  classify<COUNT>(features, frozen.fc, frozen.fc_bias, logits);
-  for (int n = 0; n < COUNT; ++n) {
-    Vec top = logits[n * CLASSES];
-    Int winner = {};
-    for (int o = 1; o < CLASSES; ++o) {
-      winner = logits[n * CLASSES + o] > top ? Int{} + o : winner;
-      top = maximum(logits[n * CLASSES + o], top);
-    }
-    for (int lane = 0; lane < LANES; ++lane)
-      correct[lane] += winner[lane] == batch.labels[first_image + n];
-  }
-}
-
-template <class Block>
-void evaluate_pack(const Batch& batch, const Frozen& frozen, const Block& block, int64_t* correct) {
+// The gradient of the mean loss, in scratch.gradient.
+void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& block,
+           Step2Scratch& scratch) {
   const int images = batch.images.size();
-  int n = 0;
-  for (; n + GROUP <= images; n += GROUP) count_correct<GROUP>(batch, n, frozen, block, correct);
-  for (; n < images; ++n) count_correct<1>(batch, n, frozen, block, correct);
+  SmallWeights& gradient = scratch.gradient = {};
+  in_groups(images, [&](auto count, int first_image) {
+    constexpr int COUNT = decltype(count)::value;
+    Vec *features = scratch.features, *dy = scratch.dy, *dhidden = scratch.dhidden;
+    Vec dlogits[COUNT * CLASSES];
+    for (int n = 0; n < COUNT; ++n) {
+      frozen.to_block(batch.images[first_image + n], scratch.h[n]);
+      small_forward(block, scratch.h[n], scratch.hidden[n], scratch.y[n]);
+      frozen.to_features(scratch.y[n], features + n * FEATURES);
+    }
+    classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
+    for (int n = 0; n < COUNT; ++n)
+      cross_entropy_gradient(dlogits + n * CLASSES, batch.labels[first_image + n], 1.0f / images);
+    classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
+    for (int n = 0; n < COUNT; ++n) {
+      const Vec *h = scratch.h[n], *hidden = scratch.hidden[n], *y = scratch.y[n];
+      latter_input_gradient(features + n * FEATURES, frozen.latter, dy);
+      for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
+      add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
+      read_input_gradient<CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d) {
+        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
+      });
+      add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, gradient.conv1);
+    }
+  });
+}
+
+struct EvaluationScratch {
+  Vec h[MAP], hidden[MAP], y[READ], features[GROUP * FEATURES];
+};
+
+// block(h, hidden, y) computes the block's output y where the latter block reads it.
+template <class Block>
+void evaluate_pack(const Batch& batch, const Frozen& frozen, const Block& block,
+                   EvaluationScratch& scratch, int64_t* correct) {
+  in_groups(batch.images.size(), [&](auto count, int first_image) {
+    constexpr int COUNT = decltype(count)::value;
+    Vec* features = scratch.features;
+    Vec logits[COUNT * CLASSES];
+    for (int n = 0; n < COUNT; ++n) {
+      frozen.to_block(batch.images[first_image + n], scratch.h);
+      block(scratch.h, scratch.hidden, scratch.y);
+      frozen.to_features(scratch.y, features + n * FEATURES);
+    }
+    classify<COUNT>(features, frozen.linear, frozen.linear_bias, logits);
+    for (int n = 0; n < COUNT; ++n) {
+      Vec top = logits[n * CLASSES];
+      Int winner = {};
+      for (int o = 1; o < CLASSES; ++o) {
+        winner = logits[n * CLASSES + o] > top ? Int{} + o : winner;
+        top = maximum(logits[n * CLASSES + o], top);
+      }
+      for (int lane = 0; lane < LANES; ++lane)
+        correct[lane] += winner[lane] == batch.labels[first_image + n];
+    }
+  });
 }
 
 // --- packs over threads -------------------------------------------------------------------------
 
-// work(pack, thread) for every pack.
-template <class Work>
+// work(pack, thread, scratch) for every pack, with a Scratch for each thread.
+template <class Scratch, class Work>
 void for_each_pack(int packs, int threads, Work&& work) {
   std::atomic<int> next{0};
   const auto run = [&](int thread) {
     const FlushDenormals flush;
-    for (int pack; (pack = next++) < packs;) work(pack, thread);
+    const std::unique_ptr<Scratch> scratch(new Scratch);
+    for (int pack; (pack = next++) < packs;) work(pack, thread, *scratch);
   };
   std::vector<std::thread> helpers;
   for (int thread = 1; thread < threads && thread < packs; ++thread) helpers.emplace_back(run, thread);
@@ -537,13 +600,12 @@ void kt_train_networks(int packs, void* weights, void* momenta, void* statistics
   using namespace kt;
   Batch batch(pixels, labels, images);
   for (const Image& image : batch.images) batch.moments.add(image);
-  for_each_pack(packs, threads, [&](int pack, int thread) {
+  for_each_pack<Step1Scratch>(packs, threads, [&](int pack, int thread, Step1Scratch& scratch) {
     NetworkWeights& w = static_cast<NetworkWeights*>(weights)[pack];
     Activations* kept = static_cast<Activations*>(activations) + int64_t(thread) * images;
-    const auto step = std::make_unique<Step1>(
-        batch, w, static_cast<NetworkStatistics*>(statistics)[pack], kept, freeze_block);
-    step->run();
-    sgd(w, static_cast<NetworkWeights*>(momenta)[pack], step->gradient, lr, momentum);
+    Step1(batch, w, static_cast<NetworkStatistics*>(statistics)[pack], kept, scratch, freeze_block)
+        .run();
+    sgd(w, static_cast<NetworkWeights*>(momenta)[pack], scratch.gradient, lr, momentum);
   });
 }
 
@@ -552,14 +614,11 @@ void kt_train_small(int packs, void* weights, void* momenta, const void* frozen,
                     float momentum, int threads) {
   using namespace kt;
   const Batch batch(pixels, labels, images);
-  for_each_pack(packs, threads, [&](int pack, int) {
-    const Frozen around(static_cast<const FrozenWeights*>(frozen)[pack]);
+  for_each_pack<Step2Scratch>(packs, threads, [&](int pack, int, Step2Scratch& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     SmallWeights& w = static_cast<SmallWeights*>(weights)[pack];
-    SmallWeights gradient = {};
-    int n = 0;
-    for (; n + GROUP <= images; n += GROUP) step2_of<GROUP>(batch, n, around, w, gradient);
-    for (; n < images; ++n) step2_of<1>(batch, n, around, w, gradient);
-    sgd(w, static_cast<SmallWeights*>(momenta)[pack], gradient, lr, momentum);
+    step2(batch, *around, w, scratch);
+    sgd(w, static_cast<SmallWeights*>(momenta)[pack], scratch.gradient, lr, momentum);
   });
 }
 
@@ -568,11 +627,11 @@ void kt_evaluate_small(int packs, const void* weights, const void* frozen, const
                        const int64_t* labels, int images, int64_t* correct, int threads) {
   using namespace kt;
   const Batch batch(pixels, labels, images);
-  for_each_pack(packs, threads, [&](int pack, int) {
-    const Frozen around(static_cast<const FrozenWeights*>(frozen)[pack]);
+  for_each_pack<EvaluationScratch>(packs, threads, [&](int pack, int, EvaluationScratch& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     const SmallWeights& w = static_cast<const SmallWeights*>(weights)[pack];
     const auto block = [&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); };
-    evaluate_pack(batch, around, block, correct + pack * LANES);
+    evaluate_pack(batch, *around, block, scratch, correct + pack * LANES);
   });
 }
 
@@ -580,8 +639,8 @@ void kt_evaluate_large(int packs, const void* weights, const void* frozen, const
                        const int64_t* labels, int images, int64_t* correct, int threads) {
   using namespace kt;
   const Batch batch(pixels, labels, images);
-  for_each_pack(packs, threads, [&](int pack, int) {
-    const Frozen around(static_cast<const FrozenWeights*>(frozen)[pack]);
+  for_each_pack<EvaluationScratch>(packs, threads, [&](int pack, int, EvaluationScratch& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     const FrozenLarge& w = static_cast<const FrozenLarge*>(weights)[pack];
     Norm norm1[CHANNELS], norm2[CHANNELS];
     frozen_norms(w.weights.bn1, w.bn1, norm1);
@@ -594,7 +653,7 @@ void kt_evaluate_large(int packs, const void* weights, const void* frozen, const
       to_hidden<CHANNELS>(h, conv1, bias1, hidden);
       to_output<CHANNELS>(hidden, conv2, bias2, h, y);
     };
-    evaluate_pack(batch, around, block, correct + pack * LANES);
+    evaluate_pack(batch, *around, block, scratch, correct + pack * LANES);
   });
 }
 }

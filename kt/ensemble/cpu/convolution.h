@@ -25,7 +25,8 @@ namespace detail {
 
 // Row `row`, columns COLUMN..COLUMN+6 of three output channels.
 template <int IN, int COLUMN>
-inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Vec (&acc)[OUTS][TILE]) {
+inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ahead,
+                 Vec (&acc)[OUTS][TILE]) {
 #pragma GCC unroll 3
   for (int o = 0; o < OUTS; ++o)
 #pragma GCC unroll 7
@@ -35,6 +36,7 @@ inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Vec (&acc
     for (int kh = first; kh <= last; ++kh) {
       const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
       const Vec* taps = w + (i * 3 + kh) * 3;
+      ahead.fetch();
 #pragma GCC unroll 9
       for (int c = COLUMN - 1; c <= COLUMN + TILE; ++c) {
         if (c < 0 || c >= SIDE) continue;
@@ -54,13 +56,13 @@ inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Vec (&acc
 
 // Convolution of x [IN][14][14]; emit(channel, position of the tile's first value, values[7]).
 template <int IN, int OUT, class Emit>
-inline void convolve(const Vec* x, const Vec* w, const Vec* bias, Emit&& emit) {
+inline void convolve(const Vec* x, const Vec* w, const Vec* bias, Ahead ahead, Emit&& emit) {
   for (int out = 0; out < OUT; out += OUTS)
     for (int row = 0; row < SIDE; ++row) {
       Vec acc[OUTS][TILE];
-      detail::tile<IN, 0>(x, w + out * IN * 9, bias + out, row, acc);
+      detail::tile<IN, 0>(x, w + out * IN * 9, bias + out, row, ahead, acc);
       for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE, acc[o]);
-      detail::tile<IN, TILE>(x, w + out * IN * 9, bias + out, row, acc);
+      detail::tile<IN, TILE>(x, w + out * IN * 9, bias + out, row, ahead, acc);
       for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE + TILE, acc[o]);
     }
 }

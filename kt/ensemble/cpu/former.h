@@ -83,32 +83,37 @@ struct Batch {
 
 namespace detail {
 
-// One row of the former convolution, `z[channel][1 + column]`, four columns at a time.
-inline void former_row(const Image& image, int row, const Vec* w, const Vec* bias,
-                       Vec (*z)[1 + IMAGE_SIDE]) {
-  constexpr int COLUMNS = 4;
-  for (int column = 0; column < IMAGE_SIDE; column += COLUMNS) {
-    Vec acc[CHANNELS][COLUMNS];
-#pragma GCC unroll 6
-    for (int o = 0; o < CHANNELS; ++o)
-#pragma GCC unroll 4
-      for (int p = 0; p < COLUMNS; ++p) acc[o][p] = bias[o];
-    if (image.any<3, COLUMNS + 2>(row + 1, column + 1))
-      for (int kh = 0; kh < 3; ++kh) {
-        const float* pixels = &image.pixels[row + 1 + kh][column + 1];
+constexpr int FORMER_COLUMNS = 7;
+typedef Vec FormerRows[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border on the left
+
+// One row of the former convolution for three channels. Never inlined: whoever wants the maxima and
+// whoever wants their places must see the same values to the last bit.
+[[gnu::noinline]] inline void former_row(const Image& image, int row, const Vec* w, const Vec* bias,
+                                         FormerRows& z) {
+  for (int column = 0; column < IMAGE_SIDE; column += FORMER_COLUMNS) {
+    Vec acc[OUTS][FORMER_COLUMNS];
+#pragma GCC unroll 3
+    for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+      for (int p = 0; p < FORMER_COLUMNS; ++p) acc[o][p] = bias[o];
+    for (int kh = 0; kh < 3; ++kh) {
+      if (!image.any<1, FORMER_COLUMNS + 2>(row + 1 + kh, column + 1)) continue;
+      const float* pixels = &image.pixels[row + 1 + kh][column + 1];
+#pragma GCC unroll 9
+      for (int c = 0; c < FORMER_COLUMNS + 2; ++c) {
+        const Vec value = splat(pixels[c]);
 #pragma GCC unroll 3
         for (int kw = 0; kw < 3; ++kw) {
-#pragma GCC unroll 6
-          for (int o = 0; o < CHANNELS; ++o)
-#pragma GCC unroll 4
-            for (int p = 0; p < COLUMNS; ++p)
-              acc[o][p] += w[o * 9 + kh * 3 + kw] * pixels[p + kw];
+          if (c < kw || c - kw >= FORMER_COLUMNS) continue;
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o) acc[o][c - kw] += w[o * 9 + kh * 3 + kw] * value;
         }
       }
-#pragma GCC unroll 6
-    for (int o = 0; o < CHANNELS; ++o)
-#pragma GCC unroll 4
-      for (int p = 0; p < COLUMNS; ++p) z[o][1 + column + p] = acc[o][p];
+    }
+#pragma GCC unroll 3
+    for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+      for (int p = 0; p < FORMER_COLUMNS; ++p) z[o][1 + column + p] = acc[o][p];
   }
 }
 
@@ -121,37 +126,40 @@ inline void former_row(const Image& image, int row, const Vec* w, const Vec* bia
 template <bool ROUTES>
 inline void former_forward(const Image& image, const Vec* w, const Vec* bias, Vec* h,
                            Bytes* routes) {
-  Vec rows[3][CHANNELS][1 + IMAGE_SIDE];
-  auto *above = rows[0], *even = rows[1], *odd = rows[2];
   const Vec lowest = splat(-std::numeric_limits<float>::infinity());
-  for (auto& row : rows)
-    for (auto& channel : row) channel[0] = lowest;
-  for (auto& channel : rows[0])
-    for (Vec& value : channel) value = lowest;
+  for (int first = 0; first < CHANNELS; first += OUTS) {
+    detail::FormerRows rows[3];
+    auto *above = &rows[0], *even = &rows[1], *odd = &rows[2];
+    for (auto& row : rows)
+      for (auto& channel : row) channel[0] = lowest;
+    for (auto& channel : *above)
+      for (Vec& value : channel) value = lowest;
 
-  for (int i = 0; i < SIDE; ++i, std::swap(above, odd)) {
-    detail::former_row(image, 2 * i, w, bias, even);
-    detail::former_row(image, 2 * i + 1, w, bias, odd);
-    for (int j = 0; j < SIDE; ++j) {
-      const bool active = image.any<5, 5>(2 * i, 2 * j);
-      for (int o = 0; o < CHANNELS; ++o) {
-        const int at = (o * SIDE + i) * SIDE + j;
-        if (!active) {  // all equal, and no pixel to learn from
-          h[at] = relu(bias[o]);
-          if (ROUTES) routes[at] = Bytes{};
-          continue;
-        }
-        const Vec* const window[3] = {&above[o][2 * j], &even[o][2 * j], &odd[o][2 * j]};
-        Vec best = window[0][0];
-        Int route = {};
+    for (int i = 0; i < SIDE; ++i, std::swap(above, odd)) {
+      detail::former_row(image, 2 * i, w + first * 9, bias + first, *even);
+      detail::former_row(image, 2 * i + 1, w + first * 9, bias + first, *odd);
+      for (int j = 0; j < SIDE; ++j) {
+        const bool blank = !image.any<5, 5>(2 * i, 2 * j);
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTS; ++o) {
+          const int at = ((first + o) * SIDE + i) * SIDE + j;
+          if (blank) {  // all equal, and no pixel to learn from
+            h[at] = relu(bias[first + o]);
+            if (ROUTES) routes[at] = Bytes{};
+            continue;
+          }
+          const Vec* const window[3] = {(*above)[o] + 2 * j, (*even)[o] + 2 * j, (*odd)[o] + 2 * j};
+          Vec best = window[0][0];
+          Int route = {};
 #pragma GCC unroll 9
-        for (int k = 1; k < 9; ++k) {
-          const Vec value = window[k / 3][k % 3];
-          if (ROUTES) route = value > best ? Int{} + (k / 3 * 5 + k % 3) : route;
-          best = maximum(value, best);
+          for (int k = 1; k < 9; ++k) {
+            const Vec value = window[k / 3][k % 3];
+            if (ROUTES) route = value > best ? Int{} + (k / 3 * 5 + k % 3) : route;
+            best = maximum(value, best);
+          }
+          h[at] = relu(best);
+          if (ROUTES) routes[at] = __builtin_convertvector(route, Bytes);
         }
-        h[at] = relu(best);
-        if (ROUTES) routes[at] = __builtin_convertvector(route, Bytes);
       }
     }
   }

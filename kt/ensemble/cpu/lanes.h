@@ -16,7 +16,7 @@ typedef int32_t Int __attribute__((vector_size(64)));
 typedef double Wide __attribute__((vector_size(128)));    // sums over a whole batch
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));  // small indices at rest
 
-inline Vec splat(float value) { return Vec{} + value; }
+inline Vec splat(float value) { return value - Vec{}; }  // x - 0 is x, -0 included
 inline Vec narrow(Wide x) { return __builtin_convertvector(x, Vec); }
 inline Wide widen(Vec x) { return __builtin_convertvector(x, Wide); }
 inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
@@ -60,6 +60,22 @@ inline Vec exponential(Vec x) {
   std::memcpy(&y, &bits, sizeof y);
   return y;
 }
+
+// Memory that will be needed soon, fetched into the second-level cache bit by bit during arithmetic.
+class Ahead {
+  const Vec *next_ = nullptr, *end_ = nullptr;
+
+ public:
+  Ahead() = default;
+  Ahead(const Vec* begin, const Vec* end) : next_(begin), end_(end) {}
+
+  void fetch() {
+    constexpr int AT_ONCE = 3;
+    if (next_ >= end_) return;
+    for (int k = 0; k < AT_ONCE; ++k) __builtin_prefetch(next_ + k, 0, 2);
+    next_ += AT_ONCE;
+  }
+};
 
 // While it lives, denormal numbers count as zero on this thread: the momentum of a dead weight
 // decays into them, and they are a hundred times slower.

@@ -68,6 +68,12 @@ inline void latter_add_weight_gradient(const Vec* y, const Vec* dc, Vec* dw) {
   }
 }
 
+// The linear layer's weights [10][588] as [588][10], which the functions below read in order.
+inline void transpose_linear(const Vec* w, Vec* transposed) {
+  for (int k = 0; k < FEATURES; ++k)
+    for (int o = 0; o < CLASSES; ++o) transposed[k * CLASSES + o] = w[o * FEATURES + k];
+}
+
 // Linear layer on GROUP images at once: features [GROUP][588] -> logits [GROUP][10].
 template <int GROUP>
 inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* logits) {
@@ -81,7 +87,7 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
     for (int k = 0; k < FEATURES; ++k)
 #pragma GCC unroll 5
       for (int o = 0; o < OUTPUTS; ++o) {
-        const Vec weight = w[(first + o) * FEATURES + k];
+        const Vec weight = w[k * CLASSES + first + o];
 #pragma GCC unroll 4
         for (int g = 0; g < GROUP; ++g) acc[g][o] += weight * features[g * FEATURES + k];
       }
@@ -102,31 +108,40 @@ inline void cross_entropy_gradient(Vec* logits, int64_t label, float weight) {
   logits[label] -= weight;
 }
 
-// Gradient of GROUP images' features, zero where the feature is, from that of the logits; with
-// dw != nullptr the linear layer's own gradient is added to dw [10][588].
+// Gradient of GROUP images' features, zero where the feature is, from that of the logits; in place
+// of the features.
 template <int GROUP>
-inline void classify_backward(const Vec* features, const Vec* w, const Vec* dlogits,
-                              Vec* dfeatures, Vec* dw) {
+inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Vec* features) {
   for (int k = 0; k < FEATURES; ++k) {
-    Vec feature[GROUP], acc[GROUP] = {};
+    Vec acc[GROUP] = {};
+#pragma GCC unroll 10
+    for (int o = 0; o < CLASSES; ++o) {
+      const Vec weight = w[k * CLASSES + o];
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUP; ++g) acc[g] += weight * dlogits[g * CLASSES + o];
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g) {
+      Vec& feature = features[g * FEATURES + k];
+      feature = gated(acc[g], feature);
+    }
+  }
+}
+
+// dw [588][10] += the gradient of the linear layer's weights.
+template <int GROUP>
+inline void classify_add_weight_gradient(const Vec* features, const Vec* dlogits, Vec* dw) {
+  for (int k = 0; k < FEATURES; ++k) {
+    Vec feature[GROUP];
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) feature[g] = features[g * FEATURES + k];
 #pragma GCC unroll 10
     for (int o = 0; o < CLASSES; ++o) {
-      const Vec weight = w[o * FEATURES + k];
+      Vec sum = dw[k * CLASSES + o];
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) acc[g] += weight * dlogits[g * CLASSES + o];
+      for (int g = 0; g < GROUP; ++g) sum += feature[g] * dlogits[g * CLASSES + o];
+      dw[k * CLASSES + o] = sum;
     }
-    if (dw != nullptr)
-#pragma GCC unroll 10
-      for (int o = 0; o < CLASSES; ++o) {
-        Vec sum = dw[o * FEATURES + k];
-#pragma GCC unroll 4
-        for (int g = 0; g < GROUP; ++g) sum += feature[g] * dlogits[g * CLASSES + o];
-        dw[o * FEATURES + k] = sum;
-      }
-#pragma GCC unroll 4
-    for (int g = 0; g < GROUP; ++g) dfeatures[g * FEATURES + k] = gated(acc[g], feature[g]);
   }
 }
 
