@@ -162,7 +162,7 @@ struct Activations {
 struct Step1Scratch {
   NetworkWeights gradient;
   Vec linear[FEATURES * CLASSES], dlinear[FEATURES * CLASSES];  // transposed
-  Vec features[GROUP * FEATURES], third[GROUP * FEATURES];
+  Vec features[GROUP * FEATURES];
   Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
   Bytes routes[MAP];
 };
@@ -247,9 +247,9 @@ struct Step1 {
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
           a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
-      latter_convolve(a.y, weights.latter.conv, ZEROS, scratch.third);
-      for (int c = 0; c < WIDTH; ++c)
-        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) sums3.add(c, scratch.third[k], scratch.third[k]);
+      to_third(a, [&](int c, int, const Vec* values) {
+        for (int k = 0; k < TILE; ++k) sums3.add(c, values[k], values[k]);
+      });
       sums3.end_image();
     }
     training_norms(sums3, latter_count(), weights.latter.bn, running.latter, norm3);
@@ -273,8 +273,10 @@ struct Step1 {
       classify_add_weight_gradient<COUNT>(features, dlogits, scratch.dlinear);
       classify_input_gradient<COUNT>(dlogits, scratch.linear, features);
       for (int n = 0; n < COUNT; ++n) {
-        for (int c = 0; c < WIDTH; ++c)
-          for (int k = 0, at = n * FEATURES + c * READ_AREA; k < READ_AREA; ++k, ++at) back3.add(c, features[at], scratch.third[at]);
+        const Vec* d = features + n * FEATURES;
+        to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+          for (int k = 0; k < TILE; ++k) back3.add(c, d[c * READ_AREA + at + k], values[k]);
+        });
         back3.end_image();
       }
     });
@@ -293,10 +295,11 @@ struct Step1 {
       classify_input_gradient<COUNT>(dlogits, scratch.linear, scratch.features);
       for (int n = 0; n < COUNT; ++n) {
         Activations& a = kept[first_image + n];
-        Vec* dthird = scratch.third + n * FEATURES;
-        for (int c = 0; c < WIDTH; ++c)
-          for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
-            dthird[k] = chain[c](scratch.features[n * FEATURES + k], dthird[k]);
+        Vec* dthird = scratch.features + n * FEATURES;
+        to_third(a, [&](int c, int at, const Vec* values) {
+          for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p)
+            dthird[p] = chain[c](dthird[p], values[k]);
+        });
         latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
         Vec dy[READ];
         latter_input_gradient(dthird, weights.latter.conv, dy);
@@ -352,12 +355,13 @@ struct Step1 {
         for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](a.second[k], a.first[k]);
       if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(h, d, gradient.block.conv1);
       convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), [&](int c, int at, const Vec* values) {
-        for (int k = 0; k < TILE; ++k) dh[c * AREA + at + k] = values[k];
+        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dh[p] = gated(values[k], h[p]);
       });
       for (int c = 0; c < CHANNELS; ++c)
-        for (int k = 0; k < READ_AREA; ++k)
-          dh[c * AREA + read_position(k)] += a.dy[c * READ_AREA + k];
-      for (int k = 0; k < MAP; ++k) dh[k] = gated(dh[k], h[k]);
+        for (int k = 0; k < READ_AREA; ++k) {
+          const int p = c * AREA + read_position(k);
+          dh[p] += gated(a.dy[c * READ_AREA + k], h[p]);
+        }
       former_backward(batch.images[n], dh, scratch.routes, sums);
     }
     former_gradient(sums);
@@ -399,16 +403,21 @@ struct Step1 {
         hidden[k] = relu(norm1[c].scale * first[k] + norm1[c].shift);
   }
 
-  // The latter convolution's output, in scratch.third, and its batch norm and ReLU.
+  // The latter convolution of one image's kept y: cheaper to do again than to keep.
+  template <class Emit>
+  void to_third(const Activations& a, Emit&& emit) const {
+    latter_convolve(a.y, weights.latter.conv, ZEROS, emit);
+  }
+
+  // With its batch norm and ReLU, in scratch.features.
   template <int COUNT>
   void to_features(int first_image) {
-    for (int n = 0; n < COUNT; ++n) {
-      Vec* third = scratch.third + n * FEATURES;
-      latter_convolve(kept[first_image + n].y, weights.latter.conv, ZEROS, third);
-      for (int c = 0; c < WIDTH; ++c)
-        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
-          scratch.features[n * FEATURES + k] = relu(norm3[c].scale * third[k] + norm3[c].shift);
-    }
+    for (int n = 0; n < COUNT; ++n)
+      to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+        Vec* features = scratch.features + n * FEATURES + c * READ_AREA + at;
+        for (int k = 0; k < TILE; ++k)
+          features[k] = relu(norm3[c].scale * values[k] + norm3[c].shift);
+      });
   }
 
   static void take_read(const Vec* map, Vec* read) {
@@ -467,8 +476,9 @@ struct Frozen {
     former_forward<false>(image, former, former_bias, h, nullptr);
   }
   void to_features(const Vec* y, Vec* features) const {
-    latter_convolve(y, latter, latter_bias, features);
-    for (int k = 0; k < FEATURES; ++k) features[k] = relu(features[k]);
+    latter_convolve(y, latter, latter_bias, [&](int c, int at, const Vec* values) {
+      for (int k = 0; k < TILE; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
+    });
   }
 };
 

@@ -83,7 +83,7 @@ struct Batch {
 
 namespace detail {
 
-constexpr int FORMER_COLUMNS = 7;
+constexpr int FORMER_COLUMNS = 4;
 typedef Vec FormerRows[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border on the left
 
 // One row of the former convolution for three channels. Never inlined: whoever wants the maxima and
@@ -94,25 +94,25 @@ typedef Vec FormerRows[OUTS][1 + IMAGE_SIDE];  // of some channels, with a borde
     Vec acc[OUTS][FORMER_COLUMNS];
 #pragma GCC unroll 3
     for (int o = 0; o < OUTS; ++o)
-#pragma GCC unroll 7
+#pragma GCC unroll 4
       for (int p = 0; p < FORMER_COLUMNS; ++p) acc[o][p] = bias[o];
-    for (int kh = 0; kh < 3; ++kh) {
-      if (!image.any<1, FORMER_COLUMNS + 2>(row + 1 + kh, column + 1)) continue;
-      const float* pixels = &image.pixels[row + 1 + kh][column + 1];
-#pragma GCC unroll 9
-      for (int c = 0; c < FORMER_COLUMNS + 2; ++c) {
-        const Vec value = splat(pixels[c]);
+    if (image.any<3, FORMER_COLUMNS + 2>(row + 1, column + 1))
+      for (int kh = 0; kh < 3; ++kh) {
+        const float* pixels = &image.pixels[row + 1 + kh][column + 1];
+#pragma GCC unroll 6
+        for (int c = 0; c < FORMER_COLUMNS + 2; ++c) {
+          const Vec value = splat(pixels[c]);
 #pragma GCC unroll 3
-        for (int kw = 0; kw < 3; ++kw) {
-          if (c < kw || c - kw >= FORMER_COLUMNS) continue;
+          for (int kw = 0; kw < 3; ++kw) {
+            if (c < kw || c - kw >= FORMER_COLUMNS) continue;
 #pragma GCC unroll 3
-          for (int o = 0; o < OUTS; ++o) acc[o][c - kw] += w[o * 9 + kh * 3 + kw] * value;
+            for (int o = 0; o < OUTS; ++o) acc[o][c - kw] += w[o * 9 + kh * 3 + kw] * value;
+          }
         }
       }
-    }
 #pragma GCC unroll 3
     for (int o = 0; o < OUTS; ++o)
-#pragma GCC unroll 7
+#pragma GCC unroll 4
       for (int p = 0; p < FORMER_COLUMNS; ++p) z[o][1 + column + p] = acc[o][p];
   }
 }
@@ -176,20 +176,19 @@ inline void former_backward(const Image& image, const Vec* dh, const Bytes* rout
   Vec patches[CHANNELS * 9] = {}, total[CHANNELS] = {};
   for (int i = 0; i < SIDE; ++i)
     for (int j = 0; j < SIDE; ++j) {
+      const int at = i * SIDE + j;
+      for (int o = 0; o < CHANNELS; ++o) total[o] += dh[o * AREA + at];
       if (!image.any<5, 5>(2 * i, 2 * j)) continue;
       alignas(64) float window[2 * LANES] = {};
       for (int r = 0; r < 5; ++r)
         std::memcpy(window + 5 * r, &image.pixels[2 * i + r][2 * j], 5 * sizeof(float));
       for (int o = 0; o < CHANNELS; ++o) {
-        const Vec g = dh[(o * SIDE + i) * SIDE + j];
-        const Int route = __builtin_convertvector(routes[(o * SIDE + i) * SIDE + j], Int);
+        const Int route = __builtin_convertvector(routes[o * AREA + at], Int);
 #pragma GCC unroll 9
         for (int t = 0; t < 9; ++t)
-          patches[o * 9 + t] += g * lookup(window, route + (t / 3 * 5 + t % 3));
+          patches[o * 9 + t] += dh[o * AREA + at] * lookup(window, route + (t / 3 * 5 + t % 3));
       }
     }
-  for (int o = 0; o < CHANNELS; ++o)
-    for (int p = 0; p < AREA; ++p) total[o] += dh[o * AREA + p];
   for (int o = 0; o < CHANNELS; ++o) sums.gradient[o] += widen(total[o]);
   for (int k = 0; k < CHANNELS * 9; ++k) sums.patches[k] += widen(patches[k]);
 }

@@ -10,8 +10,9 @@ constexpr int CLASSES = 10;
 constexpr int WIDTH = 2 * CHANNELS;            // channels of the latter convolution
 constexpr int FEATURES = WIDTH * READ_AREA;    // inputs of the linear layer
 
-// 1x1 convolution of y [6][49]: out [12][49].
-inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Vec* out) {
+// 1x1 convolution of y [6][49]; emit(channel, position of the tile's first value, values[7]).
+template <class Emit>
+inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Emit&& emit) {
   for (int first = 0; first < WIDTH; first += OUTS)
     for (int at = 0; at < READ_AREA; at += TILE) {
       Vec acc[OUTS][TILE];
@@ -25,10 +26,7 @@ inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Vec* ou
 #pragma GCC unroll 3
           for (int o = 0; o < OUTS; ++o)
             acc[o][p] += w[(first + o) * CHANNELS + i] * y[i * READ_AREA + at + p];
-#pragma GCC unroll 3
-      for (int o = 0; o < OUTS; ++o)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) out[(first + o) * READ_AREA + at + p] = acc[o][p];
+      for (int o = 0; o < OUTS; ++o) emit(first + o, at, acc[o]);
     }
 }
 
