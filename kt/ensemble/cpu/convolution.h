@@ -1,0 +1,222 @@
+// 3x3 convolutions on 14 x 14 maps of vectors, zero-padded, and their gradients.
+//
+// Maps are [channel][row][column], weights [out][in][3][3], without borders: taps that fall outside
+// are left out at compile time (columns) or by the loop's bounds (rows). Tiles are chosen so that
+// accumulators, and what is used again, just fill 32 registers.
+#pragma once
+
+#include <type_traits>
+
+#include "lanes.h"
+
+namespace kt {
+
+constexpr int SIDE = 14;             // of the block's maps
+constexpr int AREA = SIDE * SIDE;
+constexpr int READ_SIDE = 7;         // of what the latter block's stride-2 convolution reads
+constexpr int READ_AREA = READ_SIDE * READ_SIDE;
+constexpr int TILE = 7;              // positions of a tile
+constexpr int OUTS = 3;              // output channels of a tile
+
+// Where the k-th position read by the latter block lies in a map.
+inline int read_position(int k) { return k / READ_SIDE * 2 * SIDE + k % READ_SIDE * 2; }
+
+namespace detail {
+
+// Row `row`, columns COLUMN..COLUMN+6 of three output channels.
+template <int IN, int COLUMN>
+inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ahead,
+                 Vec (&acc)[OUTS][TILE]) {
+#pragma GCC unroll 3
+  for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+    for (int p = 0; p < TILE; ++p) acc[o][p] = bias[o];
+  const int first = row == 0 ? 1 : 0, last = row == SIDE - 1 ? 1 : 2;
+  for (int i = 0; i < IN; ++i)
+    for (int kh = first; kh <= last; ++kh) {
+      const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
+      const Vec* taps = w + (i * 3 + kh) * 3;
+      ahead.fetch();
+#pragma GCC unroll 9
+      for (int c = COLUMN - 1; c <= COLUMN + TILE; ++c) {
+        if (c < 0 || c >= SIDE) continue;
+        const Vec value = source[c];
+#pragma GCC unroll 3
+        for (int kw = 0; kw < 3; ++kw) {
+          const int p = c - kw + 1 - COLUMN;
+          if (p < 0 || p >= TILE) continue;
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o) acc[o][p] += taps[o * IN * 9 + kw] * value;
+        }
+      }
+    }
+}
+
+}  // namespace detail
+
+// Convolution of x [IN][14][14]; emit(channel, position of the tile's first value, values[7]).
+template <int IN, int OUT, class Emit>
+inline void convolve(const Vec* x, const Vec* w, const Vec* bias, Ahead ahead, Emit&& emit) {
+  for (int out = 0; out < OUT; out += OUTS)
+    for (int row = 0; row < SIDE; ++row) {
+      Vec acc[OUTS][TILE];
+      detail::tile<IN, 0>(x, w + out * IN * 9, bias + out, row, ahead, acc);
+      for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE, acc[o]);
+      detail::tile<IN, TILE>(x, w + out * IN * 9, bias + out, row, ahead, acc);
+      for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE + TILE, acc[o]);
+    }
+}
+
+// The weights [in][out] whose convolution carries a gradient [out][14][14] back to the input.
+template <int IN, int OUT>
+inline void transpose_weights(const Vec* w, Vec* transposed) {
+  for (int o = 0; o < OUT; ++o)
+    for (int i = 0; i < IN; ++i)
+      for (int tap = 0; tap < 9; ++tap)
+        transposed[(i * OUT + o) * 9 + 8 - tap] = w[(o * IN + i) * 9 + tap];
+}
+
+// dw += the weights' gradient for input x [IN][14][14] and output gradient dy [OUT][14][14].
+template <int IN, int OUT>
+inline void add_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
+  constexpr int INS = IN % 2 ? 1 : 2;
+  for (int out = 0; out < OUT; out += OUTS)
+    for (int in = 0; in < IN; in += INS)
+      for (int row = 0; row < SIDE; ++row) {
+        const int first = row == 0 ? 1 : 0, last = row == SIDE - 1 ? 1 : 2;
+        const Vec* gradient = dy + (out * SIDE + row) * SIDE;
+        for (int kh = first; kh <= last; ++kh) {
+          const Vec* source = x + (in * SIDE + row + kh - 1) * SIDE;
+          Vec* target = dw + ((out * IN + in) * 3 + kh) * 3;
+          Vec acc[OUTS][INS][3], window[INS][3];
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 2
+            for (int i = 0; i < INS; ++i)
+#pragma GCC unroll 3
+              for (int kw = 0; kw < 3; ++kw) acc[o][i][kw] = target[(o * IN + i) * 9 + kw];
+#pragma GCC unroll 2
+          for (int i = 0; i < INS; ++i) window[i][1] = source[i * AREA];
+#pragma GCC unroll 14
+          for (int c = 0; c < SIDE; ++c) {
+            if (c + 1 < SIDE)
+#pragma GCC unroll 2
+              for (int i = 0; i < INS; ++i) window[i][(c + 2) % 3] = source[i * AREA + c + 1];
+#pragma GCC unroll 3
+            for (int o = 0; o < OUTS; ++o) {
+              const Vec g = gradient[o * AREA + c];
+#pragma GCC unroll 2
+              for (int i = 0; i < INS; ++i)
+#pragma GCC unroll 3
+                for (int kw = 0; kw < 3; ++kw)
+                  if (c + kw >= 1 && c + kw <= SIDE) acc[o][i][kw] += g * window[i][(c + kw) % 3];
+            }
+          }
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 2
+            for (int i = 0; i < INS; ++i)
+#pragma GCC unroll 3
+              for (int kw = 0; kw < 3; ++kw) target[(o * IN + i) * 9 + kw] = acc[o][i][kw];
+        }
+      }
+}
+
+// The convolution at the 49 positions that the latter block reads;
+// emit(channel, position among the 49, values[7]).
+template <int IN, int OUT, class Emit>
+inline void convolve_read(const Vec* x, const Vec* w, const Vec* bias, Emit&& emit) {
+  for (int out = 0; out < OUT; out += OUTS)
+    for (int row = 0; row < READ_SIDE; ++row) {
+      Vec acc[OUTS][TILE];
+#pragma GCC unroll 3
+      for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+        for (int p = 0; p < TILE; ++p) acc[o][p] = bias[out + o];
+      for (int i = 0; i < IN; ++i)
+        for (int kh = row == 0 ? 1 : 0; kh < 3; ++kh) {
+          const Vec* source = x + (i * SIDE + 2 * row + kh - 1) * SIDE;
+          const Vec* taps = w + ((out * IN + i) * 3 + kh) * 3;
+#pragma GCC unroll 14
+          for (int c = 0; c < SIDE; ++c) {
+            const Vec value = source[c];
+#pragma GCC unroll 3
+            for (int kw = 0; kw < 3; ++kw) {
+              const int twice = c + 1 - kw;
+              if (twice < 0 || twice % 2 || twice / 2 >= TILE) continue;
+#pragma GCC unroll 3
+              for (int o = 0; o < OUTS; ++o) acc[o][twice / 2] += taps[o * IN * 9 + kw] * value;
+            }
+          }
+        }
+      for (int o = 0; o < OUTS; ++o) emit(out + o, row * READ_SIDE, acc[o]);
+    }
+}
+
+// Gradient of convolve_read's input from dy [OUT][7][7]; IN must be 3;
+// emit(channel, position, values[7]).
+template <int OUT, class Emit>
+inline void read_input_gradient(const Vec* dy, const Vec* w, Emit&& emit) {
+  constexpr int IN = OUTS;
+  for (int row = 0; row < SIDE; ++row)
+    for (int column = 0; column < SIDE; column += TILE) {
+      Vec acc[IN][TILE] = {};
+      const auto half = [&](auto first_column) {
+        constexpr int COLUMN = decltype(first_column)::value;
+        for (int out = 0; out < OUT; ++out)
+          for (int kh = (row + 1) % 2; kh < 3; kh += 2) {
+            const int source_row = (row + 1 - kh) / 2;
+            if (source_row >= READ_SIDE) continue;
+            const Vec* source = dy + (out * READ_SIDE + source_row) * READ_SIDE;
+            const Vec* taps = w + (out * IN * 3 + kh) * 3;
+#pragma GCC unroll 7
+            for (int c = 0; c < READ_SIDE; ++c)
+#pragma GCC unroll 3
+              for (int kw = 0; kw < 3; ++kw) {
+                const int p = 2 * c + kw - 1 - COLUMN;
+                if (p < 0 || p >= TILE) continue;
+#pragma GCC unroll 3
+                for (int i = 0; i < IN; ++i) acc[i][p] += taps[i * 9 + kw] * source[c];
+              }
+          }
+      };
+      if (column == 0)
+        half(std::integral_constant<int, 0>{});
+      else
+        half(std::integral_constant<int, TILE>{});
+      for (int i = 0; i < IN; ++i) emit(i, row * SIDE + column, acc[i]);
+    }
+}
+
+// dw += the gradient of convolve_read's weights for x [IN][14][14] and dy [OUT][7][7].
+template <int IN, int OUT>
+inline void add_read_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
+  for (int out = 0; out < OUT; out += OUTS)
+    for (int in = 0; in < IN; ++in)
+      for (int kh = 0; kh < 3; ++kh) {
+        Vec acc[OUTS][3];
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 3
+          for (int kw = 0; kw < 3; ++kw) acc[o][kw] = dw[(((out + o) * IN + in) * 3 + kh) * 3 + kw];
+        for (int row = kh == 0 ? 1 : 0; row < READ_SIDE; ++row) {
+          const Vec* source = x + (in * SIDE + 2 * row + kh - 1) * SIDE;
+          const Vec* gradient = dy + (out * READ_SIDE + row) * READ_SIDE;
+#pragma GCC unroll 7
+          for (int c = 0; c < READ_SIDE; ++c)
+#pragma GCC unroll 3
+            for (int o = 0; o < OUTS; ++o) {
+              const Vec g = gradient[o * READ_AREA + c];
+#pragma GCC unroll 3
+              for (int kw = 0; kw < 3; ++kw)
+                if (c > 0 || kw > 0) acc[o][kw] += g * source[2 * c + kw - 1];
+            }
+        }
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 3
+          for (int kw = 0; kw < 3; ++kw) dw[(((out + o) * IN + in) * 3 + kh) * 3 + kw] = acc[o][kw];
+      }
+}
+
+}  // namespace kt

@@ -1,0 +1,146 @@
+// The latter block after its batch norm is known, and the loss.
+#pragma once
+
+#include "convolution.h"
+#include "former.h"
+
+namespace kt {
+
+constexpr int CLASSES = 10;
+constexpr int WIDTH = 2 * CHANNELS;            // channels of the latter convolution
+constexpr int FEATURES = WIDTH * READ_AREA;    // inputs of the linear layer
+
+// 1x1 convolution of y [6][49]; emit(channel, position of the tile's first value, values[7]).
+template <class Emit>
+inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Emit&& emit) {
+  for (int first = 0; first < WIDTH; first += OUTS)
+    for (int at = 0; at < READ_AREA; at += TILE) {
+      Vec acc[OUTS][TILE];
+#pragma GCC unroll 3
+      for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+        for (int p = 0; p < TILE; ++p) acc[o][p] = bias[first + o];
+      for (int i = 0; i < CHANNELS; ++i)
+#pragma GCC unroll 7
+        for (int p = 0; p < TILE; ++p)
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o)
+            acc[o][p] += w[(first + o) * CHANNELS + i] * y[i * READ_AREA + at + p];
+      for (int o = 0; o < OUTS; ++o) emit(first + o, at, acc[o]);
+    }
+}
+
+// Gradient of y [6][49] from that of the convolution's output, dc [12][49].
+inline void latter_input_gradient(const Vec* dc, const Vec* w, Vec* dy) {
+  for (int first = 0; first < CHANNELS; first += OUTS)
+    for (int at = 0; at < READ_AREA; at += TILE) {
+      Vec acc[OUTS][TILE] = {};
+      for (int o = 0; o < WIDTH; ++o)
+#pragma GCC unroll 7
+        for (int p = 0; p < TILE; ++p)
+#pragma GCC unroll 3
+          for (int i = 0; i < OUTS; ++i)
+            acc[i][p] += w[o * CHANNELS + first + i] * dc[o * READ_AREA + at + p];
+#pragma GCC unroll 3
+      for (int i = 0; i < OUTS; ++i)
+#pragma GCC unroll 7
+        for (int p = 0; p < TILE; ++p) dy[(first + i) * READ_AREA + at + p] = acc[i][p];
+    }
+}
+
+// dw [12][6] += the gradient of the convolution's weights.
+inline void latter_add_weight_gradient(const Vec* y, const Vec* dc, Vec* dw) {
+  constexpr int ROWS = 4;
+  for (int first = 0; first < WIDTH; first += ROWS) {
+    Vec acc[ROWS][CHANNELS] = {};
+    for (int p = 0; p < READ_AREA; ++p)
+#pragma GCC unroll 4
+      for (int o = 0; o < ROWS; ++o)
+#pragma GCC unroll 6
+        for (int i = 0; i < CHANNELS; ++i)
+          acc[o][i] += dc[(first + o) * READ_AREA + p] * y[i * READ_AREA + p];
+#pragma GCC unroll 4
+    for (int o = 0; o < ROWS; ++o)
+#pragma GCC unroll 6
+      for (int i = 0; i < CHANNELS; ++i) dw[(first + o) * CHANNELS + i] += acc[o][i];
+  }
+}
+
+// The linear layer's weights [10][588] as [588][10], which the functions below read in order.
+inline void transpose_linear(const Vec* w, Vec* transposed) {
+  for (int k = 0; k < FEATURES; ++k)
+    for (int o = 0; o < CLASSES; ++o) transposed[k * CLASSES + o] = w[o * FEATURES + k];
+}
+
+// Linear layer on GROUP images at once: features [GROUP][588] -> logits [GROUP][10].
+template <int GROUP>
+inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* logits) {
+  constexpr int OUTPUTS = 5;
+  for (int first = 0; first < CLASSES; first += OUTPUTS) {
+    Vec acc[GROUP][OUTPUTS];
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g)
+#pragma GCC unroll 5
+      for (int o = 0; o < OUTPUTS; ++o) acc[g][o] = bias[first + o];
+    for (int k = 0; k < FEATURES; ++k)
+#pragma GCC unroll 5
+      for (int o = 0; o < OUTPUTS; ++o) {
+        const Vec weight = w[k * CLASSES + first + o];
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUP; ++g) acc[g][o] += weight * features[g * FEATURES + k];
+      }
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g)
+#pragma GCC unroll 5
+      for (int o = 0; o < OUTPUTS; ++o) logits[g * CLASSES + first + o] = acc[g][o];
+  }
+}
+
+// The gradient of `weight` times the cross-entropy with `label`, in place of the logits [10].
+inline void cross_entropy_gradient(Vec* logits, int64_t label, float weight) {
+  Vec top = logits[0], sum = {};
+  for (int o = 1; o < CLASSES; ++o) top = maximum(logits[o], top);
+  for (int o = 0; o < CLASSES; ++o) sum += logits[o] = exponential(logits[o] - top);
+  const Vec scale = weight / sum;
+  for (int o = 0; o < CLASSES; ++o) logits[o] *= scale;
+  logits[label] -= weight;
+}
+
+// Gradient of GROUP images' features, zero where the feature is, from that of the logits; in place
+// of the features.
+template <int GROUP>
+inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Vec* features) {
+  for (int k = 0; k < FEATURES; ++k) {
+    Vec acc[GROUP] = {};
+#pragma GCC unroll 10
+    for (int o = 0; o < CLASSES; ++o) {
+      const Vec weight = w[k * CLASSES + o];
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUP; ++g) acc[g] += weight * dlogits[g * CLASSES + o];
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g) {
+      Vec& feature = features[g * FEATURES + k];
+      feature = gated(acc[g], feature);
+    }
+  }
+}
+
+// dw [588][10] += the gradient of the linear layer's weights.
+template <int GROUP>
+inline void classify_add_weight_gradient(const Vec* features, const Vec* dlogits, Vec* dw) {
+  for (int k = 0; k < FEATURES; ++k) {
+    Vec feature[GROUP];
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g) feature[g] = features[g * FEATURES + k];
+#pragma GCC unroll 10
+    for (int o = 0; o < CLASSES; ++o) {
+      Vec sum = dw[k * CLASSES + o];
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUP; ++g) sum += feature[g] * dlogits[g * CLASSES + o];
+      dw[k * CLASSES + o] = sum;
+    }
+  }
+}
+
+}  // namespace kt

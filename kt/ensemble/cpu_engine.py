@@ -1,0 +1,341 @@
+"""Many networks at once in compiled C++: sixteen side by side, one per SIMD lane.
+
+The functions mirror `kt.ensemble.torch_engine`. The library is compiled with the system's C++
+compiler on first use and kept in the user's cache folder (`$XDG_CACHE_HOME/kt`), under a name that
+depends on the sources, the compiler, its flags and the processor. It has a plain C interface and
+uses no PyTorch headers, which alone take a minute to compile.
+
+A network's result is the same to the last bit whichever networks are trained beside it and whatever
+the number of threads: a lane does the same operations in the same order, and a pack of sixteen is
+computed by one thread.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from kt.blocks import IMAGE_SIZE, Network, SmallBlock
+from kt.blocks import weights as weights_of
+from kt.errors import KTError
+
+Weights = dict[str, Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
+
+LANES = 16
+SOURCES = Path(__file__).parent
+FLAGS = [
+    *("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
+]
+NATIVE = (["-march=native"], ["-mcpu=native"], [])
+"""Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
+KINDS = ("large", "conv")
+
+
+def supports(kind: str) -> bool:
+    """Whether this engine knows the kind of block; `torch_engine` knows them all."""
+    return kind in KINDS
+
+
+def available() -> bool:
+    """Whether the engine can be used here; the first call compiles it. See `reason`."""
+    return reason() is None
+
+
+def reason() -> str | None:
+    """Why the engine cannot be used here, in one line; None if it can."""
+    try:
+        library()
+    except KTError as error:
+        return str(error)
+    return None
+
+
+# --- training and evaluation --------------------------------------------------------------------
+
+
+def train_networks(
+    initial: Weights,
+    batches: Batches,
+    lr: float,
+    momentum: float,
+    freeze_block: bool = False,
+    threads: int = 1,
+) -> Weights:
+    """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
+
+    Args:
+        initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        threads: how many packs of sixteen networks are computed at the same time.
+
+    Raises:
+        KTError: the engine is not available here.
+    """
+    names = list(weights_of(Network()))
+    trained = _Packs([n for n in names if "running_" not in n], initial)
+    statistics = _Packs([n for n in names if "running_" in n], initial)
+    momenta = torch.zeros_like(trained.values)
+    _check("network_weights", trained)
+    _check("network_statistics", statistics)
+    kept = torch.empty(0)
+    for images, labels in _checked(batches):
+        needed = threads * len(labels) * library().kt_activations() * LANES
+        if kept.numel() < needed:
+            kept = torch.empty(needed)
+        library().kt_train_networks(
+            trained.count,
+            _address(trained.values),
+            _address(momenta),
+            _address(statistics.values),
+            _address(images),
+            _address(labels),
+            len(labels),
+            lr,
+            momentum,
+            freeze_block,
+            _address(kept),
+            threads,
+        )
+    result = trained.unpacked() | statistics.unpacked()
+    return {name: result[name] for name in initial}
+
+
+def train_blocks(
+    kind: str,
+    initial: Weights,
+    former: Weights,
+    latter: Weights,
+    batches: Batches,
+    lr: float,
+    momentum: float,
+    threads: int = 1,
+) -> Weights:
+    """Step 2: train small blocks between frozen parts. See `kt.ensemble.train_blocks`.
+
+    Raises:
+        KTError: the engine is not available here, or does not train this kind of block.
+    """
+    if kind != "conv":
+        raise KTError(f"the cpu engine trains 'conv' blocks, not {kind!r}: use the torch engine")
+    trained = _Packs(list(weights_of(SmallBlock())), initial)
+    frozen = _frozen(former, latter)
+    momenta = torch.zeros_like(trained.values)
+    _check("small_weights", trained)
+    for images, labels in _checked(batches):
+        library().kt_train_small(
+            trained.count,
+            _address(trained.values),
+            _address(momenta),
+            _address(frozen.values),
+            _address(images),
+            _address(labels),
+            len(labels),
+            lr,
+            momentum,
+            threads,
+        )
+    return trained.unpacked()
+
+
+def evaluate(
+    kind: str,
+    former: Weights,
+    block: Weights,
+    latter: Weights,
+    batches: Batches,
+    threads: int = 1,
+) -> Tensor:
+    """Correctly classified images of each network, (N,) int64. See `kt.ensemble.evaluate`.
+
+    Raises:
+        KTError: the engine is not available here, or does not know this kind of block.
+    """
+    if not supports(kind):
+        raise KTError(f"the cpu engine evaluates {KINDS}, not {kind!r}: use the torch engine")
+    if kind == "large":
+        names = [n.removeprefix("block.") for n in weights_of(Network()) if n.startswith("block.")]
+        packed = _Packs(sorted(names, key=_statistics_last), block)
+        _check("frozen_large", packed)
+        run = library().kt_evaluate_large
+    else:
+        packed = _Packs(list(weights_of(SmallBlock())), block)
+        _check("small_weights", packed)
+        run = library().kt_evaluate_small
+    frozen = _frozen(former, latter)
+    correct = torch.zeros(packed.count * LANES, dtype=torch.int64)
+    for images, labels in _checked(batches):
+        run(
+            packed.count,
+            _address(packed.values),
+            _address(frozen.values),
+            _address(images),
+            _address(labels),
+            len(labels),
+            _address(correct),
+            threads,
+        )
+    return correct[: packed.networks]
+
+
+class _Packs:
+    """Stacked tensors {name: (N, ...)} as packs of sixteen networks.
+
+    `values` is (packs, elements, 16): the named tensors one after another, networks innermost. The
+    last pack is filled up with copies of the last network.
+    """
+
+    def __init__(self, names: list[str], stacked: Weights) -> None:
+        self.shapes = {name: stacked[name].shape[1:] for name in names}
+        self.networks = len(stacked[names[0]])
+        self.count = -(-self.networks // LANES)
+        flat = torch.cat([stacked[name].flatten(1) for name in names], 1).float()
+        filled = torch.arange(self.count * LANES).clamp(max=self.networks - 1)
+        self.values = flat[filled].view(self.count, LANES, -1).transpose(1, 2).contiguous()
+
+    def unpacked(self) -> Weights:
+        """Stacked again, in the order of the names."""
+        flat = self.values.transpose(1, 2).flatten(0, 1)[: self.networks]
+        parts = flat.split([shape.numel() for shape in self.shapes.values()], 1)
+        return {
+            name: part.reshape(self.networks, *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+def _statistics_last(name: str) -> bool:
+    return "running_" in name
+
+
+def _frozen(former: Weights, latter: Weights) -> _Packs:
+    both = {f"former.{k}": v for k, v in former.items()}
+    both |= {f"latter.{k}": v for k, v in latter.items()}
+    names = [n for n in weights_of(Network()) if not n.startswith("block.")]
+    packed = _Packs(sorted(names, key=_statistics_last), both)
+    _check("frozen_weights", packed)
+    return packed
+
+
+def _check(layout: str, packed: _Packs) -> None:
+    """The C++ structs and the names here describe the same layout."""
+    expected = getattr(library(), f"kt_{layout}")()
+    assert packed.values.shape[1:] == (expected, LANES), (layout, packed.values.shape, expected)
+
+
+def _checked(batches: Batches) -> Batches:
+    """The batches as the C++ side reads them."""
+    for images, labels in batches:
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert images.shape == (len(labels), 1, IMAGE_SIZE, IMAGE_SIZE), images.shape
+        yield images.contiguous(), labels.contiguous()
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+# --- the library --------------------------------------------------------------------------------
+
+
+def library() -> ctypes.CDLL:
+    """The compiled library, built if it is not in the cache.
+
+    Raises:
+        KTError: there is no C++ compiler, or it does not compile the sources.
+    """
+    with _loading:
+        loaded = _load()
+    if isinstance(loaded, str):
+        raise KTError(f"the cpu engine is not available: {loaded}")
+    return loaded
+
+
+_loading = threading.Lock()
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none: tried once in a process."""
+    try:
+        return _declared(ctypes.CDLL(str(_build())))
+    except (KTError, OSError) as error:
+        return str(error)
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """With the arguments' types, as in cpu_engine.cpp."""
+    count, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    batch = [address, address, count]
+    loaded.kt_train_networks.argtypes = [
+        *(count, address, address, address, *batch, real, real, count, address, count)
+    ]
+    loaded.kt_train_small.argtypes = [count, address, address, address, *batch, real, real, count]
+    for run in (loaded.kt_evaluate_small, loaded.kt_evaluate_large):
+        run.argtypes = [count, address, address, *batch, address, count]
+    return loaded
+
+
+def _build() -> Path:
+    """The library's path in the cache, compiled if need be, by one process at a time."""
+    compiler = _compiler()
+    flags, macros = _native(compiler)
+    texts = [path.read_bytes() for path in _sources()]
+    key = hashlib.blake2b(b"\0".join([*texts, macros, " ".join(flags).encode()]), digest_size=8)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
+    target = cache / f"cpu_engine-{key.hexdigest()}.so"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            _run([*compiler, *flags, str(_sources()[0]), "-o", str(partial)])
+            partial.replace(target)
+    return target
+
+
+def _sources() -> list[Path]:
+    return [SOURCES / "cpu_engine.cpp", *sorted((SOURCES / "cpu").glob("*.h"))]
+
+
+def _compiler() -> list[str]:
+    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
+    for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
+
+
+def _native(compiler: list[str]) -> tuple[list[str], bytes]:
+    """Flags for this processor, and the compiler's macros under them.
+
+    The macros name the compiler's version and every instruction set that it may use, so that a
+    cache shared between machines never mixes their libraries.
+    """
+    for native in NATIVE:
+        flags = [*FLAGS, *native]
+        try:
+            return flags, _run([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+        except KTError as error:
+            failure = error
+    raise failure
+
+
+def _run(command: list[str]) -> bytes:
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")
+        raise KTError(f"{command[0]} failed: {why.strip()}")
+    return done.stdout
