@@ -35,9 +35,10 @@ def make_store(
         recipe=Recipe(**params.active.recipe.model_dump(), **params.generate.model_dump()),
         seed=params.seed,
     )
-    inputs = [data.images, data.labels, *(large or {}).values()]
+    inputs = runtime.fingerprint(data.images, data.labels, *(large or {}).values())
+    engines = [compute.engine_for(kind).__name__ for kind in ("large", params.target)]
     with (
-        runtime.scratch("generate", dataclasses.asdict(plan), runtime.fingerprint(*inputs)) as kept,
+        runtime.scratch("generate", dataclasses.asdict(plan), inputs, engines) as kept,
         runtime.progress_bar(plan.images(data), f"{split}: {count} networks", "image") as bar,
     ):
 

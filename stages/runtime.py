@@ -16,24 +16,26 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kt.ensemble import Compute
+from kt.ensemble import Compute, cpu_engine
 from kt.errors import KTError
 from stages import params
 from stages.params import Params
 
 SCRATCH = Path(".kt")
+ENGINES = ("auto", "cpu", "torch")
 
 
 def run(main: Callable[[Params, Compute], None], description: str) -> None:
     """Run a stage: check its parameters, then `main`; a user's mistake ends in one line.
 
     How fast it runs is set by flags or the environment, never by `params.yaml`: --device
-    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK).
+    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE).
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
-    parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 8, cuda: 256]")
+    parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
+    parser.add_argument("--engine", help="auto, cpu (compiled) or torch [KT_ENGINE; auto]")
     flags = parser.parse_args()
     try:
         main(params.load(), _compute(flags))
@@ -67,7 +69,15 @@ def _compute(flags: argparse.Namespace) -> Compute:
         raise KTError(f"--device (KT_DEVICE): {name!r} cannot be used here ({reason})") from None
     on_cpu = device.type == "cpu"
     workers = count("workers", len(os.sched_getaffinity(0))) if on_cpu else 1
-    return Compute(device, workers, count("chunk", 8 if on_cpu else 256))
+    engine = setting("engine", "auto")
+    if engine not in ENGINES:
+        raise KTError(f"--engine (KT_ENGINE): got {engine!r}; accepts {', '.join(ENGINES)}")
+    compute = Compute(device, workers, count("chunk", 16 if on_cpu else 256), engine)
+    if on_cpu and engine != "torch" and (reason := cpu_engine.reason()) is not None:
+        if engine == "cpu":
+            raise KTError(f"--engine (KT_ENGINE): {reason}")
+        print(f"notice: {reason}; networks train some 20 times slower in torch", file=sys.stderr)
+    return compute
 
 
 @contextlib.contextmanager
@@ -82,6 +92,8 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "kt" and getattr(module, "__file__", None):
             digest.update(Path(module.__file__).read_bytes())
+    for source in cpu_engine.sources():
+        digest.update(source.read_bytes())
     folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

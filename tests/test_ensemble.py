@@ -1,5 +1,7 @@
 """The vectorised trainer against one plain network at a time, on the same batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -34,9 +36,16 @@ def one(stacked, i):
     return {name: tensor[i] for name, tensor in stacked.items()}
 
 
+@pytest.fixture(params=["torch", "cpu"])
+def compute(request) -> Compute:
+    if request.param == "cpu" and (reason := cpu_engine.reason()) is not None:
+        pytest.skip(reason)
+    return Compute(engine=request.param)
+
+
 @pytest.fixture
-def networks(images):
-    return ensemble.train_networks(images, SEEDS, 3, RECIPE)
+def networks(images, compute):
+    return ensemble.train_networks(images, SEEDS, 3, RECIPE, compute)
 
 
 def test_step_1_is_the_plain_loop(images, networks):
@@ -47,9 +56,9 @@ def test_step_1_is_the_plain_loop(images, networks):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_step_2_is_the_plain_loop_and_leaves_the_frozen_parts(kind, images, networks):
+def test_step_2_is_the_plain_loop_and_leaves_frozen_parts(kind, images, networks, compute):
     before = {name: tensor.clone() for name, tensor in networks.items()}
-    blocks = ensemble.train_blocks(kind, images, networks, SEEDS, 4, RECIPE)
+    blocks = ensemble.train_blocks(kind, images, networks, SEEDS, 4, RECIPE, compute)
     for name, tensor in networks.items():
         assert torch.equal(tensor, before[name]), name
     network = Network(kind)
@@ -61,9 +70,9 @@ def test_step_2_is_the_plain_loop_and_leaves_the_frozen_parts(kind, images, netw
     assert_close(one(blocks, 1), weights(network.block), rtol=1e-4, atol=1e-5)
 
 
-def test_frozen_large_blocks_stay_and_the_rest_learns_around_them(images):
+def test_frozen_large_blocks_stay_and_the_rest_learns_around_them(images, compute):
     large = initial_weights("large", [1, 2])
-    networks = ensemble.train_networks(images, [5, 6], 3, RECIPE, large=large)
+    networks = ensemble.train_networks(images, [5, 6], 3, RECIPE, compute, large)
     network = seeded("network", 6)
     network.block.load_state_dict(one(large, 1), strict=False)
     network.block.requires_grad_(False).eval()
@@ -74,9 +83,9 @@ def test_frozen_large_blocks_stay_and_the_rest_learns_around_them(images):
 
 
 @pytest.mark.parametrize("kind", ["large", *TARGETS])
-def test_evaluation_is_the_plain_loop(kind, images, networks):
+def test_evaluation_is_the_plain_loop(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)
-    accuracy = ensemble.evaluate(kind, images, networks, block)
+    accuracy = ensemble.evaluate(kind, images, networks, block, compute)
     for i in range(len(SEEDS)):
         network = Network(kind)
         parts = {k: t for k, t in one(networks, i).items() if not k.startswith("block.")}
@@ -88,17 +97,18 @@ def test_evaluation_is_the_plain_loop(kind, images, networks):
         assert accuracy[i].item() == pytest.approx(100 * right.item() / len(images))
 
 
-@pytest.mark.parametrize(
-    "compute", [Compute(chunk=1), Compute(chunk=2), Compute(workers=3, chunk=2)]
-)
-def test_results_do_not_depend_on_chunk_size_workers_or_company(compute, images, networks):
-    again = ensemble.train_networks(images, SEEDS, 3, RECIPE, compute)
-    alone = ensemble.train_networks(images, SEEDS[3:4], 3, RECIPE, compute)
+@pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (1, 2), (3, 2)])
+def test_results_do_not_depend_on_chunk_size_workers_or_company(
+    workers, chunk, images, networks, compute
+):
+    other = replace(compute, workers=workers, chunk=chunk)
+    again = ensemble.train_networks(images, SEEDS, 3, RECIPE, other)
+    alone = ensemble.train_networks(images, SEEDS[3:4], 3, RECIPE, other)
     for name, tensor in networks.items():
         assert torch.equal(again[name], tensor), name
         assert torch.equal(alone[name][0], tensor[3]), name
-    one_go = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE)
-    chunks = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE, compute)
+    one_go = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE, compute)
+    chunks = ensemble.train_blocks("conv", images, networks, SEEDS, 4, RECIPE, other)
     for name, tensor in one_go.items():
         assert torch.equal(chunks[name], tensor), name
 

@@ -1,21 +1,23 @@
 """Train and evaluate many tiny networks at once: one front, whatever the engine behind it.
 
 Weights are stacked, {name: (N, ...)} with the names of `kt.blocks.Network`. A network's result
-depends on its seed, its image stream and the recipe alone: not on the networks beside it, on the
-number of workers, nor on how many networks are trained in one go (`Compute`).
+depends on its seed, its image stream, the recipe and the engine alone: not on the networks beside
+it, on the number of workers, nor on how many networks are trained in one go (`Compute`). The same
+seeds give the same images, flips and initial weights in every engine; they differ by rounding.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from kt.blocks import Network, initial_weights
 from kt.data import ImageSet, ordered_batches, training_batches
-from kt.ensemble import torch_engine
+from kt.ensemble import cpu_engine, torch_engine
 
 Weights = dict[str, Tensor]
 Progress = Callable[[int], None]
@@ -35,11 +37,31 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Compute:
-    """What only changes speed: the device, the CPU threads, the networks vectorised in one go."""
+    """What only changes speed.
+
+    Attributes:
+        device: where networks are trained.
+        workers: CPU threads, each at a chunk of networks.
+        chunk: networks vectorised in one go.
+        engine: "auto" takes the compiled one on a CPU with a compiler; "torch" or "cpu" insists.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 1
     chunk: int = 16
+    engine: str = "auto"
+
+    def engine_for(self, kind: str) -> ModuleType:
+        """The engine that trains and evaluates blocks of `kind`.
+
+        Raises:
+            KTError: `engine` is "cpu" and that engine is not available here.
+        """
+        if self.engine == "torch" or self.device.type != "cpu" or not cpu_engine.supports(kind):
+            return torch_engine
+        if self.engine == "cpu":
+            cpu_engine.library()
+        return cpu_engine if cpu_engine.available() else torch_engine
 
 
 EVALUATION_BATCH = 250
@@ -68,10 +90,11 @@ def train_networks(
     initial = initial_weights(Network, seeds)
     if large is not None:
         initial |= {f"block.{name}": tensor.cpu() for name, tensor in large.items()}
+    engine = compute.engine_for("large")
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = _counted(_stream(device_data, recipe, stream_seed), chunk, tick)
-        return torch_engine.train_networks(
+        return engine.train_networks(
             _take(initial, chunk, compute.device),
             batches,
             recipe.lr,
@@ -105,9 +128,10 @@ def train_blocks(
         The blocks' weights, stacked, without a prefix.
     """
     initial = initial_weights(kind, seeds)
+    engine = compute.engine_for(kind)
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
-        return torch_engine.train_blocks(
+        return engine.train_blocks(
             kind,
             _take(initial, chunk, compute.device),
             _take(part(networks, "former"), chunk, compute.device),
@@ -129,10 +153,11 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Tensor:
     """Accuracy in percent of former + `block` (of `kind`) + latter on `data`: (N,) float64."""
+    engine = compute.engine_for(kind)
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = ordered_batches(device_data, EVALUATION_BATCH)
-        correct = torch_engine.evaluate(
+        correct = engine.evaluate(
             kind,
             _take(part(networks, "former"), chunk, compute.device),
             _take(block, chunk, compute.device),

@@ -291,7 +291,7 @@ def _build() -> Path:
     """The library's path in the cache, compiled if need be, by one process at a time."""
     compiler = _compiler()
     flags, macros = _native(compiler)
-    texts = [path.read_bytes() for path in _sources()]
+    texts = [path.read_bytes() for path in sources()]
     key = hashlib.blake2b(b"\0".join([*texts, macros, " ".join(flags).encode()]), digest_size=8)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
     target = cache / f"cpu_engine-{key.hexdigest()}.so"
@@ -299,12 +299,13 @@ def _build() -> Path:
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
             partial = target.with_suffix(".partial")
-            _run([*compiler, *flags, str(_sources()[0]), "-o", str(partial)])
+            _run([*compiler, *flags, str(sources()[0]), "-o", str(partial)])
             partial.replace(target)
     return target
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
+    """The C++ files, the one to compile first."""
     return [SOURCES / "cpu_engine.cpp", *sorted((SOURCES / "cpu").glob("*.h"))]
 
 
