@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kt.blocks import IMAGE_SIZE, Network, SmallBlock
+from kt.blocks import CLASSES, IMAGE_SIZE, Network, SmallBlock
 from kt.blocks import weights as weights_of
 from kt.errors import KTError
 
@@ -63,6 +63,11 @@ def reason() -> str | None:
     return None
 
 
+def forget() -> None:
+    """Look for the compiler and the library again: the environment has changed."""
+    _load.cache_clear()
+
+
 # --- training and evaluation --------------------------------------------------------------------
 
 
@@ -83,9 +88,10 @@ def train_networks(
     Raises:
         KTError: the engine is not available here.
     """
+    library()
     names = list(weights_of(Network()))
-    trained = _Packs([n for n in names if "running_" not in n], initial)
-    statistics = _Packs([n for n in names if "running_" in n], initial)
+    trained = _Packs([n for n in names if not _is_statistic(n)], initial)
+    statistics = _Packs([n for n in names if _is_statistic(n)], initial)
     momenta = torch.zeros_like(trained.values)
     _check("network_weights", trained)
     _check("network_statistics", statistics)
@@ -166,7 +172,7 @@ def evaluate(
         raise KTError(f"the cpu engine evaluates {KINDS}, not {kind!r}: use the torch engine")
     if kind == "large":
         names = [n.removeprefix("block.") for n in weights_of(Network()) if n.startswith("block.")]
-        packed = _Packs(sorted(names, key=_statistics_last), block)
+        packed = _Packs(sorted(names, key=_is_statistic), block)
         _check("frozen_large", packed)
         run = library().kt_evaluate_large
     else:
@@ -189,6 +195,10 @@ def evaluate(
     return correct[: packed.networks]
 
 
+def _is_statistic(name: str) -> bool:
+    return "running_" in name
+
+
 class _Packs:
     """Stacked tensors {name: (N, ...)} as packs of sixteen networks.
 
@@ -203,6 +213,7 @@ class _Packs:
         flat = torch.cat([stacked[name].flatten(1) for name in names], 1).float()
         filled = torch.arange(self.count * LANES).clamp(max=self.networks - 1)
         self.values = flat[filled].view(self.count, LANES, -1).transpose(1, 2).contiguous()
+        assert self.values.data_ptr() % 64 == 0  # PyTorch's alignment, which vectors rely on
 
     def unpacked(self) -> Weights:
         """Stacked again, in the order of the names."""
@@ -214,15 +225,11 @@ class _Packs:
         }
 
 
-def _statistics_last(name: str) -> bool:
-    return "running_" in name
-
-
 def _frozen(former: Weights, latter: Weights) -> _Packs:
     both = {f"former.{k}": v for k, v in former.items()}
     both |= {f"latter.{k}": v for k, v in latter.items()}
     names = [n for n in weights_of(Network()) if not n.startswith("block.")]
-    packed = _Packs(sorted(names, key=_statistics_last), both)
+    packed = _Packs(sorted(names, key=_is_statistic), both)
     _check("frozen_weights", packed)
     return packed
 
@@ -238,6 +245,7 @@ def _checked(batches: Batches) -> Batches:
     for images, labels in batches:
         assert images.dtype == torch.float32 and labels.dtype == torch.int64
         assert images.shape == (len(labels), 1, IMAGE_SIZE, IMAGE_SIZE), images.shape
+        assert labels.min() >= 0 and labels.max() < CLASSES, labels
         yield images.contiguous(), labels.contiguous()
 
 

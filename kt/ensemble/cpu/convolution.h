@@ -11,12 +11,12 @@
 
 namespace kt {
 
-constexpr int SIDE = 14;             // of the block's maps
+constexpr int SIDE = 14;  // of the block's maps
 constexpr int AREA = SIDE * SIDE;
-constexpr int READ_SIDE = 7;         // of what the latter block's stride-2 convolution reads
+constexpr int READ_SIDE = 7;  // of what the latter block's stride-2 convolution reads
 constexpr int READ_AREA = READ_SIDE * READ_SIDE;
-constexpr int TILE = 7;              // positions of a tile
-constexpr int OUTS = 3;              // output channels of a tile
+constexpr int TILE = 7;  // positions of a tile
+constexpr int OUTS = 3;  // output channels of a tile
 
 // Where the k-th position read by the latter block lies in a map.
 inline int read_position(int k) { return k / READ_SIDE * 2 * SIDE + k % READ_SIDE * 2; }

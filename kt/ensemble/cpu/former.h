@@ -27,8 +27,8 @@ struct alignas(64) Image {
 };
 
 // Over all 3x3 patches of a batch: the sum of each pixel, and of each product of two. The first
-// convolution is linear in the patch, so its batch statistics, and batch norm's part of its weights'
-// gradient, follow from these in closed form for every network.
+// convolution is linear in the patch, so its batch statistics, and batch norm's part of its
+// weights' gradient, follow from these in closed form for every network.
 struct PatchMoments {
   double first[9] = {}, second[9][9] = {};
 
@@ -42,7 +42,8 @@ struct PatchMoments {
         Vec patch[9];
         for (int t = 0; t < 9; ++t) {
           // The last load ends within the next row or `nonzero`; the mask drops those lanes.
-          std::memcpy(&patch[t], &image.pixels[row + 1 + t / 3][1 + t % 3 + part * LANES], sizeof(Vec));
+          std::memcpy(&patch[t], &image.pixels[row + 1 + t / 3][1 + t % 3 + part * LANES],
+                      sizeof(Vec));
           patch[t] = mask[part] != 0 ? patch[t] : Vec{};
         }
         for (int s = 0; s < 9; ++s) {

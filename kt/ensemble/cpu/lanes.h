@@ -13,7 +13,7 @@ constexpr int LANES = 16;
 
 typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t Int __attribute__((vector_size(64)));
-typedef double Wide __attribute__((vector_size(128)));    // sums over a whole batch
+typedef double Wide __attribute__((vector_size(128)));      // sums over a whole batch
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));  // small indices at rest
 
 inline Vec splat(float value) { return value - Vec{}; }  // x - 0 is x, -0 included
@@ -61,7 +61,8 @@ inline Vec exponential(Vec x) {
   return y;
 }
 
-// Memory that will be needed soon, fetched into the second-level cache bit by bit during arithmetic.
+// Memory that will be needed soon, fetched into the second-level cache bit by bit during
+// arithmetic.
 class Ahead {
   const Vec *next_ = nullptr, *end_ = nullptr;
 

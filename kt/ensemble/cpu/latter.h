@@ -7,8 +7,8 @@
 namespace kt {
 
 constexpr int CLASSES = 10;
-constexpr int WIDTH = 2 * CHANNELS;            // channels of the latter convolution
-constexpr int FEATURES = WIDTH * READ_AREA;    // inputs of the linear layer
+constexpr int WIDTH = 2 * CHANNELS;          // channels of the latter convolution
+constexpr int FEATURES = WIDTH * READ_AREA;  // inputs of the linear layer
 
 // 1x1 convolution of y [6][49]; emit(channel, position of the tile's first value, values[7]).
 template <class Emit>

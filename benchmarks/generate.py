@@ -1,0 +1,191 @@
+"""Generating networks: the plain loop and the engines, on the same work in one run.
+
+    python -m benchmarks.generate [--networks 32] [--steps 20]
+
+The plain loop trains one `kt.blocks.Network` at a time with `torch.utils.data.DataLoader`, the
+protocol's transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
+the median over steps. Images are MNIST's where `KT_DATA_ROOT` names a folder that holds them, else
+random ones that are as sparse. FLOP are counted as the plain loop does them, at every position.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from kt import data
+from kt.blocks import IMAGE_SIZE, Network, SmallBlock, initial_weights
+from kt.data import ImageSet, training_batches
+from kt.ensemble import cpu_engine, torch_engine
+
+BATCH, LR, MOMENTUM = 128, 0.01, 0.9
+
+FORMER, LARGE, SMALL_CONV, LATTER = 784 * 54, 2 * 196 * 324, 196 * 162, 49 * 72 + 5880
+FLOP = {
+    # Forward, weights' gradient, inputs' gradient (the first layer of what is trained needs none).
+    "step 1": 2 * BATCH * (2 * FORMER + 3 * LARGE + 3 * LATTER),
+    "step 2": 2 * BATCH * (FORMER + 2 * SMALL_CONV + 3 * SMALL_CONV + 2 * LATTER),
+}
+
+
+class Pictures(Dataset):
+    """An image set as torchvision hands it out: a PIL image at a time, through the transforms."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self.transform = transforms.Compose(
+            [transforms.RandomHorizontalFlip(p=0.5), transforms.ToTensor()]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        picture = Image.fromarray(self.images.images[index].numpy())
+        return self.transform(picture), int(self.images.labels[index])
+
+
+class Clock:
+    """Passes batches on and notes the time from each request for a batch to the next one."""
+
+    def __init__(self, batches: Iterator, warm_up: int = 1) -> None:
+        self.batches, self.warm_up, self.asked = batches, warm_up, []
+
+    def __iter__(self) -> Iterator:
+        for batch in self.batches:
+            self.asked.append(time.perf_counter())
+            yield batch
+        self.asked.append(time.perf_counter())
+
+    def milliseconds(self) -> float:
+        spans = [b - a for a, b in zip(self.asked, self.asked[1:], strict=False)]
+        return 1e3 * statistics.median(spans[self.warm_up :])
+
+
+def load_images(count: int) -> tuple[ImageSet, str]:
+    """Training images and their name; random ones with a fifth of the pixels set if need be."""
+    if "KT_DATA_ROOT" in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            train, _ = data.load("mnist", Path(folder))
+        return train.subset(slice(0, count)), "MNIST"
+    draw = torch.Generator().manual_seed(0)
+    images = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    strokes = torch.randint(256, (count, 20, 8), generator=draw, dtype=torch.uint8)
+    images[:, 4:24, 10:18] = strokes
+    return ImageSet(images, torch.randint(10, (count,), generator=draw)), "random images"
+
+
+def plain_loop(images: ImageSet, step: str, networks: int, loaders: int) -> float:
+    """Milliseconds per network and step of the plain loop."""
+    loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=loaders)
+    spans = []
+    for _ in range(networks):
+        network = Network()
+        parameters = list(network.parameters())
+        if step == "step 2":
+            network.eval().requires_grad_(False)
+            network.block = SmallBlock()
+            parameters = list(network.block.parameters())
+        optimizer = torch.optim.SGD(parameters, LR, MOMENTUM)
+        clock = Clock(loader, warm_up=2)
+        for x, y in clock:
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        spans.append(clock.milliseconds())
+    return statistics.median(spans)
+
+
+def engine_loop(engine, images: ImageSet, step: str, networks: int, **options) -> float:
+    """Milliseconds per network and step of an engine that trains all networks together."""
+    whole = initial_weights(Network, range(networks))
+    batches = Clock(training_batches(images, BATCH, 1, True, seed=0))
+    if step == "step 1":
+        engine.train_networks(whole, batches, LR, MOMENTUM, **options)
+    else:
+        former, latter = (
+            {k.removeprefix(p): v for k, v in whole.items() if k.startswith(p)}
+            for p in ("former.", "latter.")
+        )
+        small = initial_weights("conv", range(networks))
+        engine.train_blocks("conv", small, former, latter, batches, LR, MOMENTUM, **options)
+    return batches.milliseconds() / networks
+
+
+def matrix_product_rate(size: int = 2048) -> float:
+    """This machine's float32 matrix product with all threads, in GFLOP/s: the best of a few."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    best = min(_seconds(lambda: a @ b) for _ in range(8))
+    return 2 * size**3 / best / 1e9
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _peak_memory() -> float:
+    """The process's high-water mark so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=32, help="trained together by an engine")
+    parser.add_argument("--steps", type=int, default=20, help="batches of 128 images")
+    parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
+    parser.add_argument("--loaders", type=int, default=0, help="the plain loop's loading processes")
+    options = parser.parse_args()
+
+    threads = torch.get_num_threads()
+    images, name = load_images(BATCH * options.steps)
+    rate = matrix_product_rate()
+    print(f"{name}, batch {BATCH}, {options.steps} steps, {threads} threads")
+    print(f"matrix product {rate:.0f} GFLOP/s (float32, all threads)")
+
+    def cpu(threads: int) -> Callable[[str], float]:
+        return lambda step: engine_loop(cpu_engine, images, step, options.networks, threads=threads)
+
+    runs: dict[str, Callable[[str], float]] = {}
+    if cpu_engine.available():
+        runs |= {f"cpu engine, {n} thread{'s' * (n > 1)}": cpu(n) for n in sorted({1, threads})}
+    else:
+        print(cpu_engine.reason())
+    runs |= {
+        "torch engine": lambda step: engine_loop(torch_engine, images, step, options.networks),
+        "plain loop": lambda step: plain_loop(
+            images, step, options.plain_networks, options.loaders
+        ),
+    }
+    measured: dict[str, dict[str, float]] = {}
+    peaks: dict[str, float] = {}
+    for label, run in runs.items():
+        measured[label] = {step: run(step) for step in FLOP}
+        measured[label]["both"] = sum(measured[label].values())
+        peaks[label] = _peak_memory()
+
+    flop = FLOP | {"both": sum(FLOP.values())}
+    print(f"{'':24}{'':8}{'ms/network':>11}{'ratio':>8}{'GFLOP/s':>9}{'share':>7}{'peak GiB':>10}")
+    for label, times in reversed(measured.items()):
+        for step, ms in times.items():
+            reached = flop[step] / ms / 1e6
+            print(
+                f"{label:24}{step:8}{ms:11.3f}{measured['plain loop'][step] / ms:8.1f}"
+                f"{reached:9.1f}{reached / rate:7.0%}{peaks[label]:10.2f}"
+            )
+    print("peak: the process's high-water mark after that run, in the order from below upwards")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+// Networks with frozen former and latter blocks: step 2's gradient, and evaluation. Nothing couples
+// the images of a batch, so that each passes through the whole network within the cache.
+#pragma once
+
+#include "state.h"
+
+namespace kt {
+
+// The former and latter blocks with batch norm folded into their convolutions.
+struct Frozen {
+  Vec former[CHANNELS * 9], former_bias[CHANNELS];
+  Vec latter[WIDTH * CHANNELS], latter_bias[WIDTH];
+  Vec linear[FEATURES * CLASSES];  // transposed
+  const Vec* linear_bias;
+
+  explicit Frozen(const FrozenWeights& w) : linear_bias(w.latter.fc_bias) {
+    transpose_linear(w.latter.fc, linear);
+    Norm norms[CHANNELS], norms3[WIDTH];
+    frozen_norms(w.former.bn, w.former_running, norms);
+    fold<CHANNELS, 9>(w.former.conv, norms, former, former_bias);
+    frozen_norms(w.latter.bn, w.latter_running, norms3);
+    fold<WIDTH, CHANNELS>(w.latter.conv, norms3, latter, latter_bias);
+  }
+
+  void to_block(const Image& image, Vec* h) const {
+    former_forward<false>(image, former, former_bias, h, nullptr);
+  }
+  void to_features(const Vec* y, Vec* features) const {
+    latter_convolve(y, latter, latter_bias, [&](int c, int at, const Vec* values) {
+      for (int k = 0; k < TILE; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
+    });
+  }
+};
+
+// y = relu(second convolution of hidden + h) where the latter block reads it.
+template <int IN>
+inline void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Vec* h, Vec* y) {
+  convolve_read<IN, CHANNELS>(hidden, w, bias, [&](int c, int at, const Vec* values) {
+    for (int k = 0; k < TILE; ++k)
+      y[c * READ_AREA + at + k] = relu(values[k] + h[c * AREA + read_position(at + k)]);
+  });
+}
+
+template <int OUT>
+inline void to_hidden(const Vec* h, const Vec* w, const Vec* bias, Vec* hidden) {
+  convolve<CHANNELS, OUT>(h, w, bias, {}, [&](int c, int at, const Vec* values) {
+    for (int k = 0; k < TILE; ++k) hidden[c * AREA + at + k] = relu(values[k]);
+  });
+}
+
+inline void small_forward(const SmallWeights& block, const Vec* h, Vec* hidden, Vec* y) {
+  to_hidden<HIDDEN>(h, block.conv1, ZEROS, hidden);
+  to_output<HIDDEN>(hidden, block.conv2, ZEROS, h, y);
+}
+
+struct Step2Scratch {
+  SmallWeights gradient;
+  Vec h[GROUP][MAP], hidden[GROUP][HIDDEN * AREA], y[GROUP][READ], features[GROUP * FEATURES];
+  Vec dy[READ], dhidden[HIDDEN * AREA];
+};
+
+// The gradient of the mean loss, in scratch.gradient.
+inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& block,
+                  Step2Scratch& scratch) {
+  const int images = batch.images.size();
+  SmallWeights& gradient = scratch.gradient = {};
+  in_groups(images, [&](auto count, int first_image) {
+    constexpr int COUNT = decltype(count)::value;
+    Vec *features = scratch.features, *dy = scratch.dy, *dhidden = scratch.dhidden;
+    Vec dlogits[COUNT * CLASSES];
+    for (int n = 0; n < COUNT; ++n) {
+      frozen.to_block(batch.images[first_image + n], scratch.h[n]);
+      small_forward(block, scratch.h[n], scratch.hidden[n], scratch.y[n]);
+      frozen.to_features(scratch.y[n], features + n * FEATURES);
+    }
+    classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
+    for (int n = 0; n < COUNT; ++n)
+      cross_entropy_gradient(dlogits + n * CLASSES, batch.labels[first_image + n], 1.0f / images);
+    classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
+    for (int n = 0; n < COUNT; ++n) {
+      const Vec *h = scratch.h[n], *hidden = scratch.hidden[n], *y = scratch.y[n];
+      latter_input_gradient(features + n * FEATURES, frozen.latter, dy);
+      for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
+      add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
+      read_input_gradient<CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d) {
+        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
+      });
+      add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, gradient.conv1);
+    }
+  });
+}
+
+struct EvaluationScratch {
+  Vec h[MAP], hidden[MAP], y[READ], features[GROUP * FEATURES];
+};
+
+// block(h, hidden, y) computes the block's output y where the latter block reads it.
+template <class Block>
+inline void evaluate_pack(const Batch& batch, const Frozen& frozen, const Block& block,
+                          EvaluationScratch& scratch, int64_t* correct) {
+  in_groups(batch.images.size(), [&](auto count, int first_image) {
+    constexpr int COUNT = decltype(count)::value;
+    Vec* features = scratch.features;
+    Vec logits[COUNT * CLASSES];
+    for (int n = 0; n < COUNT; ++n) {
+      frozen.to_block(batch.images[first_image + n], scratch.h);
+      block(scratch.h, scratch.hidden, scratch.y);
+      frozen.to_features(scratch.y, features + n * FEATURES);
+    }
+    classify<COUNT>(features, frozen.linear, frozen.linear_bias, logits);
+    for (int n = 0; n < COUNT; ++n) {
+      Vec top = logits[n * CLASSES];
+      Int winner = {};
+      for (int o = 1; o < CLASSES; ++o) {
+        winner = logits[n * CLASSES + o] > top ? Int{} + o : winner;
+        top = maximum(logits[n * CLASSES + o], top);
+      }
+      for (int lane = 0; lane < LANES; ++lane)
+        correct[lane] += winner[lane] == batch.labels[first_image + n];
+    }
+  });
+}
+
+}  // namespace kt

@@ -1,0 +1,324 @@
+// Step 1: the gradient of former, large block and latter, in passes over the batch between which
+// batch norm's statistics are formed.
+#pragma once
+
+#include "state.h"
+
+namespace kt {
+
+// What is kept of every image between the passes over a batch, for one pack. The passes are bound
+// by memory as much as by arithmetic: what is cheap to compute again is not kept.
+struct Activations {
+  Vec first[MAP];   // output of the first convolution
+  Vec second[MAP];  // of the second; later the gradient of the first batch norm's output
+  Vec y[READ];      // where the latter block reads: the former's output; later the block's
+  Vec dy[READ];  // there: the second convolution's output; later the gradient before the last ReLU
+  Vec dlogits[CLASSES];
+};
+
+struct Step1Scratch {
+  NetworkWeights gradient;
+  Vec linear[FEATURES * CLASSES], dlinear[FEATURES * CLASSES];  // transposed
+  Vec features[GROUP * FEATURES];
+  Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
+  Bytes routes[MAP];
+};
+
+struct Step1 {
+  const Batch& batch;
+  NetworkWeights& weights;
+  NetworkStatistics& running;
+  Activations* const kept;
+  Step1Scratch& scratch;
+  NetworkWeights& gradient;
+  const bool frozen;  // whether the large block is
+  const int images;
+
+  Vec former_weights[CHANNELS * 9], former_bias[CHANNELS];  // batch norm folded in
+  Norm former[CHANNELS], norm1[CHANNELS], norm2[CHANNELS], norm3[WIDTH];
+  Sums<CHANNELS> sums1, sums2, back1, back2;
+  Sums<WIDTH> sums3, back3;
+
+  Step1(const Batch& batch, NetworkWeights& weights, NetworkStatistics& running, Activations* kept,
+        Step1Scratch& scratch, bool frozen)
+      : batch(batch),
+        weights(weights),
+        running(running),
+        kept(kept),
+        scratch(scratch),
+        gradient(scratch.gradient),
+        frozen(frozen),
+        images(batch.images.size()) {}
+
+  // The gradient of the mean loss, in scratch.gradient.
+  void run() {
+    std::memset(&gradient, 0, sizeof gradient);
+    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
+    transpose_linear(weights.latter.fc, scratch.linear);
+    former_statistics();
+    to_first();
+    to_second();
+    to_block_output();
+    to_logits_and_back();
+    back_to_block_output();
+    back_to_first();
+    back_to_former();
+    for (int k = 0; k < FEATURES; ++k)
+      for (int o = 0; o < CLASSES; ++o)
+        gradient.latter.fc[o * FEATURES + k] = scratch.dlinear[k * CLASSES + o];
+  }
+
+  // The former batch norm, from the patches' moments.
+  void former_statistics() {
+    const PatchMoments& moments = batch.moments;
+    Sums<CHANNELS> sums;
+    for (int o = 0; o < CHANNELS; ++o)
+      for (int s = 0; s < 9; ++s) {
+        Wide row = {};
+        for (int t = 0; t < 9; ++t)
+          row += moments.second[s][t] * widen(weights.former.conv[o * 9 + t]);
+        sums.first[o] += moments.first[s] * widen(weights.former.conv[o * 9 + s]);
+        sums.second[o] += row * widen(weights.former.conv[o * 9 + s]);
+      }
+    training_norms(sums, former_count(), weights.former.bn, running.former, former);
+    fold<CHANNELS, 9>(weights.former.conv, former, former_weights, former_bias);
+  }
+
+  void to_first() {
+    Vec* h = scratch.h;
+    for (int n = 0; n < images; ++n) {
+      former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
+      convolve_with_sums(h, weights.block.conv1, ahead(n, 1), kept[n].first, sums1);
+      take_read(h, kept[n].y);
+    }
+    block_norms(weights.block.bn1, sums1, running.bn1, norm1);
+  }
+
+  void to_second() {
+    for (int n = 0; n < images; ++n) {
+      normalised(kept[n].first, scratch.hidden);
+      convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, 2), kept[n].second, sums2);
+      take_read(kept[n].second, kept[n].dy);
+    }
+    block_norms(weights.block.bn2, sums2, running.bn2, norm2);
+  }
+
+  // The block's output, and the third batch norm's statistics.
+  void to_block_output() {
+    for (int n = 0; n < images; ++n) {
+      Activations& a = kept[n];
+      for (int c = 0; c < CHANNELS; ++c)
+        for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
+          a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
+      to_third(a, [&](int c, int, const Vec* values) {
+        for (int k = 0; k < TILE; ++k) sums3.add(c, values[k], values[k]);
+      });
+      sums3.end_image();
+    }
+    training_norms(sums3, latter_count(), weights.latter.bn, running.latter, norm3);
+  }
+
+  void to_logits_and_back() {
+    in_groups(images, [&](auto count, int first_image) {
+      constexpr int COUNT = decltype(count)::value;
+      Vec* features = scratch.features;
+      Vec dlogits[COUNT * CLASSES];
+      to_features<COUNT>(first_image);
+      classify<COUNT>(features, scratch.linear, weights.latter.fc_bias, dlogits);
+      for (int n = 0; n < COUNT; ++n) {
+        Vec* d = dlogits + n * CLASSES;
+        cross_entropy_gradient(d, batch.labels[first_image + n], 1.0f / images);
+        for (int o = 0; o < CLASSES; ++o) {
+          kept[first_image + n].dlogits[o] = d[o];
+          gradient.latter.fc_bias[o] += d[o];
+        }
+      }
+      classify_add_weight_gradient<COUNT>(features, dlogits, scratch.dlinear);
+      classify_input_gradient<COUNT>(dlogits, scratch.linear, features);
+      for (int n = 0; n < COUNT; ++n) {
+        const Vec* d = features + n * FEATURES;
+        to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+          for (int k = 0; k < TILE; ++k) back3.add(c, d[c * READ_AREA + at + k], values[k]);
+        });
+        back3.end_image();
+      }
+    });
+  }
+
+  // Through the latter convolution and the block's last ReLU.
+  void back_to_block_output() {
+    NormGradient chain[WIDTH];
+    norm_gradients(norm3, back3, latter_count(), gradient.latter.bn, chain);
+    in_groups(images, [&](auto count, int first_image) {
+      constexpr int COUNT = decltype(count)::value;
+      Vec dlogits[COUNT * CLASSES];
+      for (int n = 0; n < COUNT; ++n)
+        std::memcpy(dlogits + n * CLASSES, kept[first_image + n].dlogits, sizeof kept->dlogits);
+      to_features<COUNT>(first_image);
+      classify_input_gradient<COUNT>(dlogits, scratch.linear, scratch.features);
+      for (int n = 0; n < COUNT; ++n) {
+        Activations& a = kept[first_image + n];
+        Vec* dthird = scratch.features + n * FEATURES;
+        to_third(a, [&](int c, int at, const Vec* values) {
+          for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p)
+            dthird[p] = chain[c](dthird[p], values[k]);
+        });
+        latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
+        Vec dy[READ];
+        latter_input_gradient(dthird, weights.latter.conv, dy);
+        for (int c = 0; c < CHANNELS; ++c)
+          for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) {
+            const Vec d = gated(dy[k], a.y[k]);
+            back2.add(c, d, a.dy[k]);
+            a.dy[k] = d;
+          }
+        back2.end_image();
+      }
+    });
+  }
+
+  // Through the second batch norm, the second convolution and the ReLU before it.
+  void back_to_first() {
+    NormGradient chain[CHANNELS];
+    block_gradients(norm2, back2, gradient.block.bn2, chain);
+    Vec transposed[CHANNELS * CHANNELS * 9];
+    transpose_weights<CHANNELS, CHANNELS>(weights.block.conv2, transposed);
+    Vec *hidden = scratch.hidden, *d = scratch.d;
+    for (int n = 0; n < images; ++n) {
+      Activations& a = kept[n];
+      normalised(a.first, hidden);
+      for (int c = 0; c < CHANNELS; ++c) {
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](Vec{}, a.second[k]);
+        for (int k = 0; k < READ_AREA; ++k)
+          d[c * AREA + read_position(k)] += chain[c].slope * a.dy[c * READ_AREA + k];
+      }
+      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, gradient.block.conv2);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2),
+                                   [&](int c, int at, const Vec* values) {
+                                     for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) {
+                                       a.second[p] = gated(values[k], hidden[p]);
+                                       back1.add(c, a.second[p], a.first[p]);
+                                     }
+                                   });
+      back1.end_image();
+    }
+  }
+
+  // Through the first batch norm and convolution, the pooling and the former batch norm.
+  void back_to_former() {
+    NormGradient chain[CHANNELS];
+    block_gradients(norm1, back1, gradient.block.bn1, chain);
+    Vec transposed[CHANNELS * CHANNELS * 9];
+    transpose_weights<CHANNELS, CHANNELS>(weights.block.conv1, transposed);
+    FormerSums sums = {};
+    Vec *h = scratch.h, *d = scratch.d, *dh = scratch.dh;
+    for (int n = 0; n < images; ++n) {
+      const Activations& a = kept[n];
+      former_forward<true>(batch.images[n], former_weights, former_bias, h, scratch.routes);
+      for (int c = 0; c < CHANNELS; ++c)
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](a.second[k], a.first[k]);
+      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(h, d, gradient.block.conv1);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2),
+                                   [&](int c, int at, const Vec* values) {
+                                     for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p)
+                                       dh[p] = gated(values[k], h[p]);
+                                   });
+      for (int c = 0; c < CHANNELS; ++c)
+        for (int k = 0; k < READ_AREA; ++k) {
+          const int p = c * AREA + read_position(k);
+          dh[p] += gated(a.dy[c * READ_AREA + k], h[p]);
+        }
+      former_backward(batch.images[n], dh, scratch.routes, sums);
+    }
+    former_gradient(sums);
+  }
+
+  void former_gradient(const FormerSums& sums) {
+    const PatchMoments& moments = batch.moments;
+    const Vec* w = weights.former.conv;
+    for (int o = 0; o < CHANNELS; ++o) {
+      Wide along = {};  // the sum of the gradient times the convolution's output
+      for (int t = 0; t < 9; ++t) along += widen(w[o * 9 + t]) * sums.patches[o * 9 + t];
+      const NormGradient chain =
+          batch_norm_gradient(former[o], sums.gradient[o], along, former_count(),
+                              gradient.former.bn.weight[o], gradient.former.bn.bias[o]);
+      for (int t = 0; t < 9; ++t) {
+        Wide outputs = {};  // the sum of the convolution's output times pixel t
+        for (int s = 0; s < 9; ++s) outputs += moments.second[s][t] * widen(w[o * 9 + s]);
+        gradient.former.conv[o * 9 + t] =
+            narrow(widen(chain.slope) * sums.patches[o * 9 + t] + widen(chain.along) * outputs +
+                   widen(chain.constant) * moments.first[t]);
+      }
+    }
+  }
+
+ private:
+  double former_count() const { return double(images) * IMAGE_SIDE * IMAGE_SIDE; }
+  double block_count() const { return double(images) * AREA; }
+  double latter_count() const { return double(images) * READ_AREA; }
+
+  // The next image's first `maps` kept maps.
+  Ahead ahead(int n, int maps) const {
+    if (n + 1 == images) return {};
+    return {kept[n + 1].first, kept[n + 1].first + maps * MAP};
+  }
+
+  // The first batch norm and ReLU.
+  void normalised(const Vec* first, Vec* hidden) const {
+    for (int c = 0; c < CHANNELS; ++c)
+      for (int k = c * AREA; k < (c + 1) * AREA; ++k)
+        hidden[k] = relu(norm1[c].scale * first[k] + norm1[c].shift);
+  }
+
+  // The latter convolution of one image's kept y: cheaper to do again than to keep.
+  template <class Emit>
+  void to_third(const Activations& a, Emit&& emit) const {
+    latter_convolve(a.y, weights.latter.conv, ZEROS, emit);
+  }
+
+  // With its batch norm and ReLU, in scratch.features.
+  template <int COUNT>
+  void to_features(int first_image) {
+    for (int n = 0; n < COUNT; ++n)
+      to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+        Vec* features = scratch.features + n * FEATURES + c * READ_AREA + at;
+        for (int k = 0; k < TILE; ++k)
+          features[k] = relu(norm3[c].scale * values[k] + norm3[c].shift);
+      });
+  }
+
+  static void take_read(const Vec* map, Vec* read) {
+    for (int c = 0; c < CHANNELS; ++c)
+      for (int k = 0; k < READ_AREA; ++k)
+        read[c * READ_AREA + k] = map[c * AREA + read_position(k)];
+  }
+
+  static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
+                                 Sums<CHANNELS>& sums) {
+    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values) {
+      for (int k = 0; k < TILE; ++k) {
+        out[c * AREA + at + k] = values[k];
+        sums.add(c, values[k], values[k]);
+      }
+    });
+    sums.end_image();
+  }
+
+  void block_norms(const Affine<CHANNELS>& affine, const Sums<CHANNELS>& sums,
+                   Running<CHANNELS>& statistics, Norm (&norms)[CHANNELS]) const {
+    if (frozen)
+      frozen_norms(affine, statistics, norms);
+    else
+      training_norms(sums, block_count(), affine, statistics, norms);
+  }
+
+  void block_gradients(const Norm (&norms)[CHANNELS], const Sums<CHANNELS>& sums,
+                       Affine<CHANNELS>& affine, NormGradient (&chain)[CHANNELS]) const {
+    if (frozen)
+      for (int c = 0; c < CHANNELS; ++c) chain[c] = {norms[c].scale};
+    else
+      norm_gradients(norms, sums, block_count(), affine, chain);
+  }
+};
+
+}  // namespace kt

@@ -1,0 +1,243 @@
+"""The compiled engine against the reference modules, and against itself in other company."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kt.blocks import Network, SmallBlock, initial_weights, weights
+from kt.ensemble import cpu_engine, torch_engine
+from kt.errors import KTError
+
+LR, MOMENTUM = 0.05, 0.9
+NETWORKS = 3
+
+compiled = pytest.mark.skipif(not cpu_engine.available(), reason=str(cpu_engine.reason()))
+
+
+def draw_batches(*sizes, seed=0):
+    """Images with blank margins and gaps, as digits have."""
+    draw = torch.Generator().manual_seed(seed)
+    batches = []
+    for size in sizes:
+        images = torch.rand(size, 1, 28, 28, generator=draw)
+        images *= torch.rand(size, 1, 28, 28, generator=draw) < 0.4
+        images[:, :, :5] = images[:, :, :, 23:] = images[:, :, 14:17, :12] = 0
+        batches.append((images, torch.randint(10, (size,), generator=draw)))
+    return batches
+
+
+def part(stacked, name):
+    return {k.removeprefix(f"{name}."): v for k, v in stacked.items() if k.startswith(f"{name}.")}
+
+
+def rows(stacked, index):
+    return {name: tensor[index] for name, tensor in stacked.items()}
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def assert_near(trained, expected, initial, tolerance):
+    """The change since the start, tensor by tensor, within a relative error (2-norm)."""
+    assert trained.keys() == expected.keys()
+    for name in expected:
+        change, wanted = trained[name] - initial[name], expected[name] - initial[name]
+        # Where next to nothing changed, rounding of the weights themselves is what is left.
+        floor = 1e-7 * expected[name].norm()
+        assert (change - wanted).norm() <= tolerance * wanted.norm() + floor, name
+
+
+def plain_training(network, parameters, batches):
+    optimizer = torch.optim.SGD(parameters, LR, MOMENTUM)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+
+def filled(stacked, i, kind="large"):
+    network = Network(kind)
+    network.load_state_dict(rows(stacked, i), strict=False)
+    return network
+
+
+@pytest.fixture(scope="module")
+def initial():
+    return initial_weights(Network, range(NETWORKS))
+
+
+@pytest.fixture(scope="module")
+def networks(initial):
+    """Trained a little, so that no statistic is at its initial value."""
+    return torch_engine.train_networks(initial, draw_batches(32, 32, 32), LR, MOMENTUM)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return initial_weights("conv", range(NETWORKS))
+
+
+# --- against the reference ----------------------------------------------------------------------
+
+
+@compiled
+@pytest.mark.parametrize("freeze_block", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "tolerance"), [((48,), 1e-4), ((7,), 1e-4), ((32, 32, 32, 9), 2e-3)]
+)
+def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
+    batches = draw_batches(*sizes, seed=1)
+    trained = cpu_engine.train_networks(networks, batches, LR, MOMENTUM, freeze_block)
+    for i in range(NETWORKS):
+        network = filled(networks, i)
+        parameters = list(network.parameters())
+        if freeze_block:
+            network.block.eval().requires_grad_(False)
+            parameters = [p for p in parameters if p.requires_grad]
+        plain_training(network, parameters, batches)
+        assert_near(rows(trained, i), weights(network), rows(networks, i), tolerance)
+        if freeze_block:
+            assert_same_bits(part(rows(trained, i), "block"), part(rows(networks, i), "block"))
+
+
+@compiled
+@pytest.mark.parametrize(("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)])
+def test_step_2_is_plain_sgd_on_the_small_block(networks, small, sizes, tolerance):
+    batches = draw_batches(*sizes, seed=2)
+    former, latter = part(networks, "former"), part(networks, "latter")
+    trained = cpu_engine.train_blocks("conv", small, former, latter, batches, LR, MOMENTUM)
+    for i in range(NETWORKS):
+        network = filled(networks, i).eval().requires_grad_(False)
+        network.block = SmallBlock()
+        network.block.load_state_dict(rows(small, i))
+        plain_training(network, list(network.block.parameters()), batches)
+        assert_near(rows(trained, i), weights(network.block), rows(small, i), tolerance)
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["large", "conv"])
+def test_evaluation_counts_what_the_reference_counts(networks, small, kind):
+    batches = draw_batches(50, 50, 13, seed=3)
+    block = part(networks, "block") if kind == "large" else small
+    whole = (kind, part(networks, "former"), block, part(networks, "latter"), batches)
+    correct = cpu_engine.evaluate(*whole, threads=2)
+    assert correct.dtype == torch.int64
+    assert_close(correct, torch_engine.evaluate(*whole))
+
+
+@compiled
+def test_agrees_with_the_torch_engine(initial):
+    batches = draw_batches(16, 16, seed=4)
+    ours = cpu_engine.train_networks(initial, batches, LR, MOMENTUM)
+    theirs = torch_engine.train_networks(initial, batches, LR, MOMENTUM)
+    assert list(ours) == list(theirs)
+    assert_near(ours, theirs, initial, 1e-3)
+
+
+@compiled
+def test_blank_and_full_images(initial):
+    """No pixel to learn from, and none that is zero."""
+    images = torch.cat([torch.zeros(2, 1, 28, 28), torch.rand(3, 1, 28, 28) * 0.9 + 0.1])
+    batches = [(images, torch.tensor([0, 9, 3, 3, 7]))]
+    ours = cpu_engine.train_networks(initial, batches, LR, MOMENTUM)
+    assert_near(ours, torch_engine.train_networks(initial, batches, LR, MOMENTUM), initial, 1e-4)
+
+
+# --- against itself -----------------------------------------------------------------------------
+
+
+@compiled
+def test_a_network_does_not_depend_on_its_company():
+    batches = draw_batches(20, 7, seed=5)
+    many = initial_weights(Network, range(19))  # a full pack and one of three
+    small = initial_weights("conv", range(19))
+
+    def run(index):
+        chosen = rows(many, index)
+        former, latter = part(chosen, "former"), part(chosen, "latter")
+        large = cpu_engine.train_networks(chosen, batches, LR, MOMENTUM)
+        blocks = cpu_engine.train_blocks(
+            "conv", rows(small, index), former, latter, batches, LR, MOMENTUM
+        )
+        return large | {f"small.{k}": v for k, v in blocks.items()}
+
+    together = run(torch.arange(19))
+    assert_same_bits(run(torch.tensor([4])), rows(together, slice(4, 5)))
+    shuffled = torch.randperm(19, generator=torch.Generator().manual_seed(0))
+    assert_same_bits(run(shuffled), rows(together, shuffled))
+
+
+@compiled
+def test_a_network_does_not_depend_on_the_threads():
+    batches = draw_batches(12, 5, seed=6)
+    many, small = initial_weights(Network, range(40)), initial_weights("conv", range(40))
+    former, latter = part(many, "former"), part(many, "latter")
+    runs = [
+        (
+            cpu_engine.train_networks(many, batches, LR, MOMENTUM, threads=threads),
+            cpu_engine.train_blocks(
+                "conv", small, former, latter, batches, LR, MOMENTUM, threads=threads
+            ),
+        )
+        for threads in (1, 2, 5)
+    ]
+    for run in runs[1:]:
+        assert_same_bits(run[0], runs[0][0])
+        assert_same_bits(run[1], runs[0][1])
+
+
+@compiled
+def test_inputs_are_left_alone(initial):
+    before = {name: tensor.clone() for name, tensor in initial.items()}
+    cpu_engine.train_networks(initial, draw_batches(8), LR, MOMENTUM)
+    assert_same_bits(initial, before)
+
+
+# --- what is not there --------------------------------------------------------------------------
+
+
+def test_other_kinds_are_refused_in_one_line(initial):
+    assert not cpu_engine.supports("mlp")
+    with pytest.raises(KTError, match="torch engine"):
+        cpu_engine.train_blocks("mlp", {}, {}, {}, [], LR, MOMENTUM)
+
+
+@pytest.fixture
+def unloaded():
+    cpu_engine.forget()
+    yield
+    cpu_engine.forget()
+
+
+def test_no_compiler_is_said_in_one_line(unloaded, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not cpu_engine.available()
+    assert "no C++ compiler" in cpu_engine.reason()
+    assert "\n" not in cpu_engine.reason()
+    with pytest.raises(KTError, match="not available"):
+        cpu_engine.train_networks({}, [], LR, MOMENTUM)
+
+
+def test_a_compiler_that_fails_is_said_in_one_line(unloaded, monkeypatch, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'broken: fatal error: out of order' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert "out of order" in cpu_engine.reason()
+    assert "\n" not in cpu_engine.reason()
+
+
+@compiled
+def test_the_library_is_built_once(unloaded, monkeypatch):
+    def refuse(command):
+        raise KTError("must not compile")
+
+    path = cpu_engine._build()
+    real = cpu_engine._run
+    monkeypatch.setattr(cpu_engine, "_run", lambda c: real(c) if "-E" in c else refuse(c))
+    assert cpu_engine._build() == path
