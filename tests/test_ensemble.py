@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from kt import ensemble
 from kt.blocks import BLOCKS, TARGETS, Network, initial_weights, weights
 from kt.data import ordered_batches, training_batches
-from kt.ensemble import Compute, Recipe
+from kt.ensemble import Compute, Recipe, cpu_engine
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
 SEEDS = [11, 12, 13, 14, 15]
