@@ -1,9 +1,8 @@
 """Does the ensemble train networks as well as a plain loop, one network at a time?
 
 Trains former + large + latter both ways on MNIST with the protocol's settings, from the same
-initial weights
-and over the same images, and compares the accuracies on the 10,000 test images, which
-rounding alone can set apart, and the time a network takes.
+initial weights and over the same images, and compares the accuracies on the 10,000 test images,
+which rounding alone can set apart, and the time a network takes.
 """
 
 import argparse
@@ -19,7 +18,6 @@ from kt.blocks import Network
 from kt.data import ImageSet, ordered_batches, training_batches
 from kt.ensemble import Compute, Recipe
 from kt.statistics import summary
-
 
 STREAM = 1
 
