@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from kt.augment import Side, augment
 from kt.losses import weight_mse
 
 Weights = dict[str, Tensor]
-Record = dict[str, float]
+Record = dict[str, Any]
 CHECKPOINT_SECONDS = 20
 
 
@@ -81,7 +82,7 @@ class Fitted:
     """The outcome: a record per epoch, and the weights after the best-evaluated one.
 
     Every record has `epoch` (from 1), `loss`, `learning_rate` and `samples_per_second`; those of
-    evaluated epochs also what the evaluation returned.
+    evaluated epochs also what the evaluation returned, which must be plain numbers and containers.
     """
 
     history: list[Record]

@@ -40,9 +40,11 @@ def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
     def evaluate(model: torch.nn.Module) -> Record:
+        on_test = test.translated(model, compute)
         return {
             "selection_accuracy": selection.translated(model, compute).mean().item(),
-            "test_accuracy": test.translated(model, compute).mean().item(),
+            "test_accuracy": on_test.mean().item(),
+            "test": summary(on_test),
         }
 
     torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
@@ -57,9 +59,9 @@ def main(params: Params, compute: Compute) -> None:
     ):
 
         def show(record: Record) -> None:
-            live.step = int(record["epoch"])
+            live.step = record["epoch"]
             for name, value in record.items():
-                if name != "epoch":
+                if isinstance(value, float):
                     live.log_metric(name, value)
             live.next_step()
             bar.set_postfix(
@@ -88,13 +90,10 @@ def epochs(fitted: Fitted) -> dict:
     evaluated = [record for record in fitted.history if "test_accuracy" in record]
     best_on_test = max(evaluated, key=lambda record: record["test_accuracy"])
     return {
-        "epoch": int(fitted.best["epoch"]),
+        "epoch": fitted.best["epoch"],
         "loss": fitted.best["loss"],
         "final_loss": fitted.history[-1]["loss"],
-        "paper_rule_best_on_test": {
-            "epoch": int(best_on_test["epoch"]),
-            "mean": round(best_on_test["test_accuracy"], 4),
-        },
+        "paper_rule_best_on_test": {"epoch": best_on_test["epoch"], **best_on_test["test"]},
     }
 
 
