@@ -79,37 +79,42 @@ inline void transpose_weights(const Vec* w, Vec* transposed) {
 // dw += the weights' gradient for input x [IN][14][14] and output gradient dy [OUT][14][14].
 template <int IN, int OUT>
 inline void add_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
-  constexpr int INS = IN % 2 ? 1 : 2;
+  constexpr int INS = 2;
+  constexpr int ROWS = 4;  // as many as keep x and dy in the first-level cache for all kh
   for (int out = 0; out < OUT; out += OUTS)
     for (int in = 0; in < IN; in += INS)
-      for (int row = 0; row < SIDE; ++row) {
-        const int first = row == 0 ? 1 : 0, last = row == SIDE - 1 ? 1 : 2;
-        const Vec* gradient = dy + (out * SIDE + row) * SIDE;
-        for (int kh = first; kh <= last; ++kh) {
-          const Vec* source = x + (in * SIDE + row + kh - 1) * SIDE;
+      for (int top = 0; top < SIDE; top += ROWS)
+        for (int kh = 0; kh < 3; ++kh) {
           Vec* target = dw + ((out * IN + in) * 3 + kh) * 3;
-          Vec acc[OUTS][INS][3], window[INS][3];
+          Vec acc[OUTS][INS][3];
 #pragma GCC unroll 3
           for (int o = 0; o < OUTS; ++o)
 #pragma GCC unroll 2
             for (int i = 0; i < INS; ++i)
 #pragma GCC unroll 3
               for (int kw = 0; kw < 3; ++kw) acc[o][i][kw] = target[(o * IN + i) * 9 + kw];
+          for (int row = top; row < top + ROWS && row < SIDE; ++row) {
+            const int source_row = row + kh - 1;
+            if (source_row < 0 || source_row >= SIDE) continue;
+            const Vec* gradient = dy + (out * SIDE + row) * SIDE;
+            const Vec* source = x + (in * SIDE + source_row) * SIDE;
+            Vec window[INS][3];  // three columns of x, the oldest replaced in turn
 #pragma GCC unroll 2
-          for (int i = 0; i < INS; ++i) window[i][1] = source[i * AREA];
+            for (int i = 0; i < INS; ++i) window[i][1] = source[i * AREA];
 #pragma GCC unroll 14
-          for (int c = 0; c < SIDE; ++c) {
-            if (c + 1 < SIDE)
+            for (int c = 0; c < SIDE; ++c) {
+              if (c + 1 < SIDE)
 #pragma GCC unroll 2
-              for (int i = 0; i < INS; ++i) window[i][(c + 2) % 3] = source[i * AREA + c + 1];
+                for (int i = 0; i < INS; ++i) window[i][(c + 2) % 3] = source[i * AREA + c + 1];
 #pragma GCC unroll 3
-            for (int o = 0; o < OUTS; ++o) {
-              const Vec g = gradient[o * AREA + c];
+              for (int o = 0; o < OUTS; ++o) {
+                const Vec g = gradient[o * AREA + c];
 #pragma GCC unroll 2
-              for (int i = 0; i < INS; ++i)
+                for (int i = 0; i < INS; ++i)
 #pragma GCC unroll 3
-                for (int kw = 0; kw < 3; ++kw)
-                  if (c + kw >= 1 && c + kw <= SIDE) acc[o][i][kw] += g * window[i][(c + kw) % 3];
+                  for (int kw = 0; kw < 3; ++kw)
+                    if (c + kw >= 1 && c + kw <= SIDE) acc[o][i][kw] += g * window[i][(c + kw) % 3];
+              }
             }
           }
 #pragma GCC unroll 3
@@ -119,7 +124,6 @@ inline void add_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
 #pragma GCC unroll 3
               for (int kw = 0; kw < 3; ++kw) target[(o * IN + i) * 9 + kw] = acc[o][i][kw];
         }
-      }
 }
 
 // The convolution at the 49 positions that the latter block reads;

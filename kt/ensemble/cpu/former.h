@@ -33,34 +33,57 @@ struct PatchMoments {
   double first[9] = {}, second[9][9] = {};
 
   void add(const Image& image) {
-    Vec mask[2] = {splat(1), splat(1)};
-    for (int lane = IMAGE_SIDE - LANES; lane < LANES; ++lane) mask[1][lane] = 0;
-    Vec sum[9] = {}, product[9][9] = {};
+    // Products of a row, shifted by k columns, with itself and the next two, shifted by l. A pair
+    // of patch rows meets nearly the same pairs of image rows wherever it lies in the patch: only
+    // the first or the last row is missing where the patch leaves the image.
+    const Int lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Vec sum[3] = {}, product[3][3][3] = {};
+    Vec edge_sum[2][3] = {}, edge_product[2][3][3] = {};  // of the first and the last row
     for (int row = 0; row < IMAGE_SIDE; ++row) {
-      if (!image.any<3, PADDED - 2>(row + 1, 1)) continue;
-      for (int part = 0; part < 2; ++part) {
-        Vec patch[9];
-        for (int t = 0; t < 9; ++t) {
-          // The last load ends within the next row or `nonzero`; the mask drops those lanes.
-          std::memcpy(&patch[t], &image.pixels[row + 1 + t / 3][1 + t % 3 + part * LANES],
-                      sizeof(Vec));
-          patch[t] = mask[part] != 0 ? patch[t] : Vec{};
+      if (image.nonzero[row + 2] == 0) continue;
+      for (int column = 0; column < IMAGE_SIDE; column += LANES) {
+        const Int inside = lane + column < IMAGE_SIDE;
+        Vec pixels[3][3];
+        for (int down = 0; down < 3; ++down)
+          for (int k = 0; k < 3; ++k)
+            pixels[down][k] = load(image, row + 2 + down, column + k, inside);
+        for (int k = 0; k < 3; ++k) {
+          sum[k] += pixels[0][k];
+          for (int down = 0; down < 3; ++down)
+            for (int l = 0; l < 3; ++l) product[down][k][l] += pixels[0][k] * pixels[down][l];
         }
-        for (int s = 0; s < 9; ++s) {
-          sum[s] += patch[s];
-          for (int t = 0; t <= s; ++t) product[s][t] += patch[s] * patch[t];
+        if (row != 0 && row != IMAGE_SIDE - 1) continue;
+        for (int k = 0; k < 3; ++k) {
+          edge_sum[row != 0][k] += pixels[0][k];
+          for (int l = 0; l < 3; ++l) edge_product[row != 0][k][l] += pixels[0][k] * pixels[0][l];
         }
       }
     }
-    const auto total = [](Vec v) {
-      double out = 0;
-      for (int lane = 0; lane < LANES; ++lane) out += v[lane];
-      return out;
-    };
     for (int s = 0; s < 9; ++s) {
-      first[s] += total(sum[s]);
-      for (int t = 0; t <= s; ++t) second[s][t] = second[t][s] += total(product[s][t]);
+      const int i = s / 3, k = s % 3;
+      first[s] += total(sum[k]) - (i == 1 ? 0 : total(edge_sum[i == 0][k]));
+      for (int t = i * 3; t < 9; ++t) {
+        const int down = t / 3 - i, l = t % 3;
+        double value = total(product[down][k][l]);
+        if (down == 0 && i != 1) value -= total(edge_product[i == 0][k][l]);
+        second[s][t] += value;
+        if (down > 0) second[t][s] += value;
+      }
     }
+  }
+
+ private:
+  // Sixteen pixels; those of patches beyond the last column are zero.
+  static Vec load(const Image& image, int row, int column, Int inside) {
+    Vec out;
+    std::memcpy(&out, image.pixels[row] + 1 + column, sizeof out);  // may run into the next row
+    return inside ? out : Vec{};
+  }
+
+  static double total(Vec v) {
+    double out = 0;
+    for (int lane = 0; lane < LANES; ++lane) out += v[lane];
+    return out;
   }
 };
 
@@ -71,13 +94,12 @@ struct Batch {
 
   Batch(const float* pixels, const int64_t* labels, int count) : images(count), labels(labels) {
     for (Image& image : images) {
-      std::memset(&image, 0, sizeof image);
-      for (int r = 0; r < IMAGE_SIDE; ++r)
-        for (int c = 0; c < IMAGE_SIDE; ++c) {
-          const float value = *pixels++;
-          image.pixels[r + 2][c + 2] = value;
-          image.nonzero[r + 2] |= uint32_t(value != 0) << (c + 2);
-        }
+      for (int r = 2; r < 2 + IMAGE_SIDE; ++r, pixels += IMAGE_SIDE) {
+        uint32_t bits = 0;
+        for (int c = 0; c < IMAGE_SIDE; ++c) bits |= uint32_t(pixels[c] != 0) << c;
+        image.nonzero[r] = bits << 2;
+        std::memcpy(&image.pixels[r][2], pixels, IMAGE_SIDE * sizeof(float));
+      }
     }
   }
 };
@@ -85,12 +107,12 @@ struct Batch {
 namespace detail {
 
 constexpr int FORMER_COLUMNS = 4;
-typedef Vec FormerRows[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border on the left
+typedef Vec FormerRow[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border on the left
 
 // One row of the former convolution for three channels. Never inlined: whoever wants the maxima and
 // whoever wants their places must see the same values to the last bit.
 [[gnu::noinline]] inline void former_row(const Image& image, int row, const Vec* w, const Vec* bias,
-                                         FormerRows& z) {
+                                         FormerRow& z) {
   for (int column = 0; column < IMAGE_SIDE; column += FORMER_COLUMNS) {
     Vec acc[OUTS][FORMER_COLUMNS];
 #pragma GCC unroll 3
@@ -129,7 +151,7 @@ inline void former_forward(const Image& image, const Vec* w, const Vec* bias, Ve
                            Bytes* routes) {
   const Vec lowest = splat(-std::numeric_limits<float>::infinity());
   for (int first = 0; first < CHANNELS; first += OUTS) {
-    detail::FormerRows rows[3];
+    detail::FormerRow rows[3];
     auto *above = &rows[0], *even = &rows[1], *odd = &rows[2];
     for (auto& row : rows)
       for (auto& channel : row) channel[0] = lowest;

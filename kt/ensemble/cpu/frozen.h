@@ -53,9 +53,12 @@ inline void small_forward(const SmallWeights& block, const Vec* h, Vec* hidden, 
   to_output<HIDDEN>(hidden, block.conv2, ZEROS, h, y);
 }
 
+constexpr int FROZEN_GROUP = 2;  // more would not stay in the second-level cache
+
 struct Step2Scratch {
   SmallWeights gradient;
-  Vec h[GROUP][MAP], hidden[GROUP][HIDDEN * AREA], y[GROUP][READ], features[GROUP * FEATURES];
+  Vec h[FROZEN_GROUP][MAP], hidden[FROZEN_GROUP][HIDDEN * AREA], y[FROZEN_GROUP][READ],
+      features[FROZEN_GROUP * FEATURES];
   Vec dy[READ], dhidden[HIDDEN * AREA];
 };
 
@@ -64,7 +67,7 @@ inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& 
                   Step2Scratch& scratch) {
   const int images = batch.images.size();
   SmallWeights& gradient = scratch.gradient = {};
-  in_groups(images, [&](auto count, int first_image) {
+  in_groups<FROZEN_GROUP>(images, [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     Vec *features = scratch.features, *dy = scratch.dy, *dhidden = scratch.dhidden;
     Vec dlogits[COUNT * CLASSES];
@@ -91,14 +94,14 @@ inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& 
 }
 
 struct EvaluationScratch {
-  Vec h[MAP], hidden[MAP], y[READ], features[GROUP * FEATURES];
+  Vec h[MAP], hidden[MAP], y[READ], features[FROZEN_GROUP * FEATURES];
 };
 
 // block(h, hidden, y) computes the block's output y where the latter block reads it.
 template <class Block>
 inline void evaluate_pack(const Batch& batch, const Frozen& frozen, const Block& block,
                           EvaluationScratch& scratch, int64_t* correct) {
-  in_groups(batch.images.size(), [&](auto count, int first_image) {
+  in_groups<FROZEN_GROUP>(batch.images.size(), [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     Vec* features = scratch.features;
     Vec logits[COUNT * CLASSES];

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #if defined(__SSE__)
-#include <xmmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace kt {
@@ -19,7 +19,13 @@ typedef uint8_t Bytes __attribute__((vector_size(LANES)));  // small indices at 
 inline Vec splat(float value) { return value - Vec{}; }  // x - 0 is x, -0 included
 inline Vec narrow(Wide x) { return __builtin_convertvector(x, Vec); }
 inline Wide widen(Vec x) { return __builtin_convertvector(x, Wide); }
-inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec maximum(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)a, (__m512)b);  // compilers make two instructions of the below
+#else
+  return a > b ? a : b;
+#endif
+}
 inline Vec relu(Vec x) { return maximum(x, Vec{}); }
 
 // `value` where `gate` is positive, else zero: the gradient through a ReLU with output `gate`.

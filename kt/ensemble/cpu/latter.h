@@ -75,15 +75,15 @@ inline void transpose_linear(const Vec* w, Vec* transposed) {
 // Linear layer on GROUP images at once: features [GROUP][588] -> logits [GROUP][10].
 template <int GROUP>
 inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* logits) {
-  constexpr int OUTPUTS = 5;
+  constexpr int OUTPUTS = GROUP > 2 ? 5 : 10;
   for (int first = 0; first < CLASSES; first += OUTPUTS) {
     Vec acc[GROUP][OUTPUTS];
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g)
-#pragma GCC unroll 5
+#pragma GCC unroll 10
       for (int o = 0; o < OUTPUTS; ++o) acc[g][o] = bias[first + o];
     for (int k = 0; k < FEATURES; ++k)
-#pragma GCC unroll 5
+#pragma GCC unroll 10
       for (int o = 0; o < OUTPUTS; ++o) {
         const Vec weight = w[k * CLASSES + first + o];
 #pragma GCC unroll 4
@@ -91,7 +91,7 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
       }
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g)
-#pragma GCC unroll 5
+#pragma GCC unroll 10
       for (int o = 0; o < OUTPUTS; ++o) logits[g * CLASSES + first + o] = acc[g][o];
   }
 }
@@ -126,20 +126,27 @@ inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Vec* featu
   }
 }
 
-// dw [588][10] += the gradient of the linear layer's weights.
+// The same, and dw [588][10] += the gradient of the linear layer's weights.
 template <int GROUP>
-inline void classify_add_weight_gradient(const Vec* features, const Vec* dlogits, Vec* dw) {
+inline void classify_backward(const Vec* dlogits, const Vec* w, Vec* features, Vec* dw) {
   for (int k = 0; k < FEATURES; ++k) {
-    Vec feature[GROUP];
+    Vec feature[GROUP], acc[GROUP] = {};
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) feature[g] = features[g * FEATURES + k];
 #pragma GCC unroll 10
     for (int o = 0; o < CLASSES; ++o) {
+      const Vec weight = w[k * CLASSES + o];
       Vec sum = dw[k * CLASSES + o];
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) sum += feature[g] * dlogits[g * CLASSES + o];
+      for (int g = 0; g < GROUP; ++g) {
+        const Vec d = dlogits[g * CLASSES + o];
+        acc[g] += weight * d;
+        sum += feature[g] * d;
+      }
       dw[k * CLASSES + o] = sum;
     }
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g) features[g * FEATURES + k] = gated(acc[g], feature[g]);
   }
 }
 

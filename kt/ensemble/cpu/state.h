@@ -14,7 +14,6 @@ namespace kt {
 constexpr int MAP = CHANNELS * AREA;        // values of a block's map
 constexpr int READ = CHANNELS * READ_AREA;  // those of them that the latter block reads
 constexpr int HIDDEN = 3;
-constexpr int GROUP = 4;  // images that share one reading of the linear layer's weights
 
 template <int C>
 struct Affine {
@@ -89,9 +88,15 @@ struct Sums {
   Wide first[C] = {}, second[C] = {};
   Vec image_first[C] = {}, image_second[C] = {};
 
-  void add(int channel, Vec a, Vec b) {
-    image_first[channel] += a;
-    image_second[channel] += a * b;
+  template <int COUNT>
+  void add(int channel, const Vec* a, const Vec* b) {
+    Vec first_part = {}, second_part = {};
+    for (int k = 0; k < COUNT; ++k) {
+      first_part += a[k];
+      second_part += a[k] * b[k];
+    }
+    image_first[channel] += first_part;
+    image_second[channel] += second_part;
   }
   void end_image() {
     for (int c = 0; c < C; ++c) {
@@ -135,8 +140,8 @@ void fold(const Vec* w, const Norm (&norms)[OUT], Vec* folded, Vec* bias) {
 }
 
 // work(integral constant COUNT, first image) over all images, GROUP at once as long as they
-// suffice.
-template <class Work>
+// suffice: images of a group share one reading of the linear layer's weights.
+template <int GROUP, class Work>
 void in_groups(int images, Work&& work) {
   int n = 0;
   for (; n + GROUP <= images; n += GROUP) work(std::integral_constant<int, GROUP>{}, n);

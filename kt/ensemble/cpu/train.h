@@ -16,10 +16,12 @@ struct Activations {
   Vec dlogits[CLASSES];
 };
 
+constexpr int STEP1_GROUP = 4;
+
 struct Step1Scratch {
   NetworkWeights gradient;
   Vec linear[FEATURES * CLASSES], dlinear[FEATURES * CLASSES];  // transposed
-  Vec features[GROUP * FEATURES];
+  Vec features[STEP1_GROUP * FEATURES];
   Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
   Bytes routes[MAP];
 };
@@ -110,16 +112,14 @@ struct Step1 {
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
           a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
-      to_third(a, [&](int c, int, const Vec* values) {
-        for (int k = 0; k < TILE; ++k) sums3.add(c, values[k], values[k]);
-      });
+      to_third(a, [&](int c, int, const Vec* values) { sums3.add<TILE>(c, values, values); });
       sums3.end_image();
     }
     training_norms(sums3, latter_count(), weights.latter.bn, running.latter, norm3);
   }
 
   void to_logits_and_back() {
-    in_groups(images, [&](auto count, int first_image) {
+    in_groups<STEP1_GROUP>(images, [&](auto count, int first_image) {
       constexpr int COUNT = decltype(count)::value;
       Vec* features = scratch.features;
       Vec dlogits[COUNT * CLASSES];
@@ -133,12 +133,11 @@ struct Step1 {
           gradient.latter.fc_bias[o] += d[o];
         }
       }
-      classify_add_weight_gradient<COUNT>(features, dlogits, scratch.dlinear);
-      classify_input_gradient<COUNT>(dlogits, scratch.linear, features);
+      classify_backward<COUNT>(dlogits, scratch.linear, features, scratch.dlinear);
       for (int n = 0; n < COUNT; ++n) {
         const Vec* d = features + n * FEATURES;
         to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
-          for (int k = 0; k < TILE; ++k) back3.add(c, d[c * READ_AREA + at + k], values[k]);
+          back3.add<TILE>(c, d + c * READ_AREA + at, values);
         });
         back3.end_image();
       }
@@ -149,7 +148,7 @@ struct Step1 {
   void back_to_block_output() {
     NormGradient chain[WIDTH];
     norm_gradients(norm3, back3, latter_count(), gradient.latter.bn, chain);
-    in_groups(images, [&](auto count, int first_image) {
+    in_groups<STEP1_GROUP>(images, [&](auto count, int first_image) {
       constexpr int COUNT = decltype(count)::value;
       Vec dlogits[COUNT * CLASSES];
       for (int n = 0; n < COUNT; ++n)
@@ -166,12 +165,10 @@ struct Step1 {
         latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
         Vec dy[READ];
         latter_input_gradient(dthird, weights.latter.conv, dy);
+        for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], a.y[k]);
         for (int c = 0; c < CHANNELS; ++c)
-          for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) {
-            const Vec d = gated(dy[k], a.y[k]);
-            back2.add(c, d, a.dy[k]);
-            a.dy[k] = d;
-          }
+          back2.add<READ_AREA>(c, dy + c * READ_AREA, a.dy + c * READ_AREA);
+        std::memcpy(a.dy, dy, sizeof dy);
         back2.end_image();
       }
     });
@@ -188,18 +185,19 @@ struct Step1 {
       Activations& a = kept[n];
       normalised(a.first, hidden);
       for (int c = 0; c < CHANNELS; ++c) {
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](Vec{}, a.second[k]);
+        const NormGradient through = chain[c];
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(Vec{}, a.second[k]);
         for (int k = 0; k < READ_AREA; ++k)
-          d[c * AREA + read_position(k)] += chain[c].slope * a.dy[c * READ_AREA + k];
+          d[c * AREA + read_position(k)] += through.slope * a.dy[c * READ_AREA + k];
       }
       if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, gradient.block.conv2);
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2),
-                                   [&](int c, int at, const Vec* values) {
-                                     for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) {
-                                       a.second[p] = gated(values[k], hidden[p]);
-                                       back1.add(c, a.second[p], a.first[p]);
-                                     }
-                                   });
+      const auto emit = [&](int c, int at, const Vec* values) {
+        Vec out[TILE];
+        for (int k = 0; k < TILE; ++k) out[k] = gated(values[k], hidden[c * AREA + at + k]);
+        back1.add<TILE>(c, out, a.first + c * AREA + at);
+        for (int k = 0; k < TILE; ++k) a.second[c * AREA + at + k] = out[k];
+      };
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), emit);
       back1.end_image();
     }
   }
@@ -215,14 +213,15 @@ struct Step1 {
     for (int n = 0; n < images; ++n) {
       const Activations& a = kept[n];
       former_forward<true>(batch.images[n], former_weights, former_bias, h, scratch.routes);
-      for (int c = 0; c < CHANNELS; ++c)
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = chain[c](a.second[k], a.first[k]);
+      for (int c = 0; c < CHANNELS; ++c) {
+        const NormGradient through = chain[c];
+        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(a.second[k], a.first[k]);
+      }
       if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(h, d, gradient.block.conv1);
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2),
-                                   [&](int c, int at, const Vec* values) {
-                                     for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p)
-                                       dh[p] = gated(values[k], h[p]);
-                                   });
+      const auto emit = [&](int c, int at, const Vec* values) {
+        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dh[p] = gated(values[k], h[p]);
+      };
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), emit);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k) {
           const int p = c * AREA + read_position(k);
@@ -265,9 +264,10 @@ struct Step1 {
 
   // The first batch norm and ReLU.
   void normalised(const Vec* first, Vec* hidden) const {
-    for (int c = 0; c < CHANNELS; ++c)
-      for (int k = c * AREA; k < (c + 1) * AREA; ++k)
-        hidden[k] = relu(norm1[c].scale * first[k] + norm1[c].shift);
+    for (int c = 0; c < CHANNELS; ++c) {
+      const Vec scale = norm1[c].scale, shift = norm1[c].shift;
+      for (int k = c * AREA; k < (c + 1) * AREA; ++k) hidden[k] = relu(scale * first[k] + shift);
+    }
   }
 
   // The latter convolution of one image's kept y: cheaper to do again than to keep.
@@ -296,10 +296,8 @@ struct Step1 {
   static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
                                  Sums<CHANNELS>& sums) {
     convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values) {
-      for (int k = 0; k < TILE; ++k) {
-        out[c * AREA + at + k] = values[k];
-        sums.add(c, values[k], values[k]);
-      }
+      for (int k = 0; k < TILE; ++k) out[c * AREA + at + k] = values[k];
+      sums.add<TILE>(c, values, values);
     });
     sums.end_image();
   }
