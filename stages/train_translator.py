@@ -63,7 +63,7 @@ def main(params: Params, compute: Compute) -> None:
             for name, value in record.items():
                 if isinstance(value, float):
                     live.log_metric(name, value)
-            live.next_step()
+            live.make_summary()  # what is known so far, for those who watch
             bar.set_postfix(
                 {k: f"{v:.4g}" for k, v in record.items() if k.endswith(("loss", "cy"))}
             )
