@@ -133,12 +133,30 @@ def _has_text_digits(name: str) -> bool:
     return (name.startswith("DejaVu") and "Display" not in name) or name.startswith("STIXGeneral")
 
 
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""Published checksums of the unpacked files; torchvision itself checks the packed ones only."""
+USPS_SIZES = (7291, 2007)
+
+
 def _mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import check_md5
 
     root = folder / "torchvision"
+    raw = root / "MNIST" / "raw"
     if (source := os.environ.get("KT_DATA_ROOT")) is not None:
-        _unpack(Path(source) / "MNIST" / "raw", root / "MNIST" / "raw")
+        _unpack(Path(source) / "MNIST" / "raw", raw)
+    for name, md5 in MNIST_MD5.items():
+        if (raw / name).exists() and not check_md5(raw / name, md5):
+            raise KTError(
+                f"{raw / name} is damaged (its checksum is not the published one): delete it, "
+                "and see to the file in KT_DATA_ROOT that it came from"
+            )
     train, test = (
         _torchvision("mnist", lambda split=split: MNIST(root, train=split, download=True))
         for split in (True, False)
@@ -167,13 +185,20 @@ def _usps(folder: Path) -> tuple[ImageSet, ImageSet]:
         images = F.pad(large, (4, 4, 4, 4)).squeeze(1).round().clamp(0, 255).to(torch.uint8)
         return ImageSet(images, torch.tensor(data.targets))
 
-    return convert(True), convert(False)
+    train, test = convert(True), convert(False)
+    if (len(train), len(test)) != USPS_SIZES:
+        raise KTError(
+            f"{root} is damaged: {len(train)} and {len(test)} images instead of {USPS_SIZES}"
+        )
+    return train, test
 
 
 def _torchvision(name: str, make: Callable[[], object]):
     """A torchvision data set, or one line that says what to do when it cannot be had."""
     try:
         return make()
+    except (EOFError, ValueError) as error:
+        raise KTError(f"the files of {name} are damaged ({error}): get them anew") from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KTError(

@@ -1,5 +1,6 @@
 """The translator's training loop: deterministic, checkpointed, resumable (Section 4.2)."""
 
+import io
 import math
 import pickle
 import time
@@ -190,7 +191,9 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fitted
         "best": fitted.best,
         "weights": fitted.weights,
     }
-    torch.save(state, partial)
+    buffer = io.BytesIO()  # torch.save tells of a full disk by no error of the system's
+    torch.save(state, buffer)
+    partial.write_bytes(buffer.getbuffer())
     partial.replace(path)
 
 

@@ -22,6 +22,7 @@ from stages import params
 from stages.params import Params
 
 SCRATCH = Path(".kt")
+USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 ENGINES = ("auto", "cpu", "torch")
 
 
@@ -42,7 +43,7 @@ def run(main: Callable[[Params, Compute], None], description: str) -> None:
     except KTError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in USERS_ERRORS:
             raise
         sys.exit(f"error: {error}: what was computed so far is kept in {SCRATCH}/")
     except KeyboardInterrupt:
@@ -76,7 +77,9 @@ def _compute(flags: argparse.Namespace) -> Compute:
     if on_cpu and engine != "torch" and (reason := cpu_engine.reason()) is not None:
         if engine == "cpu":
             raise KTError(f"--engine (KT_ENGINE): {reason}")
-        print(f"notice: {reason}; networks train some 20 times slower in torch", file=sys.stderr)
+        print(
+            f"notice: {reason}; networks train some thirty times slower in torch", file=sys.stderr
+        )
     return compute
 
 

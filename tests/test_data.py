@@ -85,6 +85,21 @@ def test_missing_set_without_network_is_one_clear_line(name, tmp_path, monkeypat
     assert "\n" not in str(caught.value)
 
 
+def test_files_with_another_content_are_refused(data_root, tmp_path, monkeypatch):
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"other labels")
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
+    with pytest.raises(KTError, match="t10k-labels-idx1-ubyte is damaged"):
+        data.load("mnist", tmp_path / "data")
+    usps = tmp_path / "root" / "USPS"
+    usps.mkdir()
+    whole = (data_root / "USPS" / "usps.bz2").read_bytes()
+    (usps / "usps.bz2").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(KTError, match="usps are damaged"):
+        data.load("usps", tmp_path / "data")
+
+
 def test_damaged_archive_is_named(tmp_path, monkeypatch):
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
