@@ -77,9 +77,7 @@ def _compute(flags: argparse.Namespace) -> Compute:
     if on_cpu and engine != "torch" and (reason := cpu_engine.reason()) is not None:
         if engine == "cpu":
             raise KTError(f"--engine (KT_ENGINE): {reason}")
-        print(
-            f"notice: {reason}; networks train some thirty times slower in torch", file=sys.stderr
-        )
+        print(f"notice: {reason}; torch trains networks, thirty times slower", file=sys.stderr)
     return compute
 
 

@@ -226,3 +226,12 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(prepared):
     assert "could not be written" in done.stderr.strip().splitlines()[-1]
     assert not list(prepared.folder.rglob("*.partial"))
     prepared.succeed("generate_train")
+
+
+def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):
+    nothing = {"CXX": "", "PATH": "", "XDG_CACHE_HOME": str(prepared.folder / "cache")}
+    status, errors = prepared.run("evaluate_baselines", **nothing)
+    assert status == 0, errors
+    assert errors.splitlines()[0].startswith("notice: the cpu engine is not available: no C++")
+    status, errors = prepared.run("evaluate_baselines", "--engine", "cpu", **nothing)
+    assert status == 1 and "no C++ compiler" in errors and "Traceback" not in errors
