@@ -129,7 +129,7 @@ def partial_data(table: pd.DataFrame) -> Figure:
     right.errorbar(
         table["fraction"], table["gain"], table["gain_ci95"], color=ORANGE, marker="s", capsize=2
     )
-    right.set(ylabel="translation - random initialisation, points")
+    right.set(ylabel="gain of translation, points")
     for ax in (left, right):
         ax.set_xlabel("fraction of the training images")
     return figure
