@@ -57,6 +57,18 @@ class SmallBlock(nn.Module):
         return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
 
 
+class BiasedSmallBlock(nn.Module):
+    """The small block with biases, as folding batch norm gives them. 324 + 3 + 6 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1)
+        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
+
+
 class MLPBlock(nn.Module):
     """Table 6: a two-layer MLP at each position, 6 -> 12 -> 6, add, ReLU. 84 + 78 parameters."""
 
@@ -103,10 +115,11 @@ class Latter(nn.Module):
 BLOCKS: dict[str, type[nn.Module]] = {
     "large": LargeBlock,
     "conv": SmallBlock,
+    "conv_bias": BiasedSmallBlock,
     "mlp": MLPBlock,
     "attention": AttentionBlock,
 }
-TARGETS = ("conv", "mlp", "attention")
+TARGETS = ("conv", "conv_bias", "mlp", "attention")
 
 
 class Network(nn.Module):

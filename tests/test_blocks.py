@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from kt.blocks import (
     BLOCKS,
+    TARGETS,
     AttentionBlock,
     Former,
     Latter,
@@ -23,6 +24,7 @@ from kt.blocks import (
         (Former(), 54 + 12),
         (BLOCKS["large"](), 324 + 12 + 324 + 12),
         (BLOCKS["conv"](), 162 + 162),
+        (BLOCKS["conv_bias"](), 162 + 3 + 162 + 6),
         (BLOCKS["mlp"](), 84 + 78),
         (BLOCKS["attention"](), 4 * 36),
         (Latter(), 72 + 24 + 5890),
@@ -41,7 +43,7 @@ def test_shapes(kind):
     assert network.latter(features).shape == (5, 10)
 
 
-@pytest.mark.parametrize("kind", ["conv", "mlp", "attention"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_zero_weights_are_the_identity_on_features(kind):
     block = BLOCKS[kind]()
     for parameter in block.parameters():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.blocks import Network, SmallBlock, initial_weights, weights
+from kt.blocks import BLOCKS, Network, initial_weights, weights
 from kt.ensemble import cpu_engine, torch_engine
 from kt.errors import KTError
 
@@ -76,11 +76,6 @@ def networks(initial):
     return torch_engine.train_networks(initial, draw_batches(32, 32, 32), LR, MOMENTUM)
 
 
-@pytest.fixture(scope="module")
-def small():
-    return initial_weights("conv", range(NETWORKS))
-
-
 # --- against the reference ----------------------------------------------------------------------
 
 
@@ -105,28 +100,46 @@ def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
 
 
 @compiled
+@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
 @pytest.mark.parametrize(("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)])
-def test_step_2_is_plain_sgd_on_the_small_block(networks, small, sizes, tolerance):
+def test_step_2_is_plain_sgd_on_the_small_block(networks, kind, sizes, tolerance):
+    small = initial_weights(kind, range(NETWORKS))
     batches = draw_batches(*sizes, seed=2)
     former, latter = part(networks, "former"), part(networks, "latter")
-    trained = cpu_engine.train_blocks("conv", small, former, latter, batches, LR, MOMENTUM)
+    trained = cpu_engine.train_blocks(kind, small, former, latter, batches, LR, MOMENTUM)
     for i in range(NETWORKS):
         network = filled(networks, i).eval().requires_grad_(False)
-        network.block = SmallBlock()
+        network.block = BLOCKS[kind]()
         network.block.load_state_dict(rows(small, i))
         plain_training(network, list(network.block.parameters()), batches)
         assert_near(rows(trained, i), weights(network.block), rows(small, i), tolerance)
 
 
+def assembled(networks, kind):
+    """The networks' parts around the large block or around fresh ones."""
+    block = part(networks, "block") if kind == "large" else initial_weights(kind, range(NETWORKS))
+    return kind, part(networks, "former"), block, part(networks, "latter")
+
+
 @compiled
-@pytest.mark.parametrize("kind", ["large", "conv"])
-def test_evaluation_counts_what_the_reference_counts(networks, small, kind):
-    batches = draw_batches(50, 50, 13, seed=3)
-    block = part(networks, "block") if kind == "large" else small
-    whole = (kind, part(networks, "former"), block, part(networks, "latter"), batches)
-    correct = cpu_engine.evaluate(*whole, threads=2)
-    assert correct.dtype == torch.int64
-    assert_close(correct, torch_engine.evaluate(*whole))
+@pytest.mark.parametrize("kind", ["large", "conv", "conv_bias"])
+def test_outputs_are_the_references(networks, kind):
+    images = [batch for batch, _ in draw_batches(50, 13, seed=3)]
+    whole = assembled(networks, kind)
+    logits = torch.cat(list(cpu_engine.outputs(*whole, images, threads=2)), 1)
+    assert_close(logits, torch.cat(list(torch_engine.outputs(*whole, images)), 1))
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
+def test_behaviour_is_the_references(networks, kind):
+    ((images, _),) = draw_batches(31, seed=4)
+    targets = torch.randn(NETWORKS, 31, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    whole = assembled(networks, kind)
+    losses, gradient = cpu_engine.behaviour(*whole, images, targets, threads=2)
+    expected_losses, expected = torch_engine.behaviour(*whole, images, targets)
+    assert_close(losses, expected_losses)
+    assert_near(gradient, expected, {k: torch.zeros_like(v) for k, v in expected.items()}, 1e-4)
 
 
 @compiled
@@ -202,8 +215,10 @@ def test_inputs_are_left_alone(initial):
 
 def test_other_kinds_are_refused_in_one_line(initial):
     assert not cpu_engine.supports("mlp")
-    with pytest.raises(KTError, match="torch engine"):
+    with pytest.raises(KTError, match="torch"):
         cpu_engine.train_blocks("mlp", {}, {}, {}, [], LR, MOMENTUM)
+    with pytest.raises(KTError, match="torch"):
+        cpu_engine.behaviour("large", {}, {}, {}, torch.empty(0), torch.empty(0))
 
 
 @pytest.fixture

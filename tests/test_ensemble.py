@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from kt import ensemble
 from kt.blocks import BLOCKS, TARGETS, Network, initial_weights, weights
-from kt.data import ordered_batches, training_batches
+from kt.data import ordered_batches, pixels, training_batches
 from kt.ensemble import Compute, Recipe, cpu_engine
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
@@ -95,6 +95,32 @@ def test_evaluation_is_the_plain_loop(kind, images, networks, compute):
         with torch.no_grad():
             right = sum((network(x).argmax(1) == y).sum() for x, y in ordered_batches(images, 7))
         assert accuracy[i].item() == pytest.approx(100 * right.item() / len(images))
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_behaviour_is_autograds(kind, images, networks, compute):
+    block = initial_weights(kind, SEEDS)
+    x = pixels(images.images[:20])
+    targets = torch.rand(len(SEEDS), 20, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    losses, gradient = ensemble.behaviour(kind, x, targets, networks, block, compute)
+    network = Network(kind).eval()
+    parts = {k: t for k, t in one(networks, 2).items() if not k.startswith("block.")}
+    parts |= {f"block.{k}": t for k, t in one(block, 2).items()}
+    network.load_state_dict(parts, strict=False)
+    loss = F.cross_entropy(network(x), targets[2])
+    loss.backward()
+    assert_close(losses[2], loss.detach())
+    expected = {name: p.grad for name, p in network.block.named_parameters()}
+    assert_close(one(gradient, 2), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["large", "conv"])
+def test_outputs_decide_the_accuracy(kind, images, networks, compute):
+    block = initial_weights(kind, SEEDS)
+    logits = ensemble.outputs(kind, images, networks, block, compute)
+    assert logits.shape == (len(SEEDS), len(images), 10)
+    right = (logits.argmax(-1) == images.labels).double().mean(-1) * 100
+    assert_close(ensemble.evaluate(kind, images, networks, block, compute), right)
 
 
 @pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (1, 2), (3, 2)])

@@ -7,7 +7,7 @@ seeds give the same images, flips and initial weights in every engine; they diff
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -144,6 +144,22 @@ def train_blocks(
     return _over_networks(len(seeds), data, compute, progress, work)
 
 
+def outputs(
+    kind: str,
+    data: ImageSet,
+    networks: Weights,
+    block: Weights,
+    compute: Compute = Compute(),
+    progress: Progress | None = None,
+) -> Tensor:
+    """Logits (N, M, 10) of former + `block` (of `kind`) + latter for the M images of `data`."""
+
+    def joined(batches: Iterator[Tensor], labels: Tensor) -> Tensor:
+        return torch.cat(list(batches), 1)
+
+    return _assembled(kind, data, networks, block, compute, progress, joined)
+
+
 def evaluate(
     kind: str,
     data: ImageSet,
@@ -153,22 +169,47 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Tensor:
     """Accuracy in percent of former + `block` (of `kind`) + latter on `data`: (N,) float64."""
+
+    def correct(batches: Iterator[Tensor], labels: Tensor) -> Tensor:
+        answers = torch.cat([logits.argmax(-1) for logits in batches], 1)
+        return (answers == labels).sum(-1)
+
+    right = _assembled(kind, data, networks, block, compute, progress, correct)
+    return right.double() * 100 / len(data)
+
+
+def behaviour(
+    kind: str,
+    images: Tensor,
+    targets: Tensor,
+    networks: Weights,
+    block: Weights,
+    compute: Compute = Compute(),
+) -> tuple[Tensor, Weights]:
+    """How far the assembled networks are from wanted outputs, and where their blocks should go.
+
+    Args:
+        images: (B, 1, 28, 28) in [0, 1], the same for all networks.
+        targets: (N, B, 10) probabilities.
+        networks: stacked `former.*` and `latter.*` (others are ignored), batch norm in evaluation
+            mode.
+
+    Returns:
+        The cross-entropy of each network's outputs with its targets, averaged over the images,
+        (N,), and each network's gradient with respect to its block, {name: (N, ...)}.
+    """
+    device = compute.device
+    parts = (part(networks, "former"), block, part(networks, "latter"))
     engine = compute.engine_for(kind)
-
-    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
-        batches = ordered_batches(device_data, EVALUATION_BATCH)
-        correct = engine.evaluate(
-            kind,
-            _take(part(networks, "former"), chunk, compute.device),
-            _take(block, chunk, compute.device),
-            _take(part(networks, "latter"), chunk, compute.device),
-            _counted(batches, chunk, tick),
-        )
-        return {"correct": correct}
-
-    count = len(networks["latter.fc.bias"])
-    correct = _over_networks(count, data, compute, progress, work)["correct"]
-    return correct.double() * 100 / len(data)
+    options = {"threads": compute.workers} if engine is cpu_engine else {}
+    whole = slice(0, len(targets))
+    return engine.behaviour(
+        kind,
+        *(_take(weights, whole, device) for weights in parts),
+        images.to(device),
+        targets.to(device),
+        **options,
+    )
 
 
 def part(networks: Weights, name: str) -> Weights:
@@ -189,6 +230,33 @@ def _counted(batches, chunk: slice, tick: Progress):
     for images, labels in batches:
         yield images, labels
         tick(len(labels) * (chunk.stop - chunk.start))
+
+
+def _assembled(
+    kind: str,
+    data: ImageSet,
+    networks: Weights,
+    block: Weights,
+    compute: Compute,
+    progress: Progress | None,
+    reduce: Callable[[Iterator[Tensor], Tensor], Tensor],
+) -> Tensor:
+    """`reduce` of all batches' logits (N, B, 10) and the labels (M,), joined over networks."""
+    engine = compute.engine_for(kind)
+
+    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
+        batches = _counted(ordered_batches(device_data, EVALUATION_BATCH), chunk, tick)
+        logits = engine.outputs(
+            kind,
+            _take(part(networks, "former"), chunk, compute.device),
+            _take(block, chunk, compute.device),
+            _take(part(networks, "latter"), chunk, compute.device),
+            (images for images, _ in batches),
+        )
+        return {"reduced": reduce(logits, device_data.labels)}
+
+    count = len(networks["latter.fc.bias"])
+    return _over_networks(count, data, compute, progress, work)["reduced"]
 
 
 def _over_networks(

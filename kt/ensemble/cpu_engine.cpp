@@ -32,6 +32,59 @@ void for_each_pack(int packs, int threads, Work&& work) {
   for (std::thread& helper : helpers) helper.join();
 }
 
+template <class Small>
+void train_small(int packs, void* weights, void* momenta, const void* frozen, const float* pixels,
+                 const int64_t* labels, int images, float lr, float momentum, int threads) {
+  const Batch batch(pixels, labels, images);
+  for_each_pack<GradientScratch<Small>>(packs, threads, [&](int pack, int, auto& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
+    Small& w = static_cast<Small*>(weights)[pack];
+    small_gradient(batch, *around, w, scratch, [&](int n, Vec* logits) {
+      cross_entropy_gradient(logits, batch.labels[n], 1.0f / images);
+    });
+    sgd(w, static_cast<Small*>(momenta)[pack], scratch.gradient, lr, momentum);
+  });
+}
+
+template <class Small>
+void behaviour(int packs, const void* weights, const void* frozen, const float* pixels,
+               const void* targets, int images, void* gradients, void* losses, int threads) {
+  const Batch batch(pixels, nullptr, images);
+  for_each_pack<GradientScratch<Small>>(packs, threads, [&](int pack, int, auto& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
+    const Vec* target = static_cast<const Vec*>(targets) + int64_t(pack) * images * CLASSES;
+    Vec loss = {};
+    small_gradient(batch, *around, static_cast<const Small*>(weights)[pack], scratch,
+                   [&](int n, Vec* logits) {
+                     loss +=
+                         soft_cross_entropy_gradient(logits, target + n * CLASSES, 1.0f / images);
+                   });
+    static_cast<Small*>(gradients)[pack] = scratch.gradient;
+    static_cast<Vec*>(losses)[pack] = loss;
+  });
+}
+
+// with_block(pack, run) calls run(block) with the pack's block as `to_logits` takes it.
+template <class WithBlock>
+void outputs(int packs, const void* frozen, const float* pixels, int images, void* logits,
+             int threads, WithBlock&& with_block) {
+  const Batch batch(pixels, nullptr, images);
+  for_each_pack<OutputScratch>(packs, threads, [&](int pack, int, OutputScratch& scratch) {
+    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
+    Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * images * CLASSES;
+    with_block(pack, [&](const auto& block) { to_logits(batch, *around, block, scratch, out); });
+  });
+}
+
+template <class Small>
+void small_outputs(int packs, const void* weights, const void* frozen, const float* pixels,
+                   int images, void* logits, int threads) {
+  outputs(packs, frozen, pixels, images, logits, threads, [&](int pack, auto&& run) {
+    const Small& w = static_cast<const Small*>(weights)[pack];
+    run([&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); });
+  });
+}
+
 }  // namespace
 }  // namespace kt
 
@@ -39,9 +92,10 @@ extern "C" {
 
 int kt_network_weights() { return kt::vectors<kt::NetworkWeights>(); }
 int kt_network_statistics() { return kt::vectors<kt::NetworkStatistics>(); }
-int kt_small_weights() { return kt::vectors<kt::SmallWeights>(); }
+int kt_conv_weights() { return kt::vectors<kt::SmallWeights>(); }
+int kt_conv_bias_weights() { return kt::vectors<kt::BiasedSmallWeights>(); }
 int kt_frozen_weights() { return kt::vectors<kt::FrozenWeights>(); }
-int kt_frozen_large() { return kt::vectors<kt::FrozenLarge>(); }
+int kt_large_weights() { return kt::vectors<kt::FrozenLarge>(); }
 int kt_activations() { return kt::vectors<kt::Activations>(); }
 
 // One step of SGD on each pack. `activations` has room for threads * images.
@@ -60,38 +114,49 @@ void kt_train_networks(int packs, void* weights, void* momenta, void* statistics
   });
 }
 
-void kt_train_small(int packs, void* weights, void* momenta, const void* frozen,
-                    const float* pixels, const int64_t* labels, int images, float lr,
-                    float momentum, int threads) {
-  using namespace kt;
-  const Batch batch(pixels, labels, images);
-  for_each_pack<Step2Scratch>(packs, threads, [&](int pack, int, Step2Scratch& scratch) {
-    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
-    SmallWeights& w = static_cast<SmallWeights*>(weights)[pack];
-    step2(batch, *around, w, scratch);
-    sgd(w, static_cast<SmallWeights*>(momenta)[pack], scratch.gradient, lr, momentum);
-  });
+// One step of SGD on each pack's small blocks.
+void kt_train_conv(int packs, void* weights, void* momenta, const void* frozen,
+                   const float* pixels, const int64_t* labels, int images, float lr,
+                   float momentum, int threads) {
+  kt::train_small<kt::SmallWeights>(packs, weights, momenta, frozen, pixels, labels, images, lr,
+                                    momentum, threads);
+}
+void kt_train_conv_bias(int packs, void* weights, void* momenta, const void* frozen,
+                        const float* pixels, const int64_t* labels, int images, float lr,
+                        float momentum, int threads) {
+  kt::train_small<kt::BiasedSmallWeights>(packs, weights, momenta, frozen, pixels, labels, images,
+                                          lr, momentum, threads);
 }
 
-// Adds each network's correctly classified images to correct [packs][16].
-void kt_evaluate_small(int packs, const void* weights, const void* frozen, const float* pixels,
-                       const int64_t* labels, int images, int64_t* correct, int threads) {
-  using namespace kt;
-  const Batch batch(pixels, labels, images);
-  for_each_pack<EvaluationScratch>(packs, threads, [&](int pack, int, EvaluationScratch& scratch) {
-    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
-    const SmallWeights& w = static_cast<const SmallWeights*>(weights)[pack];
-    const auto block = [&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); };
-    evaluate_pack(batch, *around, block, scratch, correct + pack * LANES);
-  });
+// Cross-entropy with the probabilities targets [packs][images][10][16]: losses [packs][16] and the
+// gradients of the small blocks' weights.
+void kt_behaviour_conv(int packs, const void* weights, const void* frozen, const float* pixels,
+                       const void* targets, int images, void* gradients, void* losses,
+                       int threads) {
+  kt::behaviour<kt::SmallWeights>(packs, weights, frozen, pixels, targets, images, gradients,
+                                  losses, threads);
+}
+void kt_behaviour_conv_bias(int packs, const void* weights, const void* frozen,
+                            const float* pixels, const void* targets, int images, void* gradients,
+                            void* losses, int threads) {
+  kt::behaviour<kt::BiasedSmallWeights>(packs, weights, frozen, pixels, targets, images, gradients,
+                                        losses, threads);
 }
 
-void kt_evaluate_large(int packs, const void* weights, const void* frozen, const float* pixels,
-                       const int64_t* labels, int images, int64_t* correct, int threads) {
+// logits [packs][images][10][16].
+void kt_outputs_conv(int packs, const void* weights, const void* frozen, const float* pixels,
+                     int images, void* logits, int threads) {
+  kt::small_outputs<kt::SmallWeights>(packs, weights, frozen, pixels, images, logits, threads);
+}
+void kt_outputs_conv_bias(int packs, const void* weights, const void* frozen, const float* pixels,
+                          int images, void* logits, int threads) {
+  kt::small_outputs<kt::BiasedSmallWeights>(packs, weights, frozen, pixels, images, logits,
+                                            threads);
+}
+void kt_outputs_large(int packs, const void* weights, const void* frozen, const float* pixels,
+                      int images, void* logits, int threads) {
   using namespace kt;
-  const Batch batch(pixels, labels, images);
-  for_each_pack<EvaluationScratch>(packs, threads, [&](int pack, int, EvaluationScratch& scratch) {
-    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
+  outputs(packs, frozen, pixels, images, logits, threads, [&](int pack, auto&& run) {
     const FrozenLarge& w = static_cast<const FrozenLarge*>(weights)[pack];
     Norm norm1[CHANNELS], norm2[CHANNELS];
     frozen_norms(w.weights.bn1, w.bn1, norm1);
@@ -100,11 +165,10 @@ void kt_evaluate_large(int packs, const void* weights, const void* frozen, const
     Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
     fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
     fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
-    const auto block = [&](const Vec* h, Vec* hidden, Vec* y) {
+    run([&](const Vec* h, Vec* hidden, Vec* y) {
       to_hidden<CHANNELS>(h, conv1, bias1, hidden);
       to_output<CHANNELS>(hidden, conv2, bias2, h, y);
-    };
-    evaluate_pack(batch, *around, block, scratch, correct + pack * LANES);
+    });
   });
 }
 }

@@ -18,14 +18,14 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kt.blocks import CLASSES, IMAGE_SIZE, Network, SmallBlock
+from kt.blocks import CLASSES, IMAGE_SIZE, Network, block_shapes
 from kt.blocks import weights as weights_of
 from kt.errors import KTError
 
@@ -41,7 +41,7 @@ FLAGS = [
 ]
 NATIVE = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
-KINDS = ("large", "conv")
+KINDS = ("large", "conv", "conv_bias")
 
 
 def supports(kind: str) -> bool:
@@ -133,14 +133,11 @@ def train_blocks(
     Raises:
         KTError: the engine is not available here, or does not train this kind of block.
     """
-    if kind != "conv":
-        raise KTError(f"the cpu engine trains 'conv' blocks, not {kind!r}: use the torch engine")
-    trained = _Packs(list(weights_of(SmallBlock())), initial)
-    frozen = _frozen(former, latter)
+    step = _function("train", kind)
+    trained, frozen = _block(kind, initial), _frozen(former, latter)
     momenta = torch.zeros_like(trained.values)
-    _check("small_weights", trained)
     for images, labels in _checked(batches):
-        library().kt_train_small(
+        step(
             trained.count,
             _address(trained.values),
             _address(momenta),
@@ -155,44 +152,83 @@ def train_blocks(
     return trained.unpacked()
 
 
-def evaluate(
+def outputs(
     kind: str,
     former: Weights,
     block: Weights,
     latter: Weights,
-    batches: Batches,
+    images: Iterable[Tensor],
     threads: int = 1,
-) -> Tensor:
-    """Correctly classified images of each network, (N,) int64. See `kt.ensemble.evaluate`.
+) -> Iterator[Tensor]:
+    """Logits (N, B, 10) for every batch of images. See `kt.ensemble.outputs`.
 
     Raises:
         KTError: the engine is not available here, or does not know this kind of block.
     """
-    if not supports(kind):
-        raise KTError(f"the cpu engine evaluates {KINDS}, not {kind!r}: use the torch engine")
-    if kind == "large":
-        names = [n.removeprefix("block.") for n in weights_of(Network()) if n.startswith("block.")]
-        packed = _Packs(sorted(names, key=_is_statistic), block)
-        _check("frozen_large", packed)
-        run = library().kt_evaluate_large
-    else:
-        packed = _Packs(list(weights_of(SmallBlock())), block)
-        _check("small_weights", packed)
-        run = library().kt_evaluate_small
-    frozen = _frozen(former, latter)
-    correct = torch.zeros(packed.count * LANES, dtype=torch.int64)
-    for images, labels in _checked(batches):
+    run = _function("outputs", kind)
+    packed, frozen = _block(kind, block), _frozen(former, latter)
+    for batch in map(_checked_images, images):
+        logits = torch.empty(packed.count, len(batch), CLASSES, LANES)
         run(
             packed.count,
             _address(packed.values),
             _address(frozen.values),
-            _address(images),
-            _address(labels),
-            len(labels),
-            _address(correct),
+            _address(batch),
+            len(batch),
+            _address(logits),
             threads,
         )
-    return correct[: packed.networks]
+        yield logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
+
+
+def behaviour(
+    kind: str,
+    former: Weights,
+    block: Weights,
+    latter: Weights,
+    images: Tensor,
+    targets: Tensor,
+    threads: int = 1,
+) -> tuple[Tensor, Weights]:
+    """Loss and gradient of the blocks' behaviour. See `kt.ensemble.behaviour`.
+
+    Raises:
+        KTError: the engine is not available here, or does not train this kind of block.
+    """
+    run = _function("behaviour", kind)
+    packed, frozen = _block(kind, block), _frozen(former, latter)
+    wanted = _Packs(["targets"], {"targets": targets})
+    images = _checked_images(images)
+    assert targets.shape[1:] == (len(images), CLASSES), targets.shape
+    gradient = torch.empty_like(packed.values)
+    losses = torch.empty(packed.count, LANES)
+    run(
+        packed.count,
+        _address(packed.values),
+        _address(frozen.values),
+        _address(images),
+        _address(wanted.values),
+        len(images),
+        _address(gradient),
+        _address(losses),
+        threads,
+    )
+    return losses.flatten()[: packed.networks], packed.unpacked(gradient)
+
+
+def _function(name: str, kind: str):
+    """The library's `name` for blocks of `kind`."""
+    try:
+        return getattr(library(), f"kt_{name}_{kind}")
+    except AttributeError:
+        raise KTError(f"the cpu engine has no {name!r} for {kind!r} blocks: use torch's") from None
+
+
+def _block(kind: str, block: Weights) -> "_Packs":
+    # Learned tensors come before running statistics, as in the C++ structs.
+    packed = _Packs(sorted(block_shapes(kind), key=_is_statistic), block)
+    _check(f"{kind}_weights", packed)
+    return packed
 
 
 def _is_statistic(name: str) -> bool:
@@ -215,9 +251,13 @@ class _Packs:
         self.values = flat[filled].view(self.count, LANES, -1).transpose(1, 2).contiguous()
         assert self.values.data_ptr() % 64 == 0  # PyTorch's alignment, which vectors rely on
 
-    def unpacked(self) -> Weights:
-        """Stacked again, in the order of the names."""
-        flat = self.values.transpose(1, 2).flatten(0, 1)[: self.networks]
+    def unpacked(self, values: Tensor | None = None) -> Weights:
+        """Stacked again, in the order of the names; `values` may be others in the same layout."""
+        flat = (
+            (self.values if values is None else values)
+            .transpose(1, 2)
+            .flatten(0, 1)[: self.networks]
+        )
         parts = flat.split([shape.numel() for shape in self.shapes.values()], 1)
         return {
             name: part.reshape(self.networks, *shape)
@@ -243,10 +283,15 @@ def _check(layout: str, packed: _Packs) -> None:
 def _checked(batches: Batches) -> Batches:
     """The batches as the C++ side reads them."""
     for images, labels in batches:
-        assert images.dtype == torch.float32 and labels.dtype == torch.int64
-        assert images.shape == (len(labels), 1, IMAGE_SIZE, IMAGE_SIZE), images.shape
+        assert labels.dtype == torch.int64 and len(labels) == len(images)
         assert labels.min() >= 0 and labels.max() < CLASSES, labels
-        yield images.contiguous(), labels.contiguous()
+        yield _checked_images(images), labels.contiguous()
+
+
+def _checked_images(images: Tensor) -> Tensor:
+    assert images.dtype == torch.float32
+    assert images.shape[1:] == (1, IMAGE_SIZE, IMAGE_SIZE), images.shape
+    return images.contiguous()
 
 
 def _address(tensor: Tensor) -> int:
@@ -289,9 +334,14 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.kt_train_networks.argtypes = [
         *(count, address, address, address, *batch, real, real, count, address, count)
     ]
-    loaded.kt_train_small.argtypes = [count, address, address, address, *batch, real, real, count]
-    for run in (loaded.kt_evaluate_small, loaded.kt_evaluate_large):
-        run.argtypes = [count, address, address, *batch, address, count]
+    for kind in KINDS:
+        for name, types in {
+            "train": [count, address, address, address, *batch, real, real, count],
+            "outputs": [count, address, address, address, count, address, count],
+            "behaviour": [count, *[address] * 4, count, address, address, count],
+        }.items():
+            if hasattr(loaded, f"kt_{name}_{kind}"):
+                getattr(loaded, f"kt_{name}_{kind}").argtypes = types
     return loaded
 
 

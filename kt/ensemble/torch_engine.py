@@ -3,7 +3,7 @@
 Runs everywhere and trains every kind of block; the faster engines are tested against it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -114,17 +114,35 @@ def train_blocks(
 
 
 @torch.no_grad()
-def evaluate(
-    kind: str, former: Weights, block: Weights, latter: Weights, batches: Batches
-) -> Tensor:
-    """Correctly classified images of each network, (N,) int64. See `kt.ensemble.evaluate`."""
+def outputs(
+    kind: str, former: Weights, block: Weights, latter: Weights, images: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Logits (N, B, 10) for every batch of images. See `kt.ensemble.outputs`."""
+    forward, weights, count = _assembled(kind, former, block, latter)
+    for batch in images:
+        yield forward(weights, batch)[:count]
+
+
+def behaviour(
+    kind: str, former: Weights, block: Weights, latter: Weights, images: Tensor, targets: Tensor
+) -> tuple[Tensor, Weights]:
+    """Loss and gradient of the blocks' behaviour. See `kt.ensemble.behaviour`."""
+    forward, weights, count = _assembled(kind, former, _trainable(block), latter)
+    trained = {name: w for name, w in weights.items() if name.startswith("block.")}
+    logits = forward(weights, images)[:count]
+    losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
+    gradients = torch.autograd.grad(losses.sum(), list(trained.values()))
+    names = [name.removeprefix("block.") for name in trained]
+    return losses.detach(), dict(zip(names, (g[:count] for g in gradients), strict=True))
+
+
+def _assembled(
+    kind: str, former: Weights, block: Weights, latter: Weights
+) -> tuple[Callable[[Weights, Tensor], Tensor], Weights, int]:
+    """The networks as a function, their weights (see `_in_company`), and how many they are."""
     device = next(iter(latter.values())).device
     forward = _vectorised(_skeleton(lambda: Network(kind), False, device))
-    count = len(next(iter(latter.values())))
     weights = _in_company(
         _prefixed("former", former) | _prefixed("block", block) | _prefixed("latter", latter)
     )
-    correct = 0
-    for images, labels in batches:
-        correct += (forward(weights, images).argmax(-1) == labels).sum(-1)
-    return correct[:count]
+    return forward, weights, len(latter["fc.bias"])

@@ -70,8 +70,8 @@ class Mixer(nn.Module):
     """Large-block convolutions to the weights of the target block.
 
     The two (B, 6, 6, 3, 3) kernels become a sequence of 72 with 9 channels; the output sequence of
-    36 (conv), 18 (MLP) or 16 (attention target), with 9 channels, is cut into the target's tensors
-    in the order of `kt.blocks.block_shapes`.
+    36 (conv), 37 (conv with biases), 18 (MLP) or 16 (attention target), with 9 channels, is cut
+    into the target's tensors in the order of `kt.blocks.block_shapes`.
     """
 
     def __init__(self, config: MixerConfig) -> None:

@@ -48,26 +48,38 @@ inline void to_hidden(const Vec* h, const Vec* w, const Vec* bias, Vec* hidden) 
   });
 }
 
-inline void small_forward(const SmallWeights& block, const Vec* h, Vec* hidden, Vec* y) {
-  to_hidden<HIDDEN>(h, block.conv1, ZEROS, hidden);
-  to_output<HIDDEN>(hidden, block.conv2, ZEROS, h, y);
+template <class Small>
+inline void small_forward(const Small& block, const Vec* h, Vec* hidden, Vec* y) {
+  const Vec *bias1 = ZEROS, *bias2 = ZEROS;
+  if constexpr (Small::BIASED) bias1 = block.bias1, bias2 = block.bias2;
+  to_hidden<HIDDEN>(h, block.conv1, bias1, hidden);
+  to_output<HIDDEN>(hidden, block.conv2, bias2, h, y);
+}
+
+// sums [ROWS] += the sums of the rows of x [ROWS][COLUMNS].
+template <int ROWS, int COLUMNS>
+inline void add_rows(const Vec* x, Vec* sums) {
+  for (int r = 0; r < ROWS; ++r)
+    for (int k = 0; k < COLUMNS; ++k) sums[r] += x[r * COLUMNS + k];
 }
 
 constexpr int FROZEN_GROUP = 2;  // more would not stay in the second-level cache
 
-struct Step2Scratch {
-  SmallWeights gradient;
+template <class Small>
+struct GradientScratch {
+  Small gradient;
   Vec h[FROZEN_GROUP][MAP], hidden[FROZEN_GROUP][HIDDEN * AREA], y[FROZEN_GROUP][READ],
       features[FROZEN_GROUP * FEATURES];
   Vec dy[READ], dhidden[HIDDEN * AREA];
 };
 
-// The gradient of the mean loss, in scratch.gradient.
-inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& block,
-                  Step2Scratch& scratch) {
-  const int images = batch.images.size();
-  SmallWeights& gradient = scratch.gradient = {};
-  in_groups<FROZEN_GROUP>(images, [&](auto count, int first_image) {
+// The gradient of the block in scratch.gradient; loss(image, logits) replaces an image's logits by
+// the loss's gradient with respect to them.
+template <class Small, class Loss>
+inline void small_gradient(const Batch& batch, const Frozen& frozen, const Small& block,
+                           GradientScratch<Small>& scratch, Loss&& loss) {
+  Small& gradient = scratch.gradient = {};
+  in_groups<FROZEN_GROUP>(batch.images.size(), [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     Vec *features = scratch.features, *dy = scratch.dy, *dhidden = scratch.dhidden;
     Vec dlogits[COUNT * CLASSES];
@@ -77,8 +89,7 @@ inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& 
       frozen.to_features(scratch.y[n], features + n * FEATURES);
     }
     classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
-    for (int n = 0; n < COUNT; ++n)
-      cross_entropy_gradient(dlogits + n * CLASSES, batch.labels[first_image + n], 1.0f / images);
+    for (int n = 0; n < COUNT; ++n) loss(first_image + n, dlogits + n * CLASSES);
     classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
     for (int n = 0; n < COUNT; ++n) {
       const Vec *h = scratch.h[n], *hidden = scratch.hidden[n], *y = scratch.y[n];
@@ -89,38 +100,31 @@ inline void step2(const Batch& batch, const Frozen& frozen, const SmallWeights& 
         for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
       });
       add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, gradient.conv1);
+      if constexpr (Small::BIASED) {
+        add_rows<HIDDEN, AREA>(dhidden, gradient.bias1);
+        add_rows<CHANNELS, READ_AREA>(dy, gradient.bias2);
+      }
     }
   });
 }
 
-struct EvaluationScratch {
+struct OutputScratch {
   Vec h[MAP], hidden[MAP], y[READ], features[FROZEN_GROUP * FEATURES];
 };
 
-// block(h, hidden, y) computes the block's output y where the latter block reads it.
+// Logits [image][10]; block(h, hidden, y) computes the block's output where the latter block reads.
 template <class Block>
-inline void evaluate_pack(const Batch& batch, const Frozen& frozen, const Block& block,
-                          EvaluationScratch& scratch, int64_t* correct) {
+inline void to_logits(const Batch& batch, const Frozen& frozen, const Block& block,
+                      OutputScratch& scratch, Vec* logits) {
   in_groups<FROZEN_GROUP>(batch.images.size(), [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
-    Vec* features = scratch.features;
-    Vec logits[COUNT * CLASSES];
     for (int n = 0; n < COUNT; ++n) {
       frozen.to_block(batch.images[first_image + n], scratch.h);
       block(scratch.h, scratch.hidden, scratch.y);
-      frozen.to_features(scratch.y, features + n * FEATURES);
+      frozen.to_features(scratch.y, scratch.features + n * FEATURES);
     }
-    classify<COUNT>(features, frozen.linear, frozen.linear_bias, logits);
-    for (int n = 0; n < COUNT; ++n) {
-      Vec top = logits[n * CLASSES];
-      Int winner = {};
-      for (int o = 1; o < CLASSES; ++o) {
-        winner = logits[n * CLASSES + o] > top ? Int{} + o : winner;
-        top = maximum(logits[n * CLASSES + o], top);
-      }
-      for (int lane = 0; lane < LANES; ++lane)
-        correct[lane] += winner[lane] == batch.labels[first_image + n];
-    }
+    classify<COUNT>(scratch.features, frozen.linear, frozen.linear_bias,
+                    logits + first_image * CLASSES);
   });
 }
 

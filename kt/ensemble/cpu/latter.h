@@ -1,6 +1,8 @@
 // The latter block after its batch norm is known, and the loss.
 #pragma once
 
+#include <cmath>
+
 #include "convolution.h"
 #include "former.h"
 
@@ -96,14 +98,32 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
   }
 }
 
-// The gradient of `weight` times the cross-entropy with `label`, in place of the logits [10].
-inline void cross_entropy_gradient(Vec* logits, int64_t label, float weight) {
+// `weight` times the softmax in place of the logits [10]; returns the logarithm of the sum of their
+// exponentials.
+inline Vec softmax(Vec* logits, float weight, bool log_sum) {
   Vec top = logits[0], sum = {};
   for (int o = 1; o < CLASSES; ++o) top = maximum(logits[o], top);
   for (int o = 0; o < CLASSES; ++o) sum += logits[o] = exponential(logits[o] - top);
   const Vec scale = weight / sum;
   for (int o = 0; o < CLASSES; ++o) logits[o] *= scale;
+  if (log_sum)
+    for (int lane = 0; lane < LANES; ++lane) top[lane] += std::log(sum[lane]);
+  return top;
+}
+
+// The gradient of `weight` times the cross-entropy with `label`, in place of the logits [10].
+inline void cross_entropy_gradient(Vec* logits, int64_t label, float weight) {
+  softmax(logits, weight, false);
   logits[label] -= weight;
+}
+
+// The same with the probabilities `target` [10]; returns `weight` times the cross-entropy.
+inline Vec soft_cross_entropy_gradient(Vec* logits, const Vec* target, float weight) {
+  Vec inner = {};
+  for (int o = 0; o < CLASSES; ++o) inner += target[o] * logits[o];
+  const Vec log_sum = softmax(logits, weight, true);
+  for (int o = 0; o < CLASSES; ++o) logits[o] -= weight * target[o];
+  return weight * (log_sum - inner);
 }
 
 // Gradient of GROUP images' features, zero where the feature is, from that of the logits; in place

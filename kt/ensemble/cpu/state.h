@@ -35,7 +35,12 @@ struct LargeWeights {
   Affine<CHANNELS> bn2;
 };
 struct SmallWeights {
+  static constexpr bool BIASED = false;
   Vec conv1[HIDDEN * CHANNELS * 9], conv2[CHANNELS * HIDDEN * 9];
+};
+struct BiasedSmallWeights {
+  static constexpr bool BIASED = true;
+  Vec conv1[HIDDEN * CHANNELS * 9], bias1[HIDDEN], conv2[CHANNELS * HIDDEN * 9], bias2[CHANNELS];
 };
 struct LatterWeights {
   Vec conv[WIDTH * CHANNELS];
