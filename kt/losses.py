@@ -2,7 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from kt import ensemble
+from kt.ensemble import Compute
 
 
 def weight_mse(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
@@ -11,3 +15,46 @@ def weight_mse(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> Tenso
     Both are {name: (B, ...)} with the same names and shapes; the result is a scalar.
     """
     return torch.stack([F.mse_loss(predicted[name], target[name]) for name in target]).mean()
+
+
+def behaviour(
+    kind: str,
+    block: dict[str, Tensor],
+    networks: dict[str, Tensor],
+    images: Tensor,
+    targets: Tensor,
+    compute: Compute = Compute(),
+) -> Tensor:
+    """Kullback-Leibler divergence of assembled networks' outputs from wanted ones, per network.
+
+    Args:
+        block: stacked blocks of `kind`, {name: (N, ...)}, to which the loss is differentiable.
+        networks: stacked `former.*` and `latter.*`, in evaluation mode.
+        images: (B, 1, 28, 28) in [0, 1].
+        targets: (N, B, 10) probabilities, the large networks' for instance.
+
+    Returns:
+        (N,), the mean over the images.
+    """
+    names = list(block)
+    cross_entropy = _Behaviour.apply(
+        kind, names, networks, images, targets, compute, *(block[name] for name in names)
+    )
+    return cross_entropy - torch.special.entr(targets).sum(-1).mean(-1)
+
+
+class _Behaviour(torch.autograd.Function):
+    """`kt.ensemble.behaviour`, which computes the gradient along with the loss."""
+
+    @staticmethod
+    def forward(ctx, kind, names, networks, images, targets, compute, *block):
+        stacked = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
+        losses, gradient = ensemble.behaviour(kind, images, targets, networks, stacked, compute)
+        ctx.save_for_backward(*(gradient[name] for name in names))
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        gradients = (slope.view(-1, *[1] * (g.dim() - 1)) * g for g in ctx.saved_tensors)
+        return None, None, None, None, None, None, *gradients

@@ -89,7 +89,7 @@ def train_networks(
         KTError: the engine is not available here.
     """
     library()
-    names = list(weights_of(Network()))
+    names = _names("network")
     trained = _Packs([n for n in names if not _is_statistic(n)], initial)
     statistics = _Packs([n for n in names if _is_statistic(n)], initial)
     momenta = torch.zeros_like(trained.values)
@@ -225,10 +225,19 @@ def _function(name: str, kind: str):
 
 
 def _block(kind: str, block: Weights) -> "_Packs":
-    # Learned tensors come before running statistics, as in the C++ structs.
-    packed = _Packs(sorted(block_shapes(kind), key=_is_statistic), block)
+    packed = _Packs(_names(kind), block)
     _check(f"{kind}_weights", packed)
     return packed
+
+
+@functools.cache
+def _names(what: str) -> list[str]:
+    """Tensors of a network or of a kind of block, learned ones before running statistics.
+
+    That is the order of the C++ structs.
+    """
+    names = weights_of(Network()) if what == "network" else block_shapes(what)
+    return sorted(names, key=_is_statistic)
 
 
 def _is_statistic(name: str) -> bool:
@@ -268,8 +277,8 @@ class _Packs:
 def _frozen(former: Weights, latter: Weights) -> _Packs:
     both = {f"former.{k}": v for k, v in former.items()}
     both |= {f"latter.{k}": v for k, v in latter.items()}
-    names = [n for n in weights_of(Network()) if not n.startswith("block.")]
-    packed = _Packs(sorted(names, key=_is_statistic), both)
+    names = [n for n in _names("network") if not n.startswith("block.")]
+    packed = _Packs(names, both)
     _check("frozen_weights", packed)
     return packed
 

@@ -1,0 +1,134 @@
+"""What leaves a network's function unchanged: exact transforms of stacked weights (N, ...).
+
+A block's hidden channels can be put in another order, and rescaled where no batch norm follows; the
+channels of the residual path can be put in another order in all parts of a network; batch norm in
+evaluation mode can be folded into the convolutions before it. Turning all kernels of a block turns
+what it does to a map. (Not so for a whole network: pooling and the strided convolution read even
+rows and columns, which a reflection of an even-sized map does not keep.)
+"""
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+from torch.nn import BatchNorm2d
+
+from kt.ensemble import part
+
+Weights = dict[str, Tensor]
+TURNS = 8
+"""Rotations and reflections of a square."""
+_EPSILON = BatchNorm2d(1).eps
+
+
+def fold(large: Weights) -> Weights:
+    """A large block's batch norm in evaluation mode, folded into its convolutions.
+
+    Returns:
+        `conv1.weight`, `conv1.bias`, `conv2.weight`, `conv2.bias`: the same function with biases
+        and without batch norm.
+    """
+    folded = {}
+    for i in (1, 2):
+        weight, bias = fold_norm(large[f"conv{i}.weight"], part(large, f"bn{i}"))
+        folded |= {f"conv{i}.weight": weight, f"conv{i}.bias": bias}
+    return folded
+
+
+def fold_norm(weight: Tensor, norm: Weights) -> tuple[Tensor, Tensor]:
+    """A convolution (N, out, in, h, w) without bias and the batch norm after it, as one.
+
+    Returns:
+        The convolution's weight and bias (N, out).
+    """
+    scale = norm["weight"] / (norm["running_var"] + _EPSILON).sqrt()
+    return weight * scale[:, :, None, None, None], norm["bias"] - norm["running_mean"] * scale
+
+
+def permute_hidden(block: Weights, order: Tensor) -> Weights:
+    """The hidden channels of large or small blocks in another order, the same for all blocks."""
+
+    def permuted(name: str, tensor: Tensor) -> Tensor:
+        if name.startswith(("conv1.", "bn1.")):
+            return tensor[:, order]
+        return tensor[:, :, order] if name == "conv2.weight" else tensor
+
+    return {name: permuted(name, tensor) for name, tensor in block.items()}
+
+
+def permute_residual(networks: Weights, order: Tensor) -> Weights:
+    """The channels between the parts in another order: in former, latter and every block.
+
+    Args:
+        networks: `former.*`, `latter.*`, and blocks under any other prefix.
+        order: (6,), the same for all networks.
+    """
+
+    def permuted(name: str, tensor: Tensor) -> Tensor:
+        part, _, rest = name.partition(".")
+        if part == "former" or (part != "latter" and rest.startswith(("conv2.", "bn2."))):
+            return tensor[:, order]
+        reads = part == "latter" and rest == "conv.weight"
+        return tensor[:, :, order] if reads or rest == "conv1.weight" else tensor
+
+    return {name: permuted(name, tensor) for name, tensor in networks.items()}
+
+
+def turn(x: Tensor, number: int) -> Tensor:
+    """One of the eight rotations and reflections of the last two dimensions; 0 changes nothing."""
+    if number & 4:
+        x = x.transpose(-1, -2)
+    if number & 2:
+        x = x.flip(-2)
+    return x.flip(-1) if number & 1 else x
+
+
+def turn_block(block: Weights, number: int) -> Weights:
+    """The block that does to turned maps what `block` does to maps: all kernels turned."""
+    return {name: turn(t, number) if t.dim() == 5 else t for name, t in block.items()}
+
+
+def rescale_hidden(block: Weights, scale: Tensor) -> Weights:
+    """Hidden channels times `scale` (N, hidden) > 0, undone in the second convolution.
+
+    The block must have no batch norm: a small one, or a folded large one.
+    """
+    rescaled = dict(block)
+    rescaled["conv1.weight"] = block["conv1.weight"] * scale[:, :, None, None, None]
+    if "conv1.bias" in block:
+        rescaled["conv1.bias"] = block["conv1.bias"] * scale
+    rescaled["conv2.weight"] = block["conv2.weight"] / scale[:, None, :, None, None]
+    return rescaled
+
+
+def balance(block: Weights) -> Weights:
+    """Hidden channels rescaled so that what goes into each is as large as what comes out of it.
+
+    A channel with nothing on one side is left as it is.
+    """
+    into = block["conv1.weight"].flatten(2).norm(dim=2)
+    out = block["conv2.weight"].transpose(1, 2).flatten(2).norm(dim=2)
+    alive = (into > 0) & (out > 0)
+    return rescale_hidden(block, torch.where(alive, out / into, 1.0).sqrt())
+
+
+def align(block: Weights, reference: Weights) -> Weights:
+    """Small blocks balanced, and in the order of hidden channels that is nearest to a reference.
+
+    Every order is tried; distance is Euclidean, over all weights of the balanced blocks.
+
+    Args:
+        reference: as many blocks as `block` has, or one, which stands for all.
+    """
+    block, reference = balance(block), balance(reference)
+    orders = [torch.tensor(o) for o in permutations(range(block["conv1.weight"].shape[1]))]
+    candidates = [permute_hidden(block, order) for order in orders]
+    distances = torch.stack(
+        [
+            sum((c[name] - reference[name]).flatten(1).square().sum(1) for name in block)
+            for c in candidates
+        ]
+    )
+    best = distances.argmin(0)
+    each = torch.arange(len(best))
+    return {name: torch.stack([c[name] for c in candidates])[best, each] for name in block}
