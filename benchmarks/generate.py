@@ -10,7 +10,6 @@ random ones that are as sparse. FLOP are counted as the plain loop does them, at
 
 import argparse
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.process import peak_memory
 from kt import data
 from kt.blocks import IMAGE_SIZE, Network, SmallBlock, initial_weights
 from kt.data import ImageSet, training_batches
@@ -135,11 +135,6 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_memory() -> float:
-    """The process's high-water mark so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", type=int, default=32, help="trained together by an engine")
@@ -173,7 +168,7 @@ def main() -> None:
     for label, run in runs.items():
         measured[label] = {step: run(step) for step in FLOP}
         measured[label]["both"] = sum(measured[label].values())
-        peaks[label] = _peak_memory()
+        peaks[label] = peak_memory()
 
     flop = FLOP | {"both": sum(FLOP.values())}
     print(f"{'':24}{'':8}{'ms/network':>11}{'ratio':>8}{'GFLOP/s':>9}{'share':>7}{'peak GiB':>10}")

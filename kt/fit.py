@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from kt import seeds
 from kt.augment import Side, augment
 from kt.losses import weight_mse
+from kt.pairs import Rows
 
 Weights = dict[str, Tensor]
 Record = dict[str, Any]
 CHECKPOINT_SECONDS = 20
+MICRO_BATCH = 512
+"""Pairs whose activations are in memory at a time; the gradients of a batch are their sum."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,12 @@ class Training:
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        parameters, decay = model.parameters(), self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
-            )
-        decay = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        return decay(model.parameters(), self.lr, weight_decay=self.weight_decay)
+            return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay)
+        adam = torch.optim.AdamW if decay else torch.optim.Adam
+        # Fused: one pass over the weights instead of a dozen, half a training step's time on a CPU.
+        return adam(parameters, self.lr, weight_decay=decay, fused=True)
 
 
 @dataclass
@@ -93,8 +96,8 @@ class Fitted:
 
 def fit(
     model: nn.Module,
-    large: Weights,
-    small: Weights,
+    large: Weights | dict[str, Rows],
+    small: Weights | dict[str, Rows],
     training: Training,
     evaluate: Callable[[nn.Module], Record],
     select_by: str,
@@ -107,7 +110,8 @@ def fit(
     with the same `checkpoint` ends with the same weights as one that was not.
 
     Args:
-        large, small: the pairs, stacked (N, ...); moved to the model's device once.
+        large, small: the pairs, stacked (N, ...); moved to the model's device once, but a store's
+            rows stay in its files while the model is on the CPU.
         evaluate: measures the model; called in evaluation mode after every `evaluate_every` epochs.
         select_by: key of the evaluation that decides the best epoch; the earliest of equals wins.
         checkpoint: file that keeps the state; not deleted at the end.
@@ -165,19 +169,25 @@ def _step(
     small: Weights,
 ) -> Tensor:
     large, small = augment(large, small, training.masking, training.noise, training.side)
-    device_type = next(model.parameters()).device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-        predicted = model(large)
-    loss = weight_mse({name: tensor.float() for name, tensor in predicted.items()}, small)
+    device = next(model.parameters()).device
+    count = len(next(iter(small.values())))
+    total = torch.zeros((), device=device)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for at in range(0, count, MICRO_BATCH):
+        few = slice(at, min(at + MICRO_BATCH, count))
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            predicted = model(_rows(large, few))
+        predicted = {name: tensor.float() for name, tensor in predicted.items()}
+        loss = weight_mse(predicted, _rows(small, few)) * ((few.stop - few.start) / count)
+        loss.backward()
+        total += loss.detach()
     if training.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
     optimizer.step()
-    return loss.detach()
+    return total
 
 
-def _rows(weights: Weights, index: Tensor) -> Weights:
+def _rows(weights: Weights | dict[str, Rows], index: Tensor | slice) -> Weights:
     return {name: tensor[index] for name, tensor in weights.items()}
 
 

@@ -1,17 +1,20 @@
 """The store of generated networks: a few safetensors shards with a manifest and checksums.
 
-A store is a folder. Its tensors are stacked over networks, (N, ...), and named by part:
-`former.*`, `large.*`, `small.*` and `latter.*`. Shards are written one at a time, so memory stays
-flat, and read through memory maps.
+A store is a folder. Its tensors are float32, stacked over networks, (N, ...), and named by part:
+`former.*`, `large.*`, `small.*` and `latter.*`. A shard is filled in while its networks arrive, and
+read through a memory map, so memory stays flat however many there are.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,8 +24,8 @@ from kt.errors import KTError
 
 Weights = dict[str, Tensor]
 MANIFEST = "manifest.json"
-SHARD_SIZE = 4096
-"""Networks in a shard; about 115 MB of complete pairs."""
+SHARD_SIZE = 65536
+"""Networks in a shard; about 1.8 GB of complete pairs."""
 
 
 def save(path: Path, tensors: Weights, metadata: dict[str, str] | None = None) -> None:
@@ -34,12 +37,11 @@ def save(path: Path, tensors: Weights, metadata: dict[str, str] | None = None) -
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        with _one_line_of(path):
+            save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
-    except SafetensorError as error:  # a full disk, above all
-        raise KTError(f"{path} could not be written ({error}): make room and run again") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -59,53 +61,161 @@ def load(path: Path, names: Iterable[str] | None = None) -> Weights:
         raise KTError(f"{path} is damaged ({error}): delete it and run again") from None
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write(folder: Path, parts: Iterable[Weights], about: dict) -> None:
+def write(
+    folder: Path, parts: Iterable[Weights], count: int, about: dict, shard_size: int = SHARD_SIZE
+) -> None:
     """Write a new store from stacked parts of any sizes, streaming.
 
     Args:
         folder: where the store comes to be; it appears whole or not at all.
         parts: weights stacked over a few networks each, in order.
+        count: networks in all parts together; the shards' sizes follow from it beforehand.
         about: what the networks are, kept in the manifest.
+        shard_size: networks in a shard, but for the last one.
+
+    Raises:
+        KTError: the store cannot be written.
+        ValueError: the parts do not hold `count` networks.
     """
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
-    shards: list[dict] = []
-    waiting: list[Weights] = []
+    building.mkdir(parents=True)
+    pieces = _cut(parts, shard_size)
+    try:
+        shards = [
+            _write_shard(building / f"{i:05d}.safetensors", pieces, min(shard_size, count - at))
+            for i, at in enumerate(range(0, count, shard_size))
+        ]
+        if next(pieces, None) is not None:
+            raise ValueError(f"the parts hold more than {count} networks")
+        manifest = {"count": count, "shards": shards, "about": about}
+        with _one_line_of(folder):
+            (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
-    def flush() -> None:
-        tensors = {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}
-        path = building / f"{len(shards):05d}.safetensors"
-        save(path, tensors)
-        count = len(next(iter(tensors.values())))
-        shards.append({"file": path.name, "count": count, "sha256": checksum(path)})
-        waiting.clear()
 
-    pending = 0
+def _cut(parts: Iterable[Weights], shard_size: int) -> Iterator[Weights]:
+    """The same networks in pieces of which none belongs to two shards."""
+    seen = 0
     for part in parts:
-        size = len(next(iter(part.values())))
-        if waiting and pending + size > SHARD_SIZE:
-            flush()
-            pending = 0
-        waiting.append(part)
-        pending += size
-    flush()
-    manifest = {"count": sum(s["count"] for s in shards), "shards": shards, "about": about}
-    (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    building.replace(folder)
+        size, at = _count(part), 0
+        while at < size:
+            stop = min(size, at + shard_size - seen % shard_size)
+            yield {name: tensor[at:stop] for name, tensor in part.items()}
+            seen, at = seen + stop - at, stop
+
+
+def _write_shard(path: Path, pieces: Iterator[Weights], count: int) -> dict:
+    """Fill a safetensors file with the next `count` networks; returns its entry in the manifest.
+
+    The header is written first, then every piece's tensors at their places, by plain writes: a full
+    disk is an error then, where it would kill a process that writes through a memory map.
+    """
+    filled, size = 0, 0
+    place: dict[str, int] = {}
+    digests = {}
+    with path.open("wb", buffering=0) as file:
+        while filled < count:
+            piece = next(pieces, None)
+            if piece is None or filled + _count(piece) > count:
+                raise ValueError(f"the parts do not end at {path.name}'s {count} networks")
+            if not place:
+                shapes = {name: (count, *piece[name].shape[1:]) for name in sorted(piece)}
+                header, place, size = _header(shapes)
+                digests = {name: hashlib.sha256() for name in place}
+                with _one_line_of(path):
+                    _write_all(file, header)
+            for name in place:
+                data = piece[name].contiguous().numpy().reshape(-1).view("uint8").data
+                digests[name].update(data)
+                with _one_line_of(path):
+                    file.seek(place[name])
+                    _write_all(file, data)
+                place[name] += len(data)
+            filled += _count(piece)
+        with _one_line_of(path):
+            os.fsync(file.fileno())
+    sums = {name: digest.hexdigest() for name, digest in digests.items()}
+    return {"file": path.name, "count": count, "bytes": size, "sha256": sums}
+
+
+def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, int], int]:
+    """The head of a safetensors file of float32 tensors, where each begins, and the file's size."""
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * prod(shape)
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {n: len(head) + e["data_offsets"][0] for n, e in entries.items()}, len(head) + end
+
+
+def _write_all(file, data: bytes | memoryview) -> None:
+    """Write to an unbuffered file, which may take less than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def _one_line_of(path: Path) -> Iterator[None]:
+    """Turn a failed write, of a full disk above all, into a user's error."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise KTError(f"{path} could not be written ({error}): make room and run again") from None
+
+
+def _count(weights: Weights) -> int:
+    return len(next(iter(weights.values())))
+
+
+class Rows:
+    """A tensor (N, ...) that lies in memory-mapped pieces: only the rows asked for are read."""
+
+    def __init__(self, pieces: list[Tensor]) -> None:
+        self._pieces = pieces
+        self._ends = np.cumsum([len(piece) for piece in pieces])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Copies of the rows at `index`: (n,) int64 on the CPU, or a slice without a step."""
+        starts = [int(end) - len(p) for end, p in zip(self._ends, self._pieces, strict=True)]
+        placed = list(zip(starts, self._pieces, strict=True))
+        if isinstance(index, slice):
+            first, stop, _ = index.indices(len(self))
+            return torch.cat([p[max(first - at, 0) : max(stop - at, 0)] for at, p in placed])
+        # By NumPy: PyTorch's threads wait for one another where other work runs, and copy slower.
+        wanted = index.numpy()
+        shard = np.searchsorted(self._ends, wanted, side="right")
+        rows = np.empty((len(wanted), *self._pieces[0].shape[1:]), np.float32)
+        for number, (at, piece) in enumerate(placed):
+            (here,) = np.nonzero(shard == number)
+            rows[here] = piece.numpy()[wanted[here] - at]
+        return torch.from_numpy(rows)
+
+    def to(self, device: torch.device) -> "Tensor | Rows":
+        """All rows on another device; on the CPU they stay where they are, in the files."""
+        if device.type == "cpu":
+            return self
+        return torch.cat([piece.to(device) for piece in self._pieces])
 
 
 class Pairs:
-    """A store opened for reading, its sizes and checksums verified once.
+    """A store opened for reading.
+
+    Its files' sizes are verified here; the checksum of a tensor when it is first mapped or read, so
+    that large stores open at once and nothing is used unverified.
 
     Attributes:
         about: what the networks are, from the manifest.
+        checksum: SHA-256 of the manifest, and so of all that is in the store.
 
     Raises:
         KTError: the store is missing, incomplete or damaged.
@@ -113,20 +223,22 @@ class Pairs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._maps: dict[tuple[str, str], Tensor] = {}
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text())
+            text = (self.folder / MANIFEST).read_bytes()
+            manifest = json.loads(text)
             self._shards, self._count = manifest["shards"], manifest["count"]
             self.about: dict = manifest["about"]
+            sizes = {self.folder / shard["file"]: shard["bytes"] for shard in self._shards}
         except FileNotFoundError:
             raise KTError(f"{self.folder} is missing: run `dvc repro` to make it") from None
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise KTError(f"{self.folder / MANIFEST} is damaged: delete the folder") from None
-        for shard in self._shards:
-            path = self.folder / shard["file"]
-            if not path.exists() or checksum(path) != shard["sha256"]:
-                raise KTError(
-                    f"{path} is damaged (its checksum is not the manifest's): "
-                    f"delete {self.folder} and run `dvc repro`"
+        self.checksum = hashlib.sha256(text).hexdigest()
+        for path, size in sizes.items():
+            if not path.exists() or path.stat().st_size != size:
+                raise self._damaged(
+                    path, "it is missing or has another size than the manifest says"
                 )
 
     def __len__(self) -> int:
@@ -138,16 +250,38 @@ class Pairs:
         Args:
             parts: prefixes of tensor names; none for all.
             first: read only that many networks from the start.
+
+        Raises:
+            KTError: a tensor's checksum is not the manifest's.
         """
-        limit = len(self) if first is None else first
-        pieces: list[Weights] = []
-        seen = 0
+        return {name: rows[:] for name, rows in self.mapped(*parts, first=first).items()}
+
+    def mapped(self, *parts: str, first: int | None = None) -> dict[str, Rows]:
+        """What `read` gives, left in the files: rows are read when they are asked for.
+
+        Raises:
+            KTError: a tensor's checksum is not the manifest's.
+        """
+        limit = len(self) if first is None else min(first, len(self))
+        pieces: dict[str, list[Tensor]] = {}
         for shard in self._shards:
-            take = min(shard["count"], limit - seen)
-            if take <= 0:
+            if limit <= 0:
                 break
-            with safe_open(self.folder / shard["file"], framework="pt") as file:
-                names = [n for n in file.keys() if not parts or n.split(".")[0] in parts]  # noqa: SIM118
-                pieces.append({name: file.get_slice(name)[:take] for name in names})
-            seen += take
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            names = [n for n in shard["sha256"] if not parts or n.split(".")[0] in parts]
+            for name in names:
+                pieces.setdefault(name, []).append(self._map(shard, name)[:limit])
+            limit -= shard["count"]
+        return {name: Rows(tensors) for name, tensors in pieces.items()}
+
+    def _map(self, shard: dict, name: str) -> Tensor:
+        key = (shard["file"], name)
+        if key not in self._maps:
+            path = self.folder / shard["file"]
+            tensor = load(path, [name])[name]
+            if hashlib.sha256(tensor.numpy()).hexdigest() != shard["sha256"][name]:
+                raise self._damaged(path, f"the checksum of {name} is not the manifest's")
+            self._maps[key] = tensor
+        return self._maps[key]
+
+    def _damaged(self, path: Path, how: str) -> KTError:
+        return KTError(f"{path} is damaged ({how}): delete {self.folder} and run `dvc repro`")

@@ -1,5 +1,7 @@
 """Choose the pairs to learn from, add augmented copies, and measure what augmentation does."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from kt import ensemble, pairs, seeds
@@ -13,6 +15,8 @@ from stages.params import Params
 
 MEASURED_NETWORKS = 16
 """Selection networks on which the effect of augmentation on function is measured, at most."""
+BLOCK = 4096
+"""Pairs in memory at a time. Draws depend on it, so it is no parameter."""
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -22,20 +26,22 @@ def main(params: Params, compute: Compute) -> None:
 
 def materialise(params: Params) -> None:
     """data/augmented: the chosen pairs, then their augmented copies; convolutions only."""
-    chosen = Pairs(PAIRS / "train").read("large", "small", first=params.active.train.pairs)
-    large = ensemble.part(chosen, "large")
-    large = {name: t for name, t in large.items() if name.startswith("conv")}
-    small = ensemble.part(chosen, "small")
-    options = params.augment
+    count, options = params.active.train.pairs, params.augment
+    chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
+    chosen = {name: rows for name, rows in chosen.items() if ".bn" not in name}
 
-    def copies():
+    def copies() -> Iterator[Weights]:
         for copy in range(options.copies + 1):
             draw = seeds.generator(params.seed, "augment", copy)
             m, n = (options.masking, options.noise) if copy else (0.0, 0.0)
-            new_large, new_small = augment(large, small, m, n, options.side, draw)
-            yield prefixed("large", new_large) | prefixed("small", new_small)
+            for at in range(0, count, BLOCK):
+                block = {name: rows[at : at + BLOCK] for name, rows in chosen.items()}
+                large, small = ensemble.part(block, "large"), ensemble.part(block, "small")
+                large, small = augment(large, small, m, n, options.side, draw)
+                yield prefixed("large", large) | prefixed("small", small)
 
-    pairs.write(AUGMENTED, copies(), {"augment": options.model_dump(), "pairs": len(small)})
+    about = {"augment": options.model_dump(), "pairs": count}
+    pairs.write(AUGMENTED, copies(), count * (options.copies + 1), about)
 
 
 def measure(params: Params, compute: Compute) -> None:

@@ -48,4 +48,4 @@ def make_store(
             bar.update(images)
 
         parts = generate.run(plan, data, kept, compute, large, show)
-        pairs.write(PAIRS / split, parts, {"plan": dataclasses.asdict(plan)})
+        pairs.write(PAIRS / split, parts, count, {"plan": dataclasses.asdict(plan)})

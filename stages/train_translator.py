@@ -34,8 +34,9 @@ def main(params: Params, compute: Compute) -> None:
     cuda = compute.device.type == "cuda"
     if training.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
-    stored = Pairs(AUGMENTED).read("large", "small")
-    large, small = ensemble.part(stored, "large"), ensemble.part(stored, "small")
+    store = Pairs(AUGMENTED)
+    large = ensemble.part(store.mapped("large"), "large")
+    small = ensemble.part(store.mapped("small"), "small")
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
@@ -49,8 +50,8 @@ def main(params: Params, compute: Compute) -> None:
 
     torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
     model = Mixer(mixer).to(compute.device)
-    key = [dataclasses.asdict(mixer), dataclasses.asdict(training)]
-    key.append(runtime.fingerprint(*stored.values(), *selection.tensors(), *test.tensors()))
+    key = [dataclasses.asdict(mixer), dataclasses.asdict(training), store.checksum]
+    key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     logging.getLogger("dvclive").setLevel(logging.ERROR)
     with (
         runtime.scratch("translator", *key) as kept,

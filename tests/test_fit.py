@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from kt import pairs
 from kt.fit import Training, fit
 from kt.losses import weight_mse
 
@@ -52,20 +53,38 @@ def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, **opti
         ),
     ],
 )
+@pytest.mark.parametrize("micro_batch", [512, 10, 4])
 def test_full_batches_are_the_plain_loop_with_cosine_annealing(
-    optimizer, reference, data, tmp_path
+    optimizer, reference, micro_batch, data, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("kt.fit.MICRO_BATCH", micro_batch)
     training = replace(TRAINING, batch_size=10, **optimizer)
     ours, plain = model(), model()
-    run(ours, data, training, tmp_path / "c")
+    fitted = run(ours, data, training, tmp_path / "c")
     optimizer = reference(plain.parameters())
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
+    losses = []
     for _ in range(training.epochs):
         optimizer.zero_grad()
-        nn.functional.mse_loss(plain(data[0])["small"], data[1]["small"]).backward()
+        loss = nn.functional.mse_loss(plain(data[0])["small"], data[1]["small"])
+        loss.backward()
         optimizer.step()
         schedule.step()
+        losses.append(loss.item())
     assert_close(ours.layer.weight, plain.layer.weight)
+    assert [record["loss"] for record in fitted.history] == pytest.approx(losses)
+
+
+def test_pairs_may_stay_in_a_store(data, tmp_path):
+    (large, small), whole = data, model()
+    run(whole, data, TRAINING, tmp_path / "memory")
+    parts = [{"large.large": large["large"], "small.small": small["small"]}]
+    pairs.write(tmp_path / "pairs", parts, 10, {}, shard_size=4)
+    rows = pairs.Pairs(tmp_path / "pairs").mapped()
+    mapped = model()
+    stored = {"large": rows["large.large"]}, {"small": rows["small.small"]}
+    run(mapped, stored, TRAINING, tmp_path / "mapped")
+    assert torch.equal(mapped.layer.weight, whole.layer.weight)
 
 
 def test_clipping_bounds_the_step(data, tmp_path):

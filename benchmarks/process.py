@@ -1,0 +1,23 @@
+"""Measurements in a process of their own, whose peak memory is nothing else's."""
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+def peak_memory() -> float:
+    """The process's high-water mark so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What `work` returns in a fresh process, and the peak memory of that process in GiB."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measured, work, arguments).result()
+
+
+def _measured(work: Callable[..., Any], arguments: tuple) -> tuple[Any, float]:
+    return work(*arguments), peak_memory()
