@@ -24,6 +24,7 @@ from kt import ensemble
 from kt.augment import augment
 from kt.fit import Training, fit
 from kt.losses import weight_mse
+from kt.objectives import WeightObjective
 from kt.pairs import Pairs, Weights
 from kt.translator import Mixer, MixerConfig
 
@@ -69,11 +70,12 @@ def ours(folder: Path, batch: int, layers: int, passes: int) -> float:
     """Samples a second of the fastest pass."""
     store = Pairs(folder / "shards")
     large, small = (ensemble.part(store.mapped(side), side) for side in ("large", "small"))
-    training = Training(epochs=passes, batch_size=batch, masking=MASKING, noise=NOISE)
+    training = Training(epochs=passes, batch_size=batch)
+    objective = WeightObjective(large, small, MASKING, NOISE)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint.pt"
         model = make_model(layers)
-        fitted = fit(model, large, small, training, lambda _: {"none": 0.0}, "none", checkpoint)
+        fitted = fit(model, objective, training, lambda _: {"none": 0.0}, "none", checkpoint)
     return max(record["samples_per_second"] for record in fitted.history)
 
 

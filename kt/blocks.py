@@ -119,7 +119,8 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "mlp": MLPBlock,
     "attention": AttentionBlock,
 }
-TARGETS = ("conv", "conv_bias", "mlp", "attention")
+CONVOLUTIONAL = ("conv", "conv_bias")
+TARGETS = (*CONVOLUTIONAL, "mlp", "attention")
 
 
 class Network(nn.Module):

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kt import seeds
-from kt.augment import Side, augment
-from kt.losses import weight_mse
-from kt.pairs import Rows
+from kt.objectives import BehaviourObjective, WeightObjective
 
 Weights = dict[str, Tensor]
 Record = dict[str, Any]
 CHECKPOINT_SECONDS = 20
-MICRO_BATCH = 512
-"""Pairs whose activations are in memory at a time; the gradients of a batch are their sum."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,6 @@ class Training:
         schedule: of the learning rate, set anew every epoch, down to 0 after the last.
         warmup_epochs: over which the learning rate grows linearly before its schedule begins.
         clip_norm: largest gradient norm; 0 for no clipping.
-        precision: "bfloat16" computes the forward pass in it; weights stay float32.
-        masking, noise, side: augmentation drawn afresh for every batch (Section 3.2).
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
     """
 
@@ -47,10 +41,6 @@ class Training:
     warmup_epochs: int = 0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
-    precision: str = "float32"
-    masking: float = 0.0
-    noise: float = 0.0
-    side: Side = "large"
     evaluate_every: int = 25
     seed: int = 0
 
@@ -96,31 +86,27 @@ class Fitted:
 
 def fit(
     model: nn.Module,
-    large: Weights | dict[str, Rows],
-    small: Weights | dict[str, Rows],
+    objective: WeightObjective | BehaviourObjective,
     training: Training,
     evaluate: Callable[[nn.Module], Record],
     select_by: str,
     checkpoint: Path,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> Fitted:
-    """Train `model` in place to translate `large` into `small` blocks.
+    """Train `model` in place on an objective.
 
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
     with the same `checkpoint` ends with the same weights as one that was not.
 
     Args:
-        large, small: the pairs, stacked (N, ...); moved to the model's device once, but a store's
-            rows stay in its files while the model is on the CPU.
+        objective: what to learn, and the samples to learn from.
         evaluate: measures the model; called in evaluation mode after every `evaluate_every` epochs.
         select_by: key of the evaluation that decides the best epoch; the earliest of equals wins.
         checkpoint: file that keeps the state; not deleted at the end.
         on_epoch: called with every epoch's record, also with those read from the checkpoint.
     """
     device = next(model.parameters()).device
-    large = {name: tensor.to(device) for name, tensor in large.items()}
-    small = {name: tensor.to(device) for name, tensor in small.items()}
-    count = len(next(iter(small.values())))
+    count = len(objective)
     optimizer = training.make_optimizer(model)
     fitted = Fitted([], {}, {})
     _resume(checkpoint, model, optimizer, fitted)
@@ -132,13 +118,16 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate(epoch)
         torch.manual_seed(seeds.derive(training.seed, "translator", "epoch", epoch))
-        order = torch.randperm(count).to(device)
+        order = torch.randperm(count)
         model.train()
         total = torch.zeros((), device=device)
         started = time.perf_counter()
         for index in order.split(training.batch_size):
-            loss = _step(model, optimizer, training, _rows(large, index), _rows(small, index))
-            total += loss * len(index)
+            optimizer.zero_grad(set_to_none=True)
+            total += objective.backward(model, index) * len(index)
+            if training.clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+            optimizer.step()
         record = {
             "epoch": epoch + 1,
             "loss": total.item() / count,
@@ -159,36 +148,6 @@ def fit(
             saved = time.monotonic()
         on_epoch(record)
     return fitted
-
-
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    training: Training,
-    large: Weights,
-    small: Weights,
-) -> Tensor:
-    large, small = augment(large, small, training.masking, training.noise, training.side)
-    device = next(model.parameters()).device
-    count = len(next(iter(small.values())))
-    total = torch.zeros((), device=device)
-    optimizer.zero_grad(set_to_none=True)
-    for at in range(0, count, MICRO_BATCH):
-        few = slice(at, min(at + MICRO_BATCH, count))
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-            predicted = model(_rows(large, few))
-        predicted = {name: tensor.float() for name, tensor in predicted.items()}
-        loss = weight_mse(predicted, _rows(small, few)) * ((few.stop - few.start) / count)
-        loss.backward()
-        total += loss.detach()
-    if training.clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-    optimizer.step()
-    return total
-
-
-def _rows(weights: Weights | dict[str, Rows], index: Tensor | slice) -> Weights:
-    return {name: tensor[index] for name, tensor in weights.items()}
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fitted: Fitted) -> None:

@@ -41,7 +41,7 @@ class Subjects:
 
     def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
         """The large blocks' translations in their place."""
-        return self.with_small(translator.translate(model, self.large), compute)
+        return self.with_small(translator.translate(model, self.networks, compute), compute)
 
     def tensors(self) -> list[Tensor]:
         """Everything the accuracies depend on, for fingerprints."""

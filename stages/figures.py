@@ -4,6 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 matplotlib.use("Agg")
 
@@ -53,7 +54,7 @@ def training_curves(loss: pd.DataFrame, selection: pd.DataFrame, test: pd.DataFr
     """Training loss, and mean accuracy on selection and test networks, over epochs."""
     figure, (left, right) = _axes(8.4, 3.4, 2)
     left.plot(loss["step"], loss["loss"], color=BLUE)
-    left.set(xlabel="epoch", ylabel="training loss (MSE of weights)", yscale="log")
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.plot(
         selection["step"],
         selection["selection_accuracy"],
@@ -132,4 +133,29 @@ def partial_data(table: pd.DataFrame) -> Figure:
     right.set(ylabel="gain of translation, points")
     for ax in (left, right):
         ax.set_xlabel("fraction of the training images")
+    return figure
+
+
+def feature_maps(images: Tensor, maps: dict[str, Tensor]) -> Figure:
+    """What blocks make of images: a row for each image, a group of six maps for each block.
+
+    Args:
+        images: (M, 28, 28).
+        maps: (M, 6, 14, 14) for every label.
+    """
+    rows = len(images)
+    figure = Figure(
+        figsize=(1.1 + 1.5 * len(maps), 1.1 * rows + 0.4), layout="constrained", dpi=120
+    )
+    grid = figure.subplots(rows, 1 + len(maps), squeeze=False)
+    for r, axes in enumerate(grid):
+        axes[0].imshow(images[r], cmap="gray_r")
+        top = max(float(m[r].max()) for m in maps.values())
+        for ax, (label, m) in zip(axes[1:], maps.items(), strict=True):
+            tiled = m[r].unflatten(0, (2, 3)).permute(0, 2, 1, 3).reshape(28, 42)
+            ax.imshow(tiled, cmap="viridis", vmin=0, vmax=top)
+            if r == 0:
+                ax.set_title(label, fontsize=8)
+        for ax in axes:
+            ax.set_axis_off()
     return figure

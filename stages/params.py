@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kt.blocks import TARGETS
+from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.errors import KTError
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,10 +23,12 @@ class Strict(BaseModel):
 
 
 class Model(Strict):
-    layers: Count
+    kind: Literal["merge", "mixer"]
+    layers: Annotated[int, Field(ge=0)]
     hidden_size: Count
     sequence_dim: Count
     channel_dim: Count
+    prototypes: Count
 
 
 class Generate(Strict):
@@ -81,11 +83,16 @@ class ScaleRecipe(Strict):
     lr: Positive
 
 
-class ScaleTrain(Strict):
-    pairs: Count
+class Schedule(Strict):
     epochs: Count
     batch_size: Count
     evaluate_every: Count
+
+
+class ScaleTrain(Strict):
+    pairs: Count
+    merge: Schedule
+    mixer: Schedule
 
 
 class Scale(Strict):
@@ -121,6 +128,22 @@ class Params(Strict):
         if self.scale not in self.scales:
             raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
         return self
+
+    @model_validator(mode="after")
+    def _model_can(self) -> "Params":
+        if self.model.kind == "merge" and self.target not in CONVOLUTIONAL:
+            raise ValueError(
+                f"target is {self.target!r}, to which model.kind merge does not translate: it "
+                f"accepts {', '.join(CONVOLUTIONAL)}; model.kind mixer accepts every target"
+            )
+        if self.model.kind == "mixer" and self.model.layers == 0:
+            raise ValueError("model.layers is 0, but a mixer has at least 1")
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """The training schedule of the chosen kind of translator at the chosen scale."""
+        return getattr(self.active.train, self.model.kind)
 
     @property
     def active(self) -> Scale:

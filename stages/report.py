@@ -4,12 +4,15 @@ import json
 
 import pandas as pd
 
+from kt import baselines, ensemble, translator
 from kt.ensemble import Compute
+from kt.pairs import Pairs
 from stages import figures, runtime
-from stages.inputs import RESULTS
+from stages.inputs import PAIRS, RESULTS, TRANSLATOR, image_set
 from stages.params import Params
 
 FIGURES = RESULTS / "figures"
+SHOWN_IMAGES = 4
 PAPER = {
     "random_initialisation": "27.38",
     "random_replacement": "23.67",
@@ -17,6 +20,9 @@ PAPER = {
     "translation": "52.07 (best epoch on test)",
 }
 """The paper's accuracies: MNIST, 300,000 pairs, 10-epoch networks (Tables 3 and 4)."""
+
+
+TRANSLATORS = {"mixer": "the paper's MLP-Mixer", "merge": "merge (ours)"}
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -29,10 +35,12 @@ def main(params: Params, compute: Compute) -> None:
         for name in figures.LABELS
     }
     draw(params, accuracies, transfer)
+    draw_features(params, compute)
     page = "\n".join(
         [
             *introduction(params, train),
             *main_table(accuracies, train),
+            *features_section(params),
             *transfer_table(transfer),
             *partial_table(partial),
             *augmentation(),
@@ -66,6 +74,41 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
         figure.savefig(FIGURES / f"{name}.png", metadata={"Software": None})
 
 
+def draw_features(params: Params, compute: Compute) -> None:
+    """Feature maps of one test network with every block in turn (the paper's Figure 5)."""
+    images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
+    network = Pairs(PAIRS / "test").read(first=1)
+    model = translator.load(TRANSLATOR, compute.device)
+    replaced = ensemble.part(Pairs(PAIRS / "train").read("small"), "small")
+    target = params.target
+    blocks = {
+        "former block": (None, {}),
+        "large block": ("large", ensemble.part(network, "large")),
+        "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
+        "random replacement": (target, baselines.random_replacement(replaced, 1, params.seed)),
+        "translation": (target, translator.translate(model, network, compute)),
+        "re-trained": (target, ensemble.part(network, "small")),
+    }
+    maps = {
+        label: ensemble.features(images, network, kind, block, compute)[0]
+        for label, (kind, block) in blocks.items()
+    }
+    figure = figures.feature_maps(images.images, maps)
+    figure.savefig(FIGURES / "features.png", metadata={"Software": None})
+
+
+def features_section(params: Params) -> list[str]:
+    return [
+        "## Feature maps",
+        "",
+        "What the blocks make of the first test images, in the first test network (the paper's "
+        f"Figure 5): six channels each, from {params.active.images.main}.",
+        "",
+        "![feature maps](figures/features.png)",
+        "",
+    ]
+
+
 def introduction(params: Params, train: dict) -> list[str]:
     active, recipe = params.active, params.active.recipe
     return [
@@ -75,9 +118,10 @@ def introduction(params: Params, train: dict) -> list[str]:
         f"{active.images.transfer}. Target block: {params.target}. Networks: "
         f"{active.networks.train} for training, {active.networks.selection} for selection, "
         f"{active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
-        f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: MLP-Mixer, "
-        f"{params.model.layers} layers of {params.model.hidden_size}, {active.train.epochs} epochs "
-        f"on {active.train.pairs} pairs; training loss at the chosen epoch {train['loss']:.4f}.",
+        f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: "
+        f"{TRANSLATORS[params.model.kind]}, {params.model.layers} layers of "
+        f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.train.pairs} "
+        f"networks; training loss at the chosen epoch {train['loss']:.4f}.",
         "",
         "Every accuracy is in percent on images that no network saw; intervals are 95 % over "
         "networks (Student).",

@@ -11,32 +11,29 @@ from kt import ensemble, seeds, translator
 from kt.ensemble import Compute
 from kt.errors import KTError
 from kt.fit import Fitted, Record, Training, fit
+from kt.objectives import BehaviourObjective, WeightObjective
 from kt.pairs import Pairs
 from kt.statistics import summary
-from kt.translator import Mixer, MixerConfig
+from kt.translator import Merge, Translator
 from stages import runtime
 from stages.evaluation import Subjects
-from stages.inputs import AUGMENTED, RESULTS, TRANSLATOR, image_set
+from stages.inputs import AUGMENTED, PAIRS, RESULTS, TRANSLATOR, image_set
 from stages.params import Params
 
 OUT = RESULTS / "train"
+PREPARED = 1024
+"""Networks that set the scale of a translator's inputs, at most."""
 
 
 def main(params: Params, compute: Compute) -> None:
-    mixer = MixerConfig(
-        **params.model.model_dump(), dropout=params.train.dropout, target=params.target
-    )
-    training = Training(
-        **params.active.train.model_dump(exclude={"pairs"}),
-        **params.train.model_dump(exclude={"dropout"}),
-        seed=params.seed,
-    )
+    training = training_of(params)
     cuda = compute.device.type == "cuda"
-    if training.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
+    if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
-    store = Pairs(AUGMENTED)
-    large = ensemble.part(store.mapped("large"), "large")
-    small = ensemble.part(store.mapped("small"), "small")
+    torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
+    model = make_model(params)
+    objective, learned_from = make_objective(params, compute, model)
+    model.to(compute.device)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
@@ -48,9 +45,7 @@ def main(params: Params, compute: Compute) -> None:
             "test": summary(on_test),
         }
 
-    torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
-    model = Mixer(mixer).to(compute.device)
-    key = [dataclasses.asdict(mixer), dataclasses.asdict(training), store.checksum]
+    key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     logging.getLogger("dvclive").setLevel(logging.ERROR)
     with (
@@ -71,9 +66,7 @@ def main(params: Params, compute: Compute) -> None:
             bar.update()
 
         checkpoint = kept / "checkpoint.pt"
-        fitted = fit(
-            model, large, small, training, evaluate, "selection_accuracy", checkpoint, show
-        )
+        fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
         model.load_state_dict(fitted.weights)
         translator.save(TRANSLATOR, model)
         accuracy = test.translated(model, compute)
@@ -84,6 +77,47 @@ def main(params: Params, compute: Compute) -> None:
         }
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
     runtime.write_csv(OUT / "accuracies.csv", table)
+
+
+def training_of(params: Params) -> Training:
+    common = params.train.model_dump(exclude={"dropout", "precision", "masking", "noise", "side"})
+    return Training(**params.schedule.model_dump(), **common, seed=params.seed)
+
+
+def make_model(params: Params) -> Translator:
+    """An untrained translator."""
+    sizes = params.model.model_dump() | {"dropout": params.train.dropout, "target": params.target}
+    make, configure = translator.KINDS[params.model.kind]
+    names = {field.name for field in dataclasses.fields(configure)}
+    return make(configure(**{name: size for name, size in sizes.items() if name in names}))
+
+
+def make_objective(
+    params: Params, compute: Compute, model: Translator
+) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
+    """What the translator learns, and checksums of what it learns from."""
+
+    def on_device(samples: dict) -> dict:
+        return {name: rows.to(compute.device) for name, rows in samples.items()}
+
+    if isinstance(model, Merge):
+        images = image_set("main", "train")
+        store = Pairs(PAIRS / "train")
+        networks = store.mapped("former", "large", "latter", first=params.active.train.pairs)
+        first = {name: rows[:PREPARED] for name, rows in networks.items()}
+        draw = seeds.generator(params.seed, "translator", "prototypes")
+        model.prepare(first, images, draw)
+        objective = BehaviourObjective(
+            on_device(networks), images.to(compute.device), params.target, compute,
+            flip=params.generate.flip,
+        )  # fmt: skip
+        return objective, [store.checksum, runtime.fingerprint(images.images, images.labels)]
+    store = Pairs(AUGMENTED)
+    large, small = (
+        on_device(ensemble.part(store.mapped(side), side)) for side in ("large", "small")
+    )
+    changes = params.train.model_dump(include={"masking", "noise", "side", "precision"})
+    return WeightObjective(large, small, **changes), [store.checksum]
 
 
 def epochs(fitted: Fitted) -> dict:

@@ -114,6 +114,20 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     assert_close(one(gradient, 2), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [None, "large", "conv"])
+def test_features_are_those_of_the_modules(kind, images, networks):
+    block = {} if kind is None else initial_weights(kind, SEEDS)
+    maps = ensemble.features(images, networks, kind, block, Compute(chunk=2))
+    network = Network(kind or "large").eval()
+    parts = {k: t for k, t in one(networks, 3).items() if kind is None or k[:6] != "block."}
+    parts |= {f"block.{k}": t for k, t in one(block, 3).items()}
+    network.load_state_dict(parts, strict=False)
+    with torch.no_grad():
+        expected = network.former(pixels(images.images))
+        expected = expected if kind is None else network.block(expected)
+    assert_close(maps[3], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["large", "conv"])
 def test_outputs_decide_the_accuracy(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)

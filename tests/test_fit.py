@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from kt import pairs
 from kt.fit import Training, fit
 from kt.losses import weight_mse
+from kt.objectives import WeightObjective
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
 
@@ -38,8 +39,10 @@ def data():
     return {"large": x}, {"small": x @ torch.randn(3, 2, generator=draw)}
 
 
-def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, **options):
-    return fit(network, *data, training, evaluate, "score", path, **options)
+def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, on_epoch=None, **changes):
+    options = {} if on_epoch is None else {"on_epoch": on_epoch}
+    objective = WeightObjective(*data, **changes)
+    return fit(network, objective, training, evaluate, "score", path, **options)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, **opti
 def test_full_batches_are_the_plain_loop_with_cosine_annealing(
     optimizer, reference, micro_batch, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kt.fit.MICRO_BATCH", micro_batch)
+    monkeypatch.setattr("kt.objectives.MICRO_BATCH", micro_batch)
     training = replace(TRAINING, batch_size=10, **optimizer)
     ours, plain = model(), model()
     fitted = run(ours, data, training, tmp_path / "c")
@@ -106,8 +109,8 @@ def test_schedules():
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_path, monkeypatch):
     monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
-    training = replace(TRAINING, noise=0.1, masking=0.1)
-    whole = run(model(0.3), data, training, tmp_path / "whole", evaluate=fingerprint)
+    augmented = {"noise": 0.1, "masking": 0.1}
+    whole = run(model(0.3), data, TRAINING, tmp_path / "whole", fingerprint, **augmented)
 
     class Killed(Exception):
         pass
@@ -117,9 +120,11 @@ def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=kill)
+        run(model(0.3), data, TRAINING, tmp_path / "cut", fingerprint, kill, **augmented)
     seen = []
-    resumed = run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=seen.append)
+    resumed = run(
+        model(0.3), data, TRAINING, tmp_path / "cut", fingerprint, seen.append, **augmented
+    )
     assert [record["epoch"] for record in seen] == [1, 2, 3, 4, 5, 6]
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
     assert resumed.best["epoch"] == whole.best["epoch"]
@@ -156,7 +161,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(data, tmp_path):
     seen = []
     network = model()
     network.layer.register_forward_hook(lambda *hook: seen.append(hook[2].dtype))
-    run(network, data, replace(TRAINING, precision="bfloat16"), tmp_path / "c")
+    run(network, data, TRAINING, tmp_path / "c", precision="bfloat16")
     assert set(seen) == {torch.bfloat16} and network.layer.weight.dtype == torch.float32
 
 

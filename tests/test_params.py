@@ -25,8 +25,9 @@ def test_the_paper_scale_is_the_papers_protocol():
     paper = params.Params.model_validate(RAW | {"scale": "paper"}).active
     assert (paper.networks.train, paper.networks.test) == (300_000, 100)
     assert paper.recipe.model_dump() == {"epochs": 10, "batch_size": 128, "lr": 0.01}
-    assert paper.train.model_dump() == {
-        "pairs": 300_000, "epochs": 1000, "batch_size": 4096, "evaluate_every": 25
+    assert paper.train.pairs == 300_000
+    assert paper.train.mixer.model_dump() == {
+        "epochs": 1000, "batch_size": 4096, "evaluate_every": 25
     }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("surprise", 1, "surprise: unknown key; known here: augment, "),
         ("model.layers", 2.5, "model.layers: got 2.5; input should be a valid integer"),
         ("model.layers", True, "model.layers: got True"),
-        ("target", "large", "target: got 'large'.*'conv', 'mlp' or 'attention'"),
+        ("target", "large", "target: got 'large'.*'conv', 'conv_bias', 'mlp' or 'attention'"),
         ("generate.flip", 1, "generate.flip: got 1; input should be a valid boolean"),
         ("augment.measure", [], "augment.measure: got \\[\\]"),
         ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),

@@ -91,8 +91,11 @@ def test_workers_and_chunk_size_change_no_byte(prepared):
     assert prepared.files("data/pairs", "data/augmented") == first
 
 
-@pytest.mark.parametrize("target", ["mlp", "attention"])
-def test_other_targets_run_through(prepared, target):
+@pytest.mark.parametrize(
+    ("kind", "target"), [("mixer", "mlp"), ("mixer", "attention"), ("merge", "conv_bias")]
+)
+def test_other_targets_run_through(prepared, kind, target):
+    prepared.params["model"]["kind"] = kind
     prepared.params["target"] = target
     prepared.write_params()
     prepared.succeed("generate_train", "generate_val", "augment", "train_translator")
@@ -127,11 +130,13 @@ def wait_for(condition, process, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_translator_resumes_to_the_same_result(prepared):
+@pytest.mark.parametrize("kind", ["merge", "mixer"])
+def test_a_killed_translator_resumes_to_the_same_result(prepared, kind):
     source = prepared.folder / "kt" / "fit.py"
     code = source.read_text()
     source.write_text(code.replace("CHECKPOINT_SECONDS = 20", "CHECKPOINT_SECONDS = 0"))
-    prepared.params["scales"]["tiny"]["train"] |= {"epochs": 30, "evaluate_every": 5}
+    prepared.params["model"]["kind"] = kind
+    prepared.params["scales"]["tiny"]["train"][kind] |= {"epochs": 30, "evaluate_every": 5}
     prepared.write_params()
     prepared.succeed("train_translator")
     whole = prepared.files("results/train")
@@ -160,7 +165,8 @@ def losses(files) -> list[list[str]]:
         ("images", {"typo": 1}, "error: params.yaml: typo: unknown key"),
         ("images", {"scale": "big"}, "error: params.yaml: scale is 'big'"),
         ("generate_train", {}, "error: data/images/main.safetensors is missing"),
-        ("train_translator", {}, "error: data/augmented is missing"),
+        ("train_translator", {}, "error: data/images/main.safetensors is missing"),
+        ("train_translator", {"target": "mlp"}, "error: params.yaml: target is 'mlp', to which"),
         ("evaluate_baselines", {}, "error: data/images/main.safetensors is missing"),
     ],
 )

@@ -2,13 +2,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt import pairs, translator
+from kt import ensemble, pairs, translator
 from kt.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
 from kt.errors import KTError
 from kt.translator import Mixer, MixerConfig
 from kt.translator.mixer import PAPER_SIZES
 
 SMALL = MixerConfig(layers=2, hidden_size=16, sequence_dim=8, channel_dim=8)
+
+
+def large_blocks(seeds):
+    return {f"large.{name}": t for name, t in initial_weights("large", seeds).items()}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +30,9 @@ def test_the_papers_sizes_have_their_counted_parameters(size, count, printed):
     assert abs(count / 2**20 - printed) < 0.01
 
 
-@pytest.mark.parametrize(("target", "length"), [("conv", 36), ("mlp", 18), ("attention", 16)])
+@pytest.mark.parametrize(
+    ("target", "length"), [("conv", 36), ("conv_bias", 37), ("mlp", 18), ("attention", 16)]
+)
 def test_every_target_gets_weights_that_its_block_takes(target, length):
     model = Mixer(MixerConfig(layers=1, hidden_size=8, target=target))
     assert model.sequence_head[3].out_features == length
@@ -51,7 +57,7 @@ def test_the_sequence_is_one_kernel_a_token_and_the_output_two_halves_of_eightee
 
 
 def test_batch_norm_is_not_read():
-    large = initial_weights("large", [1, 2])
+    large = large_blocks([1, 2])
     changed = {name: t + 1 if "bn" in name else t for name, t in large.items()}
     model = Mixer(SMALL)
     assert_close(translator.translate(model, large), translator.translate(model, changed))
@@ -59,8 +65,8 @@ def test_batch_norm_is_not_read():
 
 def test_dropout_acts_in_training_only():
     model = Mixer(MixerConfig(layers=1, hidden_size=8, dropout=0.5))
-    large = initial_weights("large", [1])
-    training = [model.train()(large)["conv1.weight"] for _ in range(2)]
+    large = large_blocks([1])
+    training = [model.train()(ensemble.part(large, "large"))["conv1.weight"] for _ in range(2)]
     assert not torch.equal(*training)
     translated = [translator.translate(model, large)["conv1.weight"] for _ in range(2)]
     assert torch.equal(*translated) and model.training
@@ -73,7 +79,7 @@ def test_a_file_gives_back_the_same_translator(target, tmp_path):
     translator.save(path, model)
     again = translator.load(path)
     assert again.config == model.config and not again.training
-    large = initial_weights("large", range(3))
+    large = large_blocks(range(3))
     first, second = translator.translate(model, large), translator.translate(again, large)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

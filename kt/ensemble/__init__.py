@@ -178,6 +178,28 @@ def evaluate(
     return right.double() * 100 / len(data)
 
 
+def features(
+    data: ImageSet,
+    networks: Weights,
+    kind: str | None = None,
+    block: Weights | None = None,
+    compute: Compute = Compute(),
+) -> Tensor:
+    """Feature maps (N, M, 6, 14, 14) behind the former block, or behind `block` of `kind`.
+
+    Always by the `torch` engine: what uses features looks at few of them.
+    """
+
+    def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
+        images = (x for x, _ in ordered_batches(device_data, EVALUATION_BATCH))
+        former = _take(part(networks, "former"), chunk, compute.device)
+        behind = _take(block or {}, chunk, compute.device)
+        maps = torch_engine.features(kind, former, behind, images)
+        return {"maps": torch.cat(list(maps), 1)}
+
+    return _over_networks(len(networks["former.bn.weight"]), data, compute, None, work)["maps"]
+
+
 def behaviour(
     kind: str,
     images: Tensor,

@@ -7,21 +7,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kt import pairs
+from kt.ensemble import Compute
 from kt.errors import KTError
+from kt.translator.merge import Merge, MergeConfig
 from kt.translator.mixer import Mixer, MixerConfig
 
 Weights = dict[str, torch.Tensor]
+Translator = Mixer | Merge
+KINDS = {"mixer": (Mixer, MixerConfig), "merge": (Merge, MergeConfig)}
 METADATA = "translator"
 TRANSLATION_BATCH = 1024
 
 
-def save(path: Path, model: Mixer) -> None:
+def save(path: Path, model: Translator) -> None:
     """Write a translator with its configuration inside, atomically."""
     # One metadata entry: safetensors writes several in random order, and so other bytes each time.
     pairs.save(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
+def load(path: Path, device: torch.device | str = "cpu") -> Translator:
     """Read a translator that `save` wrote, in evaluation mode.
 
     Raises:
@@ -31,7 +35,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[METADATA])
         kind = about.pop("kind")
-        model = Mixer(MixerConfig(**about))
+        make, configure = KINDS[kind]
+        model = make(configure(**about))
         model.load_state_dict(pairs.load(path))
     except FileNotFoundError:
         raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
@@ -39,20 +44,25 @@ def load(path: Path, device: torch.device | str = "cpu") -> Mixer:
         raise KTError(f"{path} is damaged ({error}): run `dvc repro -f train_translator`") from None
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise KTError(f"{path} is not a translator that this version can read") from None
-    if kind != "mixer":
-        raise KTError(f"{path} is a translator of the unknown kind {kind!r}")
     return model.to(device).eval()
 
 
 @torch.no_grad()
-def translate(model: Mixer, large: Weights) -> Weights:
-    """Translate stacked large blocks (N, ...) in batches, on the model's device; CPU tensors."""
+def translate(model: Translator, networks: Weights, compute: Compute = Compute()) -> Weights:
+    """Small blocks for the large blocks of stacked networks, in batches; CPU tensors.
+
+    Args:
+        networks: `large.*` (N, ...); `merge` also reads `former.*` and `latter.*`.
+    """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    count = len(large["conv1.weight"])
+    count = len(networks["large.conv1.weight"])
     batches = [
-        model({name: t[at : at + TRANSLATION_BATCH].to(device) for name, t in large.items()})
+        model.translate(
+            {name: t[at : at + TRANSLATION_BATCH].to(device) for name, t in networks.items()},
+            compute,
+        )
         for at in range(0, count, TRANSLATION_BATCH)
     ]
     model.train(training)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kt import ensemble, symmetry
-from kt.blocks import HIDDEN, IMAGE_SIZE
+from kt.blocks import CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, part
 from kt.errors import KTError
@@ -27,7 +27,6 @@ Weights = dict[str, Tensor]
 IMAGES_PER_LAYER = 16
 """Prototypes that one layer looks at; the next looks at the next ones."""
 KERNEL = 9
-TARGETS = ("conv", "conv_bias")
 CLUSTERED, CLUSTER_STEPS = 20_000, 15
 """Images that prototypes are made of, at most, and steps of k-means."""
 LARGEST_STEP = 0.5
@@ -124,8 +123,8 @@ class Merge(nn.Module):
 
     def __init__(self, config: MergeConfig) -> None:
         super().__init__()
-        if config.target not in TARGETS:
-            kinds = " and ".join(TARGETS)
+        if config.target not in CONVOLUTIONAL:
+            kinds = " and ".join(CONVOLUTIONAL)
             raise KTError(f"merge translates to {kinds}, not to {config.target!r}: use the mixer")
         self.config = config
         width = max(8, config.hidden_size // 4)

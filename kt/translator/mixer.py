@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kt.blocks import CHANNELS, block_shapes
+from kt.ensemble import Compute, part
 
 Weights = dict[str, Tensor]
 KERNEL = 9
@@ -100,6 +101,10 @@ class Mixer(nn.Module):
             name: piece.unflatten(1, shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
+
+    def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
+        """The translation of the networks' large blocks, from their convolutions alone."""
+        return self(part(networks, "large"))
 
     def describe(self) -> dict[str, str | int | float]:
         """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""
