@@ -6,7 +6,7 @@ the network was trained with, or one of the small ones that may take its place. 
 (B, 10) logits. Initialisation is PyTorch's default everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +164,13 @@ def initial_weights(part: type[nn.Module] | str, seeds: Sequence[int]) -> dict[s
 
 def block_shapes(kind: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the block's tensors, in the order in which they are flattened."""
-    return {name: tuple(tensor.shape) for name, tensor in weights(BLOCKS[kind]()).items()}
+    return {name: tuple(tensor.shape) for name, tensor in weights(skeleton(BLOCKS[kind])).items()}
+
+
+def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module without values, which lends its code and its names; it draws no random numbers."""
+    with torch.device("meta"):
+        return make()
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -25,8 +25,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kt.blocks import CLASSES, IMAGE_SIZE, Network, block_shapes
-from kt.blocks import weights as weights_of
+from kt.blocks import CLASSES, IMAGE_SIZE, Network, block_shapes, skeleton, weights
 from kt.errors import KTError
 
 Weights = dict[str, Tensor]
@@ -236,7 +235,7 @@ def _names(what: str) -> list[str]:
 
     That is the order of the C++ structs.
     """
-    names = weights_of(Network()) if what == "network" else block_shapes(what)
+    names = weights(skeleton(Network)) if what == "network" else block_shapes(what)
     return sorted(names, key=_is_statistic)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, Former, Network
+from kt.blocks import BLOCKS, Former, Network, skeleton
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -33,12 +33,6 @@ def _in_company(weights: Weights) -> Weights:
     result may depend on how many networks are trained together.
     """
     return {name: w.expand(2, *w.shape[1:]) if len(w) == 1 else w for name, w in weights.items()}
-
-
-def _skeleton(make: Callable[[], nn.Module], training: bool, device: torch.device) -> nn.Module:
-    """A module that only lends its code: its own weights are never used."""
-    with torch.device(device):
-        return make().train(training)
 
 
 def _fit(
@@ -78,8 +72,7 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`."""
     count = len(next(iter(initial.values())))
     weights = _trainable(_in_company(initial))
-    device = next(iter(weights.values())).device
-    network = _skeleton(Network, True, device)
+    network = skeleton(Network)
     if freeze_block:
         network.block.eval()
         for name, tensor in weights.items():
@@ -102,8 +95,7 @@ def train_blocks(
     """Step 2: train blocks between frozen parts. See `kt.ensemble.train_blocks`."""
     count = len(next(iter(initial.values())))
     block = _trainable(_in_company(initial))
-    device = next(iter(block.values())).device
-    forward = _vectorised(_skeleton(lambda: Network(kind), False, device))
+    forward = _vectorised(skeleton(lambda: Network(kind)).eval())
     frozen = _in_company(_prefixed("former", former) | _prefixed("latter", latter))
 
     def logits(x: Tensor) -> Tensor:
@@ -128,8 +120,7 @@ def features(
     kind: str | None, former: Weights, block: Weights, images: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Feature maps (N, B, 6, 14, 14) for every batch of images. See `kt.ensemble.features`."""
-    device = next(iter(former.values())).device
-    forward = _vectorised(_skeleton(lambda: _Front(kind), False, device))
+    forward = _vectorised(skeleton(lambda: _Front(kind)).eval())
     count = len(former["bn.weight"])
     weights = _in_company(_prefixed("former", former) | _prefixed("block", block))
     for batch in images:
@@ -165,8 +156,7 @@ def _assembled(
     kind: str, former: Weights, block: Weights, latter: Weights
 ) -> tuple[Callable[[Weights, Tensor], Tensor], Weights, int]:
     """The networks as a function, their weights (see `_in_company`), and how many they are."""
-    device = next(iter(latter.values())).device
-    forward = _vectorised(_skeleton(lambda: Network(kind), False, device))
+    forward = _vectorised(skeleton(lambda: Network(kind)).eval())
     weights = _in_company(
         _prefixed("former", former) | _prefixed("block", block) | _prefixed("latter", latter)
     )
