@@ -3,9 +3,9 @@
     python -m benchmarks.growth [--largest 10000] [--steps 4]
 
 Networks go the way of the stages: `kt.generate.run` in parts of 256, then `kt.pairs.write`. Each
-number of networks is a fresh process. A step is one of each training, at
-batch 128. What happens once for a network whatever the steps (initial weights, files) is told apart
-by a second run with a single step.
+number of networks is a fresh process. A step is one of each training, at batch 128. What happens
+once for a network whatever the steps (initial weights, files) is told apart by a second run with a
+single step.
 """
 
 import argparse

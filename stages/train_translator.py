@@ -72,7 +72,15 @@ def main(params: Params, compute: Compute) -> None:
 
         checkpoint = kept / "checkpoint.pt"
         fitted = fit(
-            model, large, small, training, evaluate, "selection_accuracy", checkpoint, show
+            model,
+            large,
+            small,
+            training,
+            evaluate,
+            "selection_accuracy",
+            checkpoint,
+            show,
+            compute.workers,
         )
         model.load_state_dict(fitted.weights)
         translator.save(TRANSLATOR, model)

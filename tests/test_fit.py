@@ -7,8 +7,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from kt import pairs
+from kt.blocks import initial_weights
 from kt.fit import Training, fit
 from kt.losses import weight_mse
+from kt.translator import Mixer, MixerConfig
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
 
@@ -53,11 +55,11 @@ def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, **opti
         ),
     ],
 )
-@pytest.mark.parametrize("micro_batch", [512, 10, 4])
+@pytest.mark.parametrize("piece", [32, 10, 4])
 def test_full_batches_are_the_plain_loop_with_cosine_annealing(
-    optimizer, reference, micro_batch, data, tmp_path, monkeypatch
+    optimizer, reference, piece, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kt.fit.MICRO_BATCH", micro_batch)
+    monkeypatch.setattr("kt.fit.PIECE", piece)
     training = replace(TRAINING, batch_size=10, **optimizer)
     ours, plain = model(), model()
     fitted = run(ours, data, training, tmp_path / "c")
@@ -73,6 +75,22 @@ def test_full_batches_are_the_plain_loop_with_cosine_annealing(
         losses.append(loss.item())
     assert_close(ours.layer.weight, plain.layer.weight)
     assert [record["loss"] for record in fitted.history] == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_workers_change_no_bit_of_a_mixer(dropout, tmp_path):
+    config = MixerConfig(layers=2, hidden_size=16, sequence_dim=16, channel_dim=32, dropout=dropout)
+    large = initial_weights("large", range(100))
+    small = initial_weights("conv", range(100))
+    training = Training(epochs=2, batch_size=90, noise=0.1)
+    weights, threads = [], torch.get_num_threads()
+    for workers in (1, 2, 5):
+        torch.manual_seed(0)
+        mixer = Mixer(config)
+        run(mixer, (large, small), training, tmp_path / f"{workers}", workers=workers)
+        weights.append(torch.cat([p.detach().flatten() for p in mixer.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+    assert torch.get_num_threads() == threads
 
 
 def test_pairs_may_stay_in_a_store(data, tmp_path):
@@ -103,11 +121,16 @@ def test_schedules():
     assert both.learning_rate(2) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_in_the_very_same_weights(
+    stop_after, dropout, data, tmp_path, monkeypatch
+):
     monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("kt.fit.PIECE", 1)
+    monkeypatch.setattr("kt.fit.LARGE_PIECE", 3)
     training = replace(TRAINING, noise=0.1, masking=0.1)
-    whole = run(model(0.3), data, training, tmp_path / "whole", evaluate=fingerprint)
+    whole = run(model(dropout), data, training, tmp_path / "whole", evaluate=fingerprint)
 
     class Killed(Exception):
         pass
@@ -117,9 +140,10 @@ def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=kill)
+        run(model(dropout), data, training, tmp_path / "cut", fingerprint, on_epoch=kill)
     seen = []
-    resumed = run(model(0.3), data, training, tmp_path / "cut", fingerprint, on_epoch=seen.append)
+    again = {"on_epoch": seen.append, "workers": 3}
+    resumed = run(model(dropout), data, training, tmp_path / "cut", fingerprint, **again)
     assert [record["epoch"] for record in seen] == [1, 2, 3, 4, 5, 6]
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
     assert resumed.best["epoch"] == whole.best["epoch"]
