@@ -75,13 +75,13 @@ def _generate(networks: int, steps: int) -> tuple[float, float]:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Time a network and step, and peak memory, over the number of networks."""
+    """Time a network and step of both trainings, and peak memory, over the number of networks."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(table.networks, table.ms_per_step, "o-")
-    left.set_ylabel("ms a network and step, both trainings")
+    left.set_ylabel("ms a network and step")
     right.plot(table.networks, table.peak_gib, "o-")
     right.axhline(3, color="grey", linestyle="--")
     right.set_ylabel("peak memory, GiB")
