@@ -71,7 +71,7 @@ def ours(folder: Path, batch: int, layers: int, passes: int) -> float:
     store = Pairs(folder / "shards")
     large, small = (ensemble.part(store.mapped(side), side) for side in ("large", "small"))
     training = Training(epochs=passes, batch_size=batch)
-    objective = WeightObjective(large, small, MASKING, NOISE)
+    objective = WeightObjective(large, small, MASKING, NOISE, workers=torch.get_num_threads())
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint.pt"
         model = make_model(layers)

@@ -4,6 +4,9 @@ An objective has samples, `len(objective)`, and adds the gradient of its loss on
 translator's: `objective.backward(model, index)`. `kt.fit` does the rest.
 """
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +20,9 @@ from kt.pairs import Rows
 
 Weights = dict[str, Tensor]
 Samples = Weights | dict[str, Rows]
-MICRO_BATCH = 512
-"""Pairs whose activations are in memory at a time; the gradients of a batch are their sum."""
+PIECE, LARGE_PIECE = 32, 512
+"""Pairs whose activations are in memory together: for one of a CPU's threads, and else. A batch's
+gradient is the sum over its pieces, in order, and so depends on them by rounding."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class WeightObjective:
         large, small: the pairs, stacked (N, ...), in memory or in a store's files.
         masking, noise, side: augmentation drawn afresh for every batch (Section 3.2).
         precision: "bfloat16" computes the forward pass in it; weights stay float32.
+        workers: CPU threads, each at a piece of a batch; they change no result.
     """
 
     large: Samples
@@ -37,26 +42,61 @@ class WeightObjective:
     noise: float = 0.0
     side: Side = "large"
     precision: str = "float32"
+    workers: int = 1
 
     def __len__(self) -> int:
         return len(next(iter(self.small.values())))
 
     def backward(self, model: nn.Module, index: Tensor) -> Tensor:
         """Add the gradient of the pairs at `index` (B,); returns their mean loss, a scalar."""
-        device = next(model.parameters()).device
+        parameters, count = list(model.parameters()), len(index)
+        device = parameters[0].device
         large, small = (_rows(side, index, device) for side in (self.large, self.small))
         large, small = augment(large, small, self.masking, self.noise, self.side)
-        total = torch.zeros((), device=device)
-        for at in range(0, len(index), MICRO_BATCH):
-            few = slice(at, min(at + MICRO_BATCH, len(index)))
+
+        def gradients(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                predicted = model({name: tensor[few] for name, tensor in large.items()})
+                predicted = model({name: tensor[piece] for name, tensor in large.items()})
             predicted = {name: tensor.float() for name, tensor in predicted.items()}
-            wanted = {name: tensor[few] for name, tensor in small.items()}
-            loss = losses.weight_mse(predicted, wanted) * ((few.stop - few.start) / len(index))
-            loss.backward()
-            total += loss.detach()
+            wanted = {name: tensor[piece] for name, tensor in small.items()}
+            loss = losses.weight_mse(predicted, wanted) * ((piece.stop - piece.start) / count)
+            return loss.detach(), torch.autograd.grad(loss, parameters)
+
+        total = torch.zeros((), device=device)
+        with _pieces(model, count, self.workers) as (spread, pieces):
+            for loss, gradient in spread(gradients, pieces):
+                total += loss
+                for parameter, more in zip(parameters, gradient, strict=True):
+                    parameter.grad = more if parameter.grad is None else parameter.grad + more
         return total
+
+
+@contextlib.contextmanager
+def _pieces(
+    model: nn.Module, count: int, workers: int
+) -> Iterator[tuple[Callable[..., Iterable], list[slice]]]:
+    """A `map` over the pieces of a batch of `count` pairs, and the pieces.
+
+    On a CPU one thread computes a piece: the activations stay in its cache, it waits for no other
+    within an operation, and sums are formed in the same order whatever the number of threads.
+    Dropout draws from one stream for all threads, so with it pieces come one after the other.
+    """
+
+    def cut(size: int) -> list[slice]:
+        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    if draws or not on_cpu:
+        yield map, cut(LARGE_PIECE)
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map, cut(PIECE)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

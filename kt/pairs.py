@@ -185,7 +185,11 @@ class Rows:
         return int(self._ends[-1])
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Copies of the rows at `index`: (n,) int64 on the CPU, or a slice without a step."""
+        """Copies of the rows at `index`: (n,) int64 on the CPU, or a slice without a step.
+
+        Raises:
+            IndexError: an index is negative or beyond the last row.
+        """
         starts = [int(end) - len(p) for end, p in zip(self._ends, self._pieces, strict=True)]
         placed = list(zip(starts, self._pieces, strict=True))
         if isinstance(index, slice):
@@ -193,6 +197,8 @@ class Rows:
             return torch.cat([p[max(first - at, 0) : max(stop - at, 0)] for at, p in placed])
         # By NumPy: PyTorch's threads wait for one another where other work runs, and copy slower.
         wanted = index.numpy()
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         shard = np.searchsorted(self._ends, wanted, side="right")
         rows = np.empty((len(wanted), *self._pieces[0].shape[1:]), np.float32)
         for number, (at, piece) in enumerate(placed):
@@ -223,7 +229,7 @@ class Pairs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._maps: dict[tuple[str, str], Tensor] = {}
+        self._maps: dict[str, Weights] = {}
         try:
             text = (self.folder / MANIFEST).read_bytes()
             manifest = json.loads(text)
@@ -268,20 +274,20 @@ class Pairs:
             if limit <= 0:
                 break
             names = [n for n in shard["sha256"] if not parts or n.split(".")[0] in parts]
-            for name in names:
-                pieces.setdefault(name, []).append(self._map(shard, name)[:limit])
+            for name, tensor in self._map(shard, names).items():
+                pieces.setdefault(name, []).append(tensor[:limit])
             limit -= shard["count"]
         return {name: Rows(tensors) for name, tensors in pieces.items()}
 
-    def _map(self, shard: dict, name: str) -> Tensor:
-        key = (shard["file"], name)
-        if key not in self._maps:
-            path = self.folder / shard["file"]
-            tensor = load(path, [name])[name]
-            if hashlib.sha256(tensor.numpy()).hexdigest() != shard["sha256"][name]:
-                raise self._damaged(path, f"the checksum of {name} is not the manifest's")
-            self._maps[key] = tensor
-        return self._maps[key]
+    def _map(self, shard: dict, names: list[str]) -> Weights:
+        path = self.folder / shard["file"]
+        maps = self._maps.setdefault(shard["file"], {})
+        if new := [name for name in names if name not in maps]:
+            for name, tensor in load(path, new).items():
+                if hashlib.sha256(tensor.numpy()).hexdigest() != shard["sha256"][name]:
+                    raise self._damaged(path, f"the checksum of {name} is not the manifest's")
+                maps[name] = tensor
+        return {name: maps[name] for name in names}
 
     def _damaged(self, path: Path, how: str) -> KTError:
         return KTError(f"{path} is damaged ({how}): delete {self.folder} and run `dvc repro`")

@@ -117,7 +117,8 @@ def make_objective(
         on_device(ensemble.part(store.mapped(side), side)) for side in ("large", "small")
     )
     changes = params.train.model_dump(include={"masking", "noise", "side", "precision"})
-    return WeightObjective(large, small, **changes), [store.checksum]
+    objective = WeightObjective(large, small, **changes, workers=compute.workers)
+    return objective, [store.checksum]
 
 
 def epochs(fitted: Fitted) -> dict:

@@ -1,9 +1,20 @@
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kt import ensemble, pairs, seeds
 from kt.augment import add_noise, augment, mask
+from kt.blocks import initial_weights
+from stages.augment import materialise
+from stages.inputs import AUGMENTED, PAIRS
+from stages.params import Params
+from tests.tiny_params import shrink
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @settings(deadline=None, max_examples=25)
@@ -53,3 +64,36 @@ def test_nothing_asked_is_nothing_done():
     large, small = {"a": torch.rand(3)}, {"a": torch.rand(3)}
     new_large, new_small = augment(large, small, 0.0, 0.0, "both")
     assert new_large["a"] is large["a"] and new_small["a"] is small["a"]
+
+
+@pytest.mark.parametrize("block", [4096, 3])
+def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_path, monkeypatch):
+    raw = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    raw["augment"] |= {"copies": 2, "masking": 0.3, "noise": 0.1, "side": "both"}
+    params = Params.model_validate(raw)
+    count = params.active.train.pairs
+    large, small = initial_weights("large", range(count + 1)), initial_weights("conv", range(9))
+    network = {f"large.{name}": t for name, t in large.items()}
+    network |= {f"small.{name}": t for name, t in small.items()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stages.augment.BLOCK", block)
+    pairs.write(PAIRS / "train", [network], count + 1, {})
+    materialise(params)
+
+    store = pairs.Pairs(AUGMENTED)
+    written = store.read()
+    assert len(store) == 3 * count and store.about["pairs"] == count
+    kernels = {name: t[:count] for name, t in network.items() if "conv" in name}
+    assert list(written) == list(kernels)
+    for name, tensor in kernels.items():
+        assert torch.equal(written[name][:count], tensor)
+        for copy in written[name][count:].split(count):
+            share = (copy == tensor).float().mean()
+            assert share < 0.01 and (copy - tensor).abs().mean() < 0.2
+        assert not torch.equal(written[name][count : 2 * count], written[name][2 * count :])
+    if block >= count:  # as if all were drawn at once
+        draw = seeds.generator(params.seed, "augment", 1)
+        both = ensemble.part(kernels, "large"), ensemble.part(kernels, "small")
+        expected, _ = augment(*both, 0.3, 0.1, "both", draw)
+        for name, tensor in expected.items():
+            assert torch.equal(written[f"large.{name}"][count : 2 * count], tensor)

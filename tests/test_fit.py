@@ -7,9 +7,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from kt import pairs
+from kt.blocks import initial_weights
 from kt.fit import Training, fit
 from kt.losses import weight_mse
 from kt.objectives import WeightObjective
+from kt.translator import Mixer, MixerConfig
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
 
@@ -56,11 +58,11 @@ def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, on_epo
         ),
     ],
 )
-@pytest.mark.parametrize("micro_batch", [512, 10, 4])
+@pytest.mark.parametrize("piece", [32, 10, 4])
 def test_full_batches_are_the_plain_loop_with_cosine_annealing(
-    optimizer, reference, micro_batch, data, tmp_path, monkeypatch
+    optimizer, reference, piece, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kt.objectives.MICRO_BATCH", micro_batch)
+    monkeypatch.setattr("kt.objectives.PIECE", piece)
     training = replace(TRAINING, batch_size=10, **optimizer)
     ours, plain = model(), model()
     fitted = run(ours, data, training, tmp_path / "c")
@@ -76,6 +78,23 @@ def test_full_batches_are_the_plain_loop_with_cosine_annealing(
         losses.append(loss.item())
     assert_close(ours.layer.weight, plain.layer.weight)
     assert [record["loss"] for record in fitted.history] == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_workers_change_no_bit_of_a_mixer(dropout, tmp_path):
+    config = MixerConfig(layers=2, hidden_size=16, sequence_dim=16, channel_dim=32, dropout=dropout)
+    large = initial_weights("large", range(100))
+    small = initial_weights("conv", range(100))
+    training = Training(epochs=2, batch_size=90)
+    weights, threads = [], torch.get_num_threads()
+    for workers in (1, 2, 5):
+        torch.manual_seed(0)
+        mixer = Mixer(config)
+        path = tmp_path / f"{workers}"
+        run(mixer, (large, small), training, path, noise=0.1, workers=workers)
+        weights.append(torch.cat([p.detach().flatten() for p in mixer.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+    assert torch.get_num_threads() == threads
 
 
 def test_pairs_may_stay_in_a_store(data, tmp_path):
@@ -106,11 +125,16 @@ def test_schedules():
     assert both.learning_rate(2) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_in_the_very_same_weights(
+    stop_after, dropout, data, tmp_path, monkeypatch
+):
     monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("kt.objectives.PIECE", 1)
+    monkeypatch.setattr("kt.objectives.LARGE_PIECE", 3)
     augmented = {"noise": 0.1, "masking": 0.1}
-    whole = run(model(0.3), data, TRAINING, tmp_path / "whole", fingerprint, **augmented)
+    whole = run(model(dropout), data, TRAINING, tmp_path / "whole", fingerprint, **augmented)
 
     class Killed(Exception):
         pass
@@ -120,10 +144,11 @@ def test_an_interrupted_run_ends_in_the_very_same_weights(stop_after, data, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        run(model(0.3), data, TRAINING, tmp_path / "cut", fingerprint, kill, **augmented)
+        run(model(dropout), data, TRAINING, tmp_path / "cut", fingerprint, kill, **augmented)
     seen = []
+    augmented["workers"] = 3
     resumed = run(
-        model(0.3), data, TRAINING, tmp_path / "cut", fingerprint, seen.append, **augmented
+        model(dropout), data, TRAINING, tmp_path / "cut", fingerprint, seen.append, **augmented
     )
     assert [record["epoch"] for record in seen] == [1, 2, 3, 4, 5, 6]
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]

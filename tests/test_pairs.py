@@ -102,6 +102,13 @@ def test_rows_come_from_the_file_and_changing_them_does_not_change_it(tmp_path):
     assert Pairs(tmp_path / "pairs").read("small")["small.fc"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("index", [[-1], [0, 12], [3, 99]])
+def test_rows_that_are_not_there_are_refused(tmp_path, index):
+    write(tmp_path / "pairs", [12], shard_size=10)
+    with pytest.raises(IndexError, match="of 12"):
+        Pairs(tmp_path / "pairs").mapped("small")["small.fc"][torch.tensor(index)]
+
+
 def test_a_truncated_or_missing_shard_is_refused_on_opening(tmp_path):
     write(tmp_path / "pairs", [12], shard_size=10)
     shard = tmp_path / "pairs" / "00001.safetensors"
