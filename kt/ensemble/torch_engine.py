@@ -139,6 +139,7 @@ class _Front(nn.Module):
         return self.block(self.former(x))
 
 
+@torch.enable_grad()
 def behaviour(
     kind: str, former: Weights, block: Weights, latter: Weights, images: Tensor, targets: Tensor
 ) -> tuple[Tensor, Weights]:

@@ -1,0 +1,165 @@
+"""The merging translator and its loss, against plain modules and the symmetries it promises."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kt import ensemble, losses, symmetry, translator
+from kt.blocks import CONVOLUTIONAL, Network, initial_weights
+from kt.data import ImageSet, pixels
+from kt.ensemble import Compute, Recipe
+from kt.errors import KTError
+from kt.objectives import BehaviourObjective
+from kt.translator import Merge, MergeConfig
+from kt.translator.merge import prototypes
+
+CONFIG = MergeConfig(layers=3, hidden_size=16, prototypes=20)
+COUNT = 4
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 256, (60, 28, 28), generator=draw, dtype=torch.uint8)
+    drawn[:, ::3] = 0
+    return ImageSet(drawn, torch.randint(0, 10, (60,), generator=draw))
+
+
+@pytest.fixture(scope="module")
+def networks(images):
+    trained = ensemble.train_networks(images, range(COUNT), 1, Recipe(2, 16, 0.05))
+    return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
+
+
+def model(networks, images, **changes):
+    torch.manual_seed(0)
+    made = Merge(MergeConfig(**{**CONFIG.__dict__, **changes}))
+    with torch.no_grad():  # larger steps than at the start of training
+        made.descent.step[-1].weight.normal_(std=0.05)
+    made.prepare(networks, images, torch.Generator().manual_seed(0))
+    return made.eval()
+
+
+def row(stacked, i):
+    return {name: tensor[i] for name, tensor in stacked.items()}
+
+
+def assembled(kind, networks, block, i):
+    network = Network(kind)
+    parts = {k: t for k, t in row(networks, i).items() if k.split(".")[0] in ("former", "latter")}
+    parts |= {f"block.{k}": t for k, t in row(block, i).items()}
+    network.load_state_dict(parts, strict=False)
+    return network.eval()
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine, networks, images):
+    block = {k: v.requires_grad_() for k, v in initial_weights(kind, range(COUNT)).items()}
+    x = pixels(images.images[:10])
+    wanted = torch.rand(COUNT, 10, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    loss = losses.behaviour(kind, block, networks, x, wanted, Compute(engine=engine))
+    (3 * loss[2]).backward()
+    plain = assembled(kind, networks, block, 2)
+    expected = F.kl_div(plain(x).log_softmax(-1), wanted[2], reduction="batchmean")
+    assert_close(loss[2], expected, rtol=1e-4, atol=1e-5)
+    (3 * expected).backward()
+    for name, parameter in plain.block.named_parameters():
+        assert_close(block[name].grad[2], parameter.grad, rtol=1e-3, atol=1e-5)
+        assert not block[name].grad[:2].any()
+
+
+def test_a_network_behaves_as_itself(networks, images):
+    block = initial_weights("conv", range(COUNT))
+    wanted = ensemble.outputs("conv", images, networks, block).softmax(-1)
+    loss = losses.behaviour("conv", block, networks, pixels(images.images), wanted)
+    assert_close(loss, torch.zeros(COUNT), rtol=0, atol=1e-5)
+
+
+def test_the_order_of_hidden_channels_does_not_matter(networks, images):
+    merge, order = model(networks, images), torch.tensor([3, 0, 5, 1, 4, 2])
+    large = symmetry.permute_hidden(ensemble.part(networks, "large"), order)
+    moved = networks | {f"large.{name}": tensor for name, tensor in large.items()}
+    first, second = (translator.translate(merge, n) for n in (networks, moved))
+    for name in first:
+        assert_close(second[name], first[name], rtol=1e-3, atol=1e-4)
+
+
+def test_residual_channels_in_another_order_give_the_same_small_block_in_that_order(
+    networks, images
+):
+    merge, order = model(networks, images), torch.tensor([2, 4, 1, 0, 5, 3])
+    moved = symmetry.permute_residual(networks, order)
+    block = {f"small.{k}": v for k, v in translator.translate(merge, networks).items()}
+    expected = ensemble.part(symmetry.permute_residual(block, order), "small")
+    for name, tensor in translator.translate(merge, moved).items():
+        assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
+    """Before batch norm it has no meaning, and after it the second convolution can undo it."""
+    merge = model(networks, images, layers=0)
+    scaled = dict(networks)
+    for name in ("conv1.weight", "bn1.running_mean"):
+        scaled[f"large.{name}"] = 3 * networks[f"large.{name}"]
+    variance = networks["large.bn1.running_var"]
+    scaled["large.bn1.running_var"] = 9 * (variance + 1e-5) - 1e-5
+    first, second = (translator.translate(merge, n) for n in (networks, scaled))
+    for name in first:
+        assert_close(second[name], first[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_the_output_is_in_the_span_of_the_folded_input(kind, networks, images):
+    small = translator.translate(model(networks, images, target=kind), networks)
+    folded = symmetry.fold(ensemble.part(networks, "large"))
+    rows = folded["conv1.weight"][1].flatten(1).T
+    solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
+    assert_close(rows @ solution, small["conv1.weight"][1].flatten(1).T, rtol=1e-3, atol=1e-4)
+    if kind == "conv_bias":
+        assert_close(
+            solution.T @ folded["conv1.bias"][1], small["conv1.bias"][1], rtol=1e-3, atol=1e-3
+        )
+        assert_close(small["conv2.bias"], folded["conv2.bias"])
+
+
+def test_training_on_behaviour_lowers_the_divergence(networks, images):
+    merge = model(networks, images).train()
+    objective = BehaviourObjective(networks, images, "conv", Compute())
+    optimizer = torch.optim.Adam(merge.parameters(), 0.003)
+    seen = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        seen.append(objective.backward(merge, torch.arange(COUNT)).item())
+        optimizer.step()
+    assert sum(seen[-10:]) < 0.8 * sum(seen[:10])
+
+
+def test_a_network_does_not_depend_on_its_company(networks, images):
+    merge = model(networks, images)
+    together = translator.translate(merge, networks)
+    alone = translator.translate(merge, {name: t[1:2] for name, t in networks.items()})
+    for name in together:
+        assert_close(alone[name][0], together[name][1], rtol=1e-4, atol=1e-5)
+
+
+def test_prototypes_are_centres_with_contrast():
+    flat = torch.tensor([0, 255]).repeat(10)[:, None, None].expand(20, 28, 28)
+    images = ImageSet(flat.to(torch.uint8), torch.zeros(20, dtype=torch.int64))
+    found = prototypes(images, 2, torch.Generator().manual_seed(3))
+    assert found.dtype == torch.uint8 and sorted(found[:, 0, 0].tolist()) == [0, 255]
+
+
+def test_it_refuses_what_it_cannot_translate_to():
+    with pytest.raises(KTError, match="not to 'mlp'"):
+        Merge(MergeConfig(target="mlp"))
+
+
+def test_a_file_gives_back_the_same_translator(networks, images, tmp_path):
+    merge = model(networks, images)
+    translator.save(tmp_path / "t.safetensors", merge)
+    again = translator.load(tmp_path / "t.safetensors")
+    assert again.config == merge.config
+    first, second = (translator.translate(m, networks) for m in (merge, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
