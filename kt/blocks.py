@@ -128,6 +128,7 @@ class Network(nn.Module):
 
     def __init__(self, kind: str = "large") -> None:
         super().__init__()
+        self.kind = kind
         self.former = Former()
         self.block = BLOCKS[kind]()
         self.latter = Latter()

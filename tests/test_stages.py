@@ -61,6 +61,8 @@ def test_what_a_stage_imports_is_among_its_deps(stage):
 
 def test_the_library_knows_no_dvc_no_yaml_and_does_not_print():
     for path in (ROOT / "kt").rglob("*.py"):
+        if path.name == "__main__.py":
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]

@@ -7,7 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kt import pairs
-from kt.ensemble import Compute
+from kt.blocks import Network, weights
+from kt.ensemble import Compute, part
 from kt.errors import KTError
 from kt.translator.merge import Merge, MergeConfig
 from kt.translator.mixer import Mixer, MixerConfig
@@ -69,3 +70,23 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
     return {
         name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]
     }
+
+
+def compress(model: Translator, network: Network) -> Network:
+    """One trained network with its large block translated; former and latter blocks are copied.
+
+    The network and its copy are in evaluation mode: batch norm's running statistics are used.
+
+    Raises:
+        ValueError: the network's block is not the large one.
+    """
+    if network.kind != "large":
+        raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
+    stacked = {name: tensor[None] for name, tensor in weights(network).items()}
+    large = {f"large.{name}": tensor for name, tensor in part(stacked, "block").items()}
+    small = translate(model, stacked | large)
+    compressed = Network(model.config.target)
+    kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}
+    kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}
+    compressed.load_state_dict(kept, strict=False)
+    return compressed.eval()

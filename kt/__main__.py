@@ -1,0 +1,106 @@
+"""The command line: compress a trained network of this family with a trained translator.
+
+python -m kt translate network.safetensors -o small.safetensors --images digits
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kt import data, ensemble, pairs, translator
+from kt.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
+from kt.errors import KTError
+
+IMAGE_SETS = ("digits", "glyphs", "mnist", "usps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m kt", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser(
+        "translate",
+        help="put a small block in the place of a network's large block",
+        description="Reads the weights of kt.blocks.Network('large') and writes those of the same "
+        "network with a translated block: former and latter blocks stay as they are.",
+    )
+    command.add_argument("network", type=Path, help="safetensors file of the trained network")
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument(
+        "--translator",
+        type=Path,
+        default=Path("results/train/translator.safetensors"),
+        help="safetensors file of a translator [%(default)s]",
+    )
+    command.add_argument(
+        "--images", choices=IMAGE_SETS, help="also measure the accuracy on the test images of a set"
+    )
+    command.set_defaults(run=translate)
+    options = parser.parse_args()
+    try:
+        options.run(options)
+    except KTError as error:
+        sys.exit(f"error: {error}")
+
+
+def translate(options: argparse.Namespace) -> None:
+    """Translate one network's block, write the network, and say what changed."""
+    model = translator.load(options.translator)
+    before = read_network(options.network)
+    after = translator.compress(model, before)
+    pairs.save(options.output, weights(after))
+    print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
+    test = data.load(options.images, Path("data"))[1] if options.images else None
+    print(f"{'accuracy':>12}" if test else "")
+    for label, network in (("before", before), ("after", after)):
+        print(f"{label:10}{parameter_count(network):12,}{multiply_adds(network):15,}", end="")
+        print(f"{accuracy(network, test):10.2f} %" if test else "")
+    if test:
+        print(f"accuracy on the {len(test):,} test images of {options.images}")
+    print(f"written: {options.output}")
+
+
+def read_network(path: Path) -> Network:
+    """The network of a file.
+
+    Raises:
+        KTError: it is missing, damaged, or holds something else.
+    """
+    stored = pairs.load(path)
+    expected = weights(skeleton(Network))
+    kept = {name: tensor for name, tensor in stored.items() if "num_batches" not in name}
+    wrong = sorted(
+        name
+        for name in expected.keys() | kept.keys()
+        if name not in kept or name not in expected or kept[name].shape != expected[name].shape
+    )
+    if wrong:
+        raise KTError(
+            f"{path} is no network that can be translated: {wrong[0]!r} is missing, unknown or of "
+            "another shape than in kt.blocks.Network('large')"
+        )
+    if not all(tensor.isfinite().all() for tensor in kept.values()):
+        raise KTError(f"{path} holds numbers that are not finite")
+    network = Network()
+    network.load_state_dict(kept, strict=False)
+    return network.eval()
+
+
+def accuracy(network: Network, images: data.ImageSet) -> float:
+    """In percent."""
+    stacked = {name: tensor[None] for name, tensor in weights(network).items()}
+    block = ensemble.part(stacked, "block")
+    return ensemble.evaluate(network.kind, images, stacked, block).item()
+
+
+def multiply_adds(network: Network) -> int:
+    """Multiplications with additions that one image takes, in convolutions and linear layers."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE))
+    return counter.get_total_flops() // 2
+
+
+if __name__ == "__main__":
+    main()

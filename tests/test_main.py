@@ -1,0 +1,86 @@
+"""The command line, as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from kt import translator
+from kt.__main__ import multiply_adds, read_network
+from kt.blocks import Network, parameter_count
+from kt.errors import KTError
+from kt.translator import Merge, MergeConfig, Mixer, MixerConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    made = Network()
+    made(torch.rand(8, 1, 28, 28))  # statistics of its own
+    return made.eval()
+
+
+@pytest.fixture(params=["mixer", "merge"])
+def model(request):
+    torch.manual_seed(1)
+    if request.param == "mixer":
+        return Mixer(MixerConfig(layers=1, hidden_size=8, target="conv"))
+    return Merge(MergeConfig(layers=2, hidden_size=8, prototypes=32, target="conv"))
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "kt", "translate", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(folder), "CXX": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, model, tmp_path):
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    translator.save(tmp_path / "t.safetensors", model)
+    arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
+    done = run(tmp_path, *arguments, "--images", "digits")
+    assert done.returncode == 0, done.stderr
+    assert "6,724" in done.stdout and "6,376" in done.stdout and "accuracy" in done.stdout
+    written = load_file(tmp_path / "small.safetensors")
+    small = Network("conv")
+    small.load_state_dict(written, strict=False)
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("block.") and "num_batches" not in name:
+            assert torch.equal(written[name], tensor), name
+    x = torch.rand(3, 1, 28, 28)
+    assert_close(small.eval()(x), translator.compress(model.eval(), network)(x))
+
+
+def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
+    translator.save(tmp_path / "t.safetensors", Mixer(MixerConfig(layers=1, hidden_size=8)))
+    arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 1 and "network.safetensors is missing" in done.stderr
+    save_file(Network("conv").state_dict(), tmp_path / "network.safetensors")
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 1 and "no network that can be translated" in done.stderr
+    assert done.stderr.count("\n") == 1
+    broken = network.state_dict()
+    broken["former.conv.weight"] = broken["former.conv.weight"] * torch.nan
+    save_file(broken, tmp_path / "network.safetensors")
+    with pytest.raises(KTError, match="not finite"):
+        read_network(tmp_path / "network.safetensors")
+    with pytest.raises(ValueError, match="'conv' block"):
+        translator.compress(Mixer(MixerConfig(layers=1, hidden_size=8)), Network("conv"))
+
+
+def test_counts_are_those_of_the_shapes():
+    around = 784 * 54 + 49 * 72 + 5880
+    assert multiply_adds(Network()) == around + 2 * 196 * 324
+    assert multiply_adds(Network("conv")) == around + 2 * 196 * 162
+    assert parameter_count(Network()) == 66 + 672 + 5986
