@@ -17,6 +17,7 @@ from kt.augment import Side, augment
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute
 from kt.pairs import Rows
+from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
 Samples = Weights | dict[str, Rows]
@@ -90,13 +91,12 @@ def _pieces(
     if draws or not on_cpu:
         yield map, cut(LARGE_PIECE)
         return
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool.map, cut(PIECE)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    with one_thread():
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield pool.map, cut(PIECE)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,13 @@ class BehaviourObjective:
             apart = losses.behaviour(self.target, block, networks, images, wanted, self.compute)
             return apart.clamp(min=0).log1p().mean()
 
-        *before, translation = model(networks, self.compute, turn)
-        final = loss(translation)
-        total = final
-        if before:
-            total = final + 0.5 * loss(before[int(torch.randint(len(before), ()))])
-        total.backward()
+        with one_thread():
+            *before, translation = model(networks, self.compute, turn)
+            final = loss(translation)
+            total = final
+            if before:
+                total = final + 0.5 * loss(before[int(torch.randint(len(before), ()))])
+            total.backward()
         return final.detach()
 
 

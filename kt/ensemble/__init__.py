@@ -18,6 +18,7 @@ from torch import Tensor
 from kt.blocks import Network, initial_weights
 from kt.data import ImageSet, ordered_batches, training_batches
 from kt.ensemble import cpu_engine, torch_engine
+from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
 Progress = Callable[[int], None]
@@ -308,13 +309,11 @@ def _over_networks(
         torch.set_num_threads(1)
         return {name: tensor.cpu() for name, tensor in work(chunk, data, tick).items()}
 
-    threads = torch.get_num_threads()
     chunks = [slice(at, min(at + compute.chunk, count)) for at in range(0, count, compute.chunk)]
-    with ThreadPoolExecutor(max(1, compute.workers)) as pool:
+    with one_thread(), ThreadPoolExecutor(max(1, compute.workers)) as pool:
         try:
             parts = list(pool.map(one, chunks))
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}

@@ -22,6 +22,7 @@ from kt.blocks import CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, part
 from kt.errors import KTError
+from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
 IMAGES_PER_LAYER = 16
@@ -176,7 +177,8 @@ class Merge(nn.Module):
 
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
         """The translation of the networks' large blocks: see `forward`."""
-        return self(networks, compute)[-1]
+        with one_thread():
+            return self(networks, compute)[-1]
 
     def _examples(self, networks: Weights, compute: Compute) -> Iterator[tuple[Tensor, Tensor]]:
         """For every layer some prototypes (16, 1, 28, 28) and the networks' outputs for them."""
