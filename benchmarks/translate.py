@@ -1,6 +1,6 @@
 """Translating blocks: one network at a time in plain PyTorch, and many together, in one run.
 
-    python -m benchmarks.translate [--networks 1024] [--translator results/train/translator.safetensors]
+    python -m benchmarks.translate [--networks 1024] [--translator FILE]
 
 Both on one core. Without a translator's file an untrained `merge` of the default size does the same
 work. The results must agree.
