@@ -1,0 +1,272 @@
+"""3x3 convolutions between 14 x 14 maps, zero-padded, and their gradients.
+
+With STEP 2 only every other row and column of the output is computed: the 7 x 7 positions that
+the latter block reads. x is taken as relu(scale * x + shift) where AFFINE, the batch norm and ReLU
+before the convolution. The gradient d of a convolution's output is that of the batch norm after
+it, d = slope * g + along * output + constant; without TRAINED, along and constant are zero. With
+SPARSE, g is known at the 7 x 7 positions, and zero elsewhere.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _places(block, images, STEP: tl.constexpr, TILE: tl.constexpr, R: tl.constexpr):
+    """Row number, whether it exists, image, and where its first position lies in a 14 x 14 map."""
+    ROWS: tl.constexpr = 14 // STEP
+    SEGMENTS: tl.constexpr = ROWS // TILE
+    q = block * R + tl.arange(0, R)[:, None]
+    image = q // (ROWS * SEGMENTS)
+    return q, image < images, image, q // SEGMENTS % ROWS * STEP, q % SEGMENTS * (TILE * STEP)
+
+
+@triton.jit
+def _inside(there, column, j: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr):
+    """Whether the j-th of WIDTH columns from `column` - 1 on lies in the map."""
+    if j == 0:
+        there = there & (column > 0)
+    if j == WIDTH - 1 and STEP == 1:
+        there = there & (column + (WIDTH - 2) < 14)
+    return there
+
+
+@triton.jit
+def _window(
+    x, norm, there, column,
+    FIRST: tl.constexpr, LAST: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
+    AFFINE: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """The FIRST-th to LAST-th of the WIDTH values at x, zero outside the map."""
+    if AFFINE:  # zero for rows outside, which makes their values zero
+        scale = tl.load(norm, mask=there, other=0.0)
+        shift = tl.load(norm + L, mask=there, other=0.0)
+    values = ()
+    for j in tl.static_range(FIRST, LAST):
+        inside = _inside(there, column, j, WIDTH, STEP) if FIRST == 0 else there
+        value = tl.load(x + j * L, mask=inside, other=0.0)
+        if AFFINE:
+            value = tl.maximum(scale * value + shift, 0.0)
+            if FIRST == 0:
+                value = tl.where(inside, value, 0.0)
+        values = values + (value,)
+    return values
+
+
+@triton.jit
+def _gradient(
+    g, x, chain, there, even, column,
+    FIRST: tl.constexpr, LAST: tl.constexpr, WIDTH: tl.constexpr, BEFORE: tl.constexpr,
+    SPARSE: tl.constexpr, TRAINED: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """d at FIRST to LAST of the columns that begin BEFORE an even one; `even` tells of its row."""
+    slope = tl.load(chain, mask=there, other=0.0)
+    if TRAINED:
+        along = tl.load(chain + L, mask=there, other=0.0)
+        constant = tl.load(chain + 2 * L, mask=there, other=0.0)
+    values = ()
+    for j in tl.static_range(FIRST, LAST):
+        inside = there
+        if BEFORE == 1 and FIRST == 0:
+            inside = _inside(there, column, j, WIDTH, 1)
+        value = tl.zeros_like(slope)
+        if TRAINED:
+            value = along * tl.load(x + j * L, mask=inside, other=0.0) + constant
+            if BEFORE == 1 and FIRST == 0:
+                value = tl.where(inside, value, 0.0)
+        if not SPARSE:
+            value += slope * tl.load(g + j * L, mask=inside, other=0.0)
+        elif (j - BEFORE) % 2 == 0:
+            at = g + (j - BEFORE) // 2 * L
+            value += slope * tl.load(at, mask=inside & even, other=0.0)
+        values = values + (value,)
+    return values
+
+
+@triton.jit(do_not_specialize=["images"])
+def convolve(
+    x, w, norm, out, sums, images,
+    IN: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr, TILE: tl.constexpr,
+    AFFINE: tl.constexpr, SUMS: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """out (P, OUT, images * (14 / STEP)^2, L), and with SUMS each row's sums of out and out^2."""
+    WIDTH: tl.constexpr = STEP * (TILE - 1) + 3
+    WHOLE: tl.constexpr = STEP * TILE == 14  # a tile is a whole row: its borders are known
+    FIRST: tl.constexpr = 1 if WHOLE else 0
+    LAST: tl.constexpr = WIDTH - 1 if WHOLE and STEP == 1 else WIDTH
+    pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
+    q, exists, image, row, column = _places(tl.program_id(0), images, STEP, TILE, R)
+    x += pack * IN * images * (196 * L) + ((image * 14 + row - 1) * 14 + column - 1) * L + lane
+    w += pack * (OUT * IN * 9 * L) + lane + 0 * q
+    norm += pack * (IN * 2 * L) + lane + 0 * q
+    zero = tl.zeros((R, L), tl.float32)
+    acc = (zero,) * (OUT * TILE)
+    for i in range(IN):
+        for kh in range(3):
+            there = exists & (row + kh >= 1) & (row + kh <= 14)
+            source = x + (i * images * 196 + kh * 14) * L
+            values = _window(
+                source, norm + i * (2 * L), there, column, FIRST, LAST, WIDTH, STEP, AFFINE, L
+            )
+            new = ()
+            for o in tl.static_range(OUT):
+                taps = w + (o * IN * 9 + i * 9 + kh * 3) * L
+                taps = (tl.load(taps), tl.load(taps + L), tl.load(taps + 2 * L))
+                for c in tl.static_range(TILE):
+                    value = acc[o * TILE + c]
+                    for kw in tl.static_range(3):
+                        j: tl.constexpr = c * STEP + kw
+                        if FIRST <= j and j < LAST:
+                            value += taps[kw] * values[j - FIRST]
+                    new = new + (value,)
+            acc = new
+    rows = images * (14 // STEP * 14 // STEP // TILE)
+    out += (pack * OUT * rows * TILE + q * TILE) * L + lane
+    sums += (pack * (2 * OUT) * rows + q) * L + lane
+    for o in tl.static_range(OUT):
+        total, squares = zero, zero
+        for c in tl.static_range(TILE):
+            value = acc[o * TILE + c]
+            tl.store(out + (o * rows * TILE + c) * L, value, mask=exists)
+            total += value
+            squares += value * value
+        if SUMS:
+            tl.store(sums + o * rows * L, total, mask=exists)
+            tl.store(sums + (OUT + o) * rows * L, squares, mask=exists)
+
+
+@triton.jit(do_not_specialize=["images"])
+def input_gradient(
+    g, x, chain, w, gate, gate_norm, skip, out, sums, images,
+    IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr, SPARSE: tl.constexpr,
+    TRAINED: tl.constexpr, SKIP: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """The gradient before the ReLU that the convolution reads, (P, IN, images * 196, L).
+
+    x is the convolution's output; `gate` (with gate_norm) what went through that ReLU. With SKIP,
+    `skip` (P, IN, images * 49, L) is a further gradient after the ReLU. Each row's sums of the
+    result and of the result times `gate` go to `sums`. TILE is even.
+    """
+    WIDTH: tl.constexpr = TILE + 2
+    FIRST: tl.constexpr = 1 if TILE == 14 else 0
+    LAST: tl.constexpr = WIDTH - FIRST
+    pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
+    q, exists, image, row, column = _places(tl.program_id(0), images, 1, TILE, R)
+    AREA: tl.constexpr = 49 if SPARSE else 196
+    g += pack * OUT * images * (AREA * L) + lane
+    x += pack * OUT * images * (196 * L) + ((image * 14 + row - 1) * 14 + column - 1) * L + lane
+    w += pack * (OUT * IN * 9 * L) + lane + 0 * q
+    chain += pack * (OUT * 3 * L) + lane + 0 * q
+    zero = tl.zeros((R, L), tl.float32)
+    acc = (zero,) * (IN * TILE)
+    for o in range(OUT):
+        for kh in range(3):
+            at = row + kh - 1
+            there = exists & (at >= 0) & (at < 14)
+            if SPARSE:
+                source = g + (o * images * 49 + (image * 7 + at // 2) * 7 + column // 2) * L
+            else:
+                source = g + (o * images * 196 + (image * 14 + at) * 14 + column - 1) * L
+            values = _gradient(
+                source, x + (o * images * 196 + kh * 14) * L, chain + o * (3 * L),
+                there, at % 2 == 0, column, FIRST, LAST, WIDTH, 1, SPARSE, TRAINED, L,
+            )  # fmt: skip
+            new = ()
+            for i in tl.static_range(IN):
+                taps = w + (o * IN * 9 + i * 9 + (2 - kh) * 3) * L
+                taps = (tl.load(taps + 2 * L), tl.load(taps + L), tl.load(taps))
+                for c in tl.static_range(TILE):
+                    value = acc[i * TILE + c]
+                    for kw in tl.static_range(3):
+                        j: tl.constexpr = c + kw
+                        if FIRST <= j and j < LAST and (TRAINED or not SPARSE or j % 2 == 1):
+                            value += taps[kw] * values[j - FIRST]
+                    new = new + (value,)
+            acc = new
+    rows = images * (196 // TILE)
+    place = (pack * IN * rows * TILE + q * TILE) * L + lane
+    gate_norm += pack * (IN * 2 * L) + lane + 0 * q
+    skip += (pack * IN * images * 49 + (image * 7 + row // 2) * 7 + column // 2) * L + lane
+    sums += (pack * (2 * IN) * rows + q) * L + lane
+    for i in tl.static_range(IN):
+        scale, shift = tl.load(gate_norm + 2 * i * L), tl.load(gate_norm + (2 * i + 1) * L)
+        total, along = zero, zero
+        for c in tl.static_range(TILE):
+            value = acc[i * TILE + c]
+            if SKIP and c % 2 == 0:
+                further = skip + (i * images * 49 + c // 2) * L
+                value += tl.load(further, mask=exists & (row % 2 == 0), other=0.0)
+            before = tl.load(gate + place + (i * rows * TILE + c) * L, mask=exists, other=0.0)
+            value = tl.where(scale * before + shift > 0, value, 0.0)
+            tl.store(out + place + (i * rows * TILE + c) * L, value, mask=exists)
+            total += value
+            along += value * before
+        tl.store(sums + i * rows * L, total, mask=exists)
+        tl.store(sums + (IN + i) * rows * L, along, mask=exists)
+
+
+@triton.jit(do_not_specialize=["images", "chunks"])
+def weight_gradient(
+    x, norm, g, output, chain, sums, images, chunks,
+    IN: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr, TILE: tl.constexpr,
+    AFFINE: tl.constexpr, SPARSE: tl.constexpr, TRAINED: tl.constexpr,
+    R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of w's gradient, (P, OUT * IN * 9, programs * R, L): one input channel each.
+
+    A program goes through `chunks` blocks of rows. With STEP 2 the gradient is that of the 7 x 7
+    positions alone; with STEP 1, TILE is even.
+    """
+    WIDTH: tl.constexpr = STEP * (TILE - 1) + 3
+    WHOLE: tl.constexpr = STEP * TILE == 14
+    FIRST: tl.constexpr = 1 if WHOLE else 0
+    LAST: tl.constexpr = WIDTH - 1 if WHOLE and STEP == 1 else WIDTH
+    COUNT: tl.constexpr = LAST - FIRST
+    AREA: tl.constexpr = 49 if SPARSE else 196
+    pack, i, lane = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.arange(0, L)[None, :]
+    x += (pack * IN + i) * images * (196 * L) + lane
+    g += pack * OUT * images * (AREA * L) + lane
+    output += pack * OUT * images * (196 * L) + lane
+    norm += (pack * IN + i) * (2 * L) + lane
+    chain += pack * (OUT * 3 * L) + lane
+    zero = tl.zeros((R, L), tl.float32)
+    acc = (zero,) * (OUT * 9)
+    for chunk in range(chunks):
+        block = tl.program_id(0) * chunks + chunk
+        q, exists, image, row, column = _places(block, images, STEP, TILE, R)
+        values = ()
+        for kh in tl.static_range(3):
+            there = exists & (row + kh >= 1) & (row + kh <= 14)
+            source = x + ((image * 14 + row + kh - 1) * 14 + column - 1) * L
+            values = values + _window(
+                source, norm + 0 * q, there, column, FIRST, LAST, WIDTH, STEP, AFFINE, L
+            )
+        place = (image * 14 + row) * 14 + column
+        if STEP == 2:
+            read = q * TILE
+        elif SPARSE:
+            read = (image * 7 + row // 2) * 7 + column // 2
+        else:
+            read = place
+        new = ()
+        for o in tl.static_range(OUT):
+            d = _gradient(
+                g + (o * images * AREA + read) * L, output + (o * images * 196 + place) * L,
+                chain + o * (3 * L) + 0 * q, exists, row % 2 == 0, column,
+                0, TILE, TILE, 0, SPARSE and STEP == 1, TRAINED, L,
+            )  # fmt: skip
+            for k in tl.static_range(9):
+                value = acc[o * 9 + k]
+                for c in tl.static_range(TILE):
+                    j: tl.constexpr = c * STEP + k % 3
+                    known: tl.constexpr = TRAINED or not SPARSE or STEP == 2 or c % 2 == 0
+                    if FIRST <= j and j < LAST and known:
+                        value += d[c] * values[k // 3 * COUNT + j - FIRST]
+                new = new + (value,)
+        acc = new
+    rows = tl.num_programs(0) * R
+    q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    sums += ((pack * (OUT * IN * 9) + i * 9) * rows + q) * L + lane
+    for o in tl.static_range(OUT):
+        for k in tl.static_range(9):
+            tl.store(sums + (o * IN * 9 + k) * rows * L, acc[o * 9 + k])

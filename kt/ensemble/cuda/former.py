@@ -1,0 +1,199 @@
+"""The former block on images that all networks share, and its gradient.
+
+Images are (B, 32, 32): two zero pixels around each. The convolution is linear in the 3x3 patches,
+so its batch statistics, and batch norm's part of its weights' gradient, follow in closed form from
+the patches' moments over the batch: float64, [9] sums and [9][9] sums of products.
+"""
+
+import triton
+import triton.language as tl
+
+from kt.ensemble.cuda.norm import batch_norm, moved, total_of
+
+
+@triton.jit(do_not_specialize=["images"])
+def former_norm(
+    w, weight, bias, running_mean, running_variance, moments, norm, statistics, images,
+    L: tl.constexpr,
+):  # fmt: skip
+    """The former batch norm of one channel: see `kt.ensemble.cuda.norm.forward_norm`."""
+    pack, o, lane = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, L)
+    taps = w + (pack * 54 + o * 9) * L + lane
+    total = tl.zeros((L,), tl.float64)
+    squares = tl.zeros((L,), tl.float64)
+    for s in range(9):
+        along = tl.zeros((L,), tl.float64)
+        for t in range(9):
+            along += tl.load(moments + 9 + s * 9 + t) * tl.load(taps + t * L).to(tl.float64)
+        tap = tl.load(taps + s * L).to(tl.float64)
+        total += tl.load(moments + s) * tap
+        squares += along * tap
+    batch_norm(
+        total, squares, images * 784, (pack * 6 + o) * L + lane, (pack * 6 + o) * (2 * L) + lane,
+        weight, bias, running_mean, running_variance, norm, statistics, L,
+    )  # fmt: skip
+
+
+@triton.jit
+def _pixels(images, q, exists, TILE: tl.constexpr, L: tl.constexpr, TOP: tl.constexpr):
+    """Pixels around TILE pooled positions, from TOP rows and columns after the corner of the 5x5
+    pixels below the first to the corner opposite, row by row."""
+    SEGMENTS: tl.constexpr = 14 // TILE
+    image, row, segment = q // (14 * SEGMENTS), q // SEGMENTS % 14, q % SEGMENTS
+    at = images + (image * 32 + 2 * row) * 32 + segment * (2 * TILE)
+    at += tl.zeros((1, L), tl.int32)
+    pixels = ()
+    for r in tl.static_range(TOP, 5):
+        for c in tl.static_range(TOP, 2 * TILE + 3):
+            pixels = pixels + (tl.load(at + (r * 32 + c), mask=exists, other=0.0),)
+    return pixels
+
+
+@triton.jit(do_not_specialize=["count"])
+def former_forward(
+    images, w, norm, h, routes, count,
+    TILE: tl.constexpr, ROUTES: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """Convolution, batch norm, ReLU, max-pool: h (P, 6, count * 196, L).
+
+    With ROUTES, `routes` (int8, as h) tells which of the 3x3 pooled values is the maximum: the
+    first of equal ones, as in PyTorch.
+    """
+    WIDTH: tl.constexpr = 2 * TILE + 3
+    COLUMNS: tl.constexpr = 2 * TILE + 1
+    pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
+    q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    rows = count * (196 // TILE)
+    exists = q < rows
+    pixels = _pixels(images, q, exists, TILE, L, 0)
+    above = q // (14 // TILE) % 14 > 0  # whether the pooled row before the first exists
+    left = q % (14 // TILE) > 0
+    lowest = float("-inf")
+    w += pack * (54 * L) + lane + 0 * q
+    norm += pack * (12 * L) + lane + 0 * q
+    place = (pack * 6 * rows * TILE + q * TILE) * L + lane
+    for o in range(6):
+        scale, shift = tl.load(norm + 2 * o * L), tl.load(norm + (2 * o + 1) * L)
+        taps = ()
+        for k in tl.static_range(9):
+            taps = taps + (scale * tl.load(w + (o * 9 + k) * L),)
+        values = ()
+        for r in tl.static_range(3):
+            for c in tl.static_range(COLUMNS):
+                value = shift
+                for k in tl.static_range(9):
+                    value += taps[k] * pixels[(r + k // 3) * WIDTH + c + k % 3]
+                if r == 0:
+                    value = tl.where(above, value, lowest)
+                if c == 0:
+                    value = tl.where(left, value, lowest)
+                values = values + (value,)
+        for c in tl.static_range(TILE):
+            best = values[2 * c]
+            route = tl.zeros((R, L), tl.int32)
+            for k in tl.static_range(1, 9):
+                value = values[k // 3 * COLUMNS + 2 * c + k % 3]
+                if ROUTES:
+                    route = tl.where(value > best, k, route)
+                best = tl.maximum(value, best)
+            at = place + (o * rows * TILE + c) * L
+            tl.store(h + at, tl.maximum(best, 0.0), mask=exists)
+            if ROUTES:
+                tl.store(routes + at, route.to(tl.int8), mask=exists)
+
+
+@triton.jit(do_not_specialize=["count", "chunks"])
+def former_backward(
+    images, dh, routes, sums, count, chunks,
+    TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of the pooled values' gradient times each patch pixel, (P, 54, programs * R, L).
+
+    dh (P, 6, count * 196, L) is the gradient of h, zero where h is. A pixel of the convolution's
+    output gets its gradient from the up to four windows whose maximum it is.
+    """
+    WIDTH: tl.constexpr = 2 * TILE + 2
+    SEGMENTS: tl.constexpr = 14 // TILE
+    pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
+    start = pack * 6 * count * (196 * L) + lane
+    acc = (tl.zeros((R, L), tl.float32),) * 54
+    for chunk in range(chunks):
+        q = (tl.program_id(0) * chunks + chunk) * R + tl.arange(0, R)[:, None]
+        exists = q < count * (196 // TILE)
+        pixels = _pixels(images, q, exists, TILE, L, 1)
+        below = exists & (q // SEGMENTS % 14 < 13)
+        right = q % SEGMENTS < SEGMENTS - 1
+        new = ()
+        for o in tl.static_range(6):
+            place = start + (o * count * 196 + q * TILE) * L
+            d = ()
+            route = ()
+            for r in tl.static_range(2):
+                there = below if r == 1 else exists
+                for c in tl.static_range(TILE + 1):
+                    seen = there & right if c == TILE else there
+                    at = place + (r * 14 + c) * L
+                    d = d + (tl.load(dh + at, mask=seen, other=0.0),)
+                    route = route + (tl.load(routes + at, mask=seen, other=0).to(tl.int32),)
+            dz = ()  # of the convolution's output, two rows of 2 * TILE pixels
+            for y in tl.static_range(2):
+                for x in tl.static_range(2 * TILE):
+                    value = tl.zeros((R, L), tl.float32)
+                    for r in tl.static_range(y + 1):
+                        for c in tl.static_range(x // 2, x // 2 + x % 2 + 1):
+                            k: tl.constexpr = (y + 1 - 2 * r) * 3 + x + 1 - 2 * c
+                            at: tl.constexpr = r * (TILE + 1) + c
+                            value += tl.where(route[at] == k, d[at], 0.0)
+                    dz = dz + (value,)
+            for k in tl.static_range(9):
+                value = acc[o * 9 + k]
+                for y in tl.static_range(2):
+                    for x in tl.static_range(2 * TILE):
+                        pixel = pixels[(y + k // 3) * WIDTH + x + k % 3]
+                        value += dz[y * (2 * TILE) + x] * pixel
+                new = new + (value,)
+        acc = new
+    rows = tl.num_programs(0) * R
+    q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    for k in tl.static_range(54):
+        tl.store(sums + ((pack * 54 + k) * rows + q) * L + lane, acc[k])
+
+
+@triton.jit(do_not_specialize=["images", "rows", "patch_rows"])
+def former_update(
+    w, weight, bias, w_momentum, weight_momentum, bias_momentum, moments, norm, statistics,
+    sums, rows, patches, patch_rows, images, lr, momentum, S: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """SGD on the former block's weights, one channel.
+
+    `sums` (P, 12, rows, L) begins with the gradient's, `patches` (P, 54, patch_rows, L) are those
+    of `former_backward`.
+    """
+    pack, o, lane = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, L)
+    total = total_of(sums + (pack * 12 + o) * rows * L, rows, S, L)
+    at = (pack * 6 + o) * (2 * L) + lane
+    mean, inverse = tl.load(statistics + at), tl.load(statistics + at + L)
+    scale = tl.load(norm + at).to(tl.float64)
+    at = (pack * 54 + o * 9) * L + lane
+    sums_of_patches = ()
+    product = tl.zeros((L,), tl.float64)  # of the gradient and the convolution's output
+    for t in tl.static_range(9):
+        part = total_of(patches + (pack * 54 + o * 9 + t) * patch_rows * L, patch_rows, S, L)
+        sums_of_patches = sums_of_patches + (part,)
+        product += tl.load(w + at + t * L).to(tl.float64) * part
+    pixels = (images * 784).to(tl.float64)
+    projection = (product - mean * total) * inverse
+    along = -scale * inverse * projection / pixels
+    constant = -along * mean - scale * total / pixels
+    gradients = ()
+    for t in tl.static_range(9):
+        outputs = tl.zeros((L,), tl.float64)  # the sum of the convolution's output times pixel t
+        for s in tl.static_range(9):
+            outputs += tl.load(moments + 9 + s * 9 + t) * tl.load(w + at + s * L).to(tl.float64)
+        gradient = scale * sums_of_patches[t] + along * outputs
+        gradients = gradients + (gradient + constant * tl.load(moments + t),)
+    for t in tl.static_range(9):
+        moved(w + at + t * L, w_momentum + at + t * L, gradients[t], lr, momentum)
+    at = (pack * 6 + o) * L + lane
+    moved(weight + at, weight_momentum + at, projection, lr, momentum)
+    moved(bias + at, bias_momentum + at, total, lr, momentum)

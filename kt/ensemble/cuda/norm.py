@@ -1,0 +1,104 @@
+"""Batch norm as an affine map and its gradient as another; sums over partial sums; SGD.
+
+One program does one channel, or one weight, of one pack. `norm` (P, C, 2, L) holds scale and shift
+of z = scale * x + shift; `statistics` (P, C, 2, L), float64, mean and inverse standard deviation;
+`chain` (P, C, 3, L) slope, along and constant of dx = slope * dz + along * x + constant.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def total_of(partial, rows, S: tl.constexpr, L: tl.constexpr):
+    """The sum of partial (rows, L) over its rows, S at a time: (L,) float64."""
+    row, lane = tl.arange(0, S)[:, None], tl.arange(0, L)[None, :]
+    total = tl.zeros((S, L), tl.float64)
+    for first in range(0, rows, S):
+        at = (first + row) * L + lane
+        total += tl.load(partial + at, mask=first + row < rows, other=0.0).to(tl.float64)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def moved(weight, momenta, gradient, lr, momentum):
+    """One step of SGD, as PyTorch does it."""
+    velocity = momentum * tl.load(momenta) + gradient.to(tl.float32)
+    tl.store(momenta, velocity)
+    tl.store(weight, tl.load(weight) - lr * velocity)
+
+
+@triton.jit
+def batch_norm(
+    total, squares, count, at, pair,
+    weight, bias, running_mean, running_variance, norm, statistics, L: tl.constexpr,
+):  # fmt: skip
+    """From the batch's sums of x and x^2: norm and statistics; moves the running ones on."""
+    count = count.to(tl.float64)
+    mean = total / count
+    variance = tl.maximum(squares / count - mean * mean, 0.0)
+    old_mean = tl.load(running_mean + at).to(tl.float64)
+    old_variance = tl.load(running_variance + at).to(tl.float64)
+    unbiased = variance * (count / (count - 1.0))
+    tl.store(running_mean + at, (0.9 * old_mean + 0.1 * mean).to(tl.float32))
+    tl.store(running_variance + at, (0.9 * old_variance + 0.1 * unbiased).to(tl.float32))
+    inverse = 1.0 / tl.sqrt(variance + 1e-5)
+    scale = tl.load(weight + at).to(tl.float64) * inverse
+    tl.store(norm + pair, scale.to(tl.float32))
+    shift = tl.load(bias + at).to(tl.float64) - mean * scale
+    tl.store(norm + pair + L, shift.to(tl.float32))
+    tl.store(statistics + pair, mean)
+    tl.store(statistics + pair + L, inverse)
+
+
+@triton.jit(do_not_specialize=["rows", "count"])
+def forward_norm(
+    sums, rows, count, weight, bias, running_mean, running_variance, norm, statistics,
+    S: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """From partial sums (P, 2 C, rows, L) of x, then of x^2, over `count` values."""
+    pack, c, channels = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    lane = tl.arange(0, L)
+    total = total_of(sums + (pack * 2 * channels + c) * rows * L, rows, S, L)
+    squares = total_of(sums + ((pack * 2 + 1) * channels + c) * rows * L, rows, S, L)
+    at = pack * channels + c
+    batch_norm(
+        total, squares, count, at * L + lane, at * (2 * L) + lane,
+        weight, bias, running_mean, running_variance, norm, statistics, L,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows", "count"])
+def backward_norm(
+    sums, rows, count, norm, statistics, chain, weight, bias, weight_momentum, bias_momentum,
+    lr, momentum, S: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """From partial sums (P, 2 C, rows, L) of dz, then of dz * x: chain; SGD on weight and bias."""
+    pack, c, channels = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    lane = tl.arange(0, L)
+    total = total_of(sums + (pack * 2 * channels + c) * rows * L, rows, S, L)
+    product = total_of(sums + ((pack * 2 + 1) * channels + c) * rows * L, rows, S, L)
+    at = pack * channels + c
+    pair = at * (2 * L) + lane
+    mean, inverse = tl.load(statistics + pair), tl.load(statistics + pair + L)
+    scale = tl.load(norm + pair)
+    count = count.to(tl.float64)
+    projection = (product - mean * total) * inverse  # on the normalised x
+    along = -scale.to(tl.float64) * inverse * projection / count
+    constant = -along * mean - scale.to(tl.float64) * total / count
+    triple = chain + at * (3 * L) + lane
+    tl.store(triple, scale)
+    tl.store(triple + L, along.to(tl.float32))
+    tl.store(triple + 2 * L, constant.to(tl.float32))
+    at = at * L + lane
+    moved(weight + at, weight_momentum + at, projection, lr, momentum)
+    moved(bias + at, bias_momentum + at, total, lr, momentum)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def descend(weight, momenta, sums, rows, lr, momentum, S: tl.constexpr, L: tl.constexpr):
+    """SGD on one weight (P, E, L) from partial sums (P, E, rows, L) of its gradient."""
+    at = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    gradient = total_of(sums + at * rows * L, rows, S, L)
+    at = at * L + tl.arange(0, L)
+    moved(weight + at, momenta + at, gradient, lr, momentum)
