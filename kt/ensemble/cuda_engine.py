@@ -45,7 +45,8 @@ class Tiles:
         read: width of a tile of a 7 x 7 map: 7 or 1.
         pooled: width of a tile of the former block's output: 14, 7, 2 or 1.
         channels: channels of a row in the linear layer's gradient, a divisor of 12.
-        sums: partial sums that are read together, a power of two.
+        sums: partial sums that are read together, a power of two;
+        descent_sums: the same, for each of `rows` weights at a time.
     """
 
     lanes: int = 32
@@ -57,10 +58,11 @@ class Tiles:
     pooled: int = 2
     channels: int = 2
     sums: int = 128
+    descent_sums: int = 16
 
 
 GPU = Tiles()
-INTERPRETED = Tiles(4, 1024, 512, 2, whole=2, read=1, pooled=1, channels=1, sums=1024)
+INTERPRETED = Tiles(4, 1024, 1024, 1, whole=2, read=1, pooled=2, channels=1, sums=1024)
 """Few operations on large arrays: the interpreter takes as long for one number as for thousands."""
 
 

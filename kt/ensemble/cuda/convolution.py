@@ -69,7 +69,7 @@ def _gradient(
         inside = there
         if BEFORE == 1 and FIRST == 0:
             inside = _inside(there, column, j, WIDTH, 1)
-        value = tl.zeros_like(slope)
+        value = tl.full(slope.shape, 0.0, tl.float32)
         if TRAINED:
             value = along * tl.load(x + j * L, mask=inside, other=0.0) + constant
             if BEFORE == 1 and FIRST == 0:
@@ -89,22 +89,24 @@ def convolve(
     IN: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr, TILE: tl.constexpr,
     AFFINE: tl.constexpr, SUMS: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """out (P, OUT, images * (14 / STEP)^2, L), and with SUMS each row's sums of out and out^2."""
+    """out (P, images, OUT, (14 / STEP)^2, L), and with SUMS each row's sums of out and out^2."""
+    AREA: tl.constexpr = (14 // STEP) * (14 // STEP)
     WIDTH: tl.constexpr = STEP * (TILE - 1) + 3
     WHOLE: tl.constexpr = STEP * TILE == 14  # a tile is a whole row: its borders are known
     FIRST: tl.constexpr = 1 if WHOLE else 0
     LAST: tl.constexpr = WIDTH - 1 if WHOLE and STEP == 1 else WIDTH
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     q, exists, image, row, column = _places(tl.program_id(0), images, STEP, TILE, R)
-    x += pack * IN * images * (196 * L) + ((image * 14 + row - 1) * 14 + column - 1) * L + lane
+    x += pack * images * (IN * 196 * L)
+    x += (image * (IN * 196) + (row - 1) * 14 + column - 1) * L + lane
     w += pack * (OUT * IN * 9 * L) + lane + 0 * q
     norm += pack * (IN * 2 * L) + lane + 0 * q
-    zero = tl.zeros((R, L), tl.float32)
+    zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (OUT * TILE)
     for i in range(IN):
         for kh in range(3):
             there = exists & (row + kh >= 1) & (row + kh <= 14)
-            source = x + (i * images * 196 + kh * 14) * L
+            source = x + (i * 196 + kh * 14) * L
             values = _window(
                 source, norm + i * (2 * L), there, column, FIRST, LAST, WIDTH, STEP, AFFINE, L
             )
@@ -120,19 +122,18 @@ def convolve(
                             value += taps[kw] * values[j - FIRST]
                     new = new + (value,)
             acc = new
-    rows = images * (14 // STEP * 14 // STEP // TILE)
-    out += (pack * OUT * rows * TILE + q * TILE) * L + lane
-    sums += (pack * (2 * OUT) * rows + q) * L + lane
+    out += pack * images * (OUT * AREA * L) + (image * ((OUT - 1) * AREA) + q * TILE) * L + lane
+    sums += pack * images * (AREA // TILE * 2 * OUT * L) + q * (2 * OUT * L) + lane
     for o in tl.static_range(OUT):
         total, squares = zero, zero
         for c in tl.static_range(TILE):
             value = acc[o * TILE + c]
-            tl.store(out + (o * rows * TILE + c) * L, value, mask=exists)
+            tl.store(out + (o * AREA + c) * L, value, mask=exists)
             total += value
             squares += value * value
         if SUMS:
-            tl.store(sums + o * rows * L, total, mask=exists)
-            tl.store(sums + (OUT + o) * rows * L, squares, mask=exists)
+            tl.store(sums + o * L, total, mask=exists)
+            tl.store(sums + (OUT + o) * L, squares, mask=exists)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -141,10 +142,10 @@ def input_gradient(
     IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr, SPARSE: tl.constexpr,
     TRAINED: tl.constexpr, SKIP: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """The gradient before the ReLU that the convolution reads, (P, IN, images * 196, L).
+    """The gradient before the ReLU that the convolution reads, (P, images, IN, 196, L).
 
     x is the convolution's output; `gate` (with gate_norm) what went through that ReLU. With SKIP,
-    `skip` (P, IN, images * 49, L) is a further gradient after the ReLU. Each row's sums of the
+    `skip` (P, images, IN, 49, L) is a further gradient after the ReLU. Each row's sums of the
     result and of the result times `gate` go to `sums`. TILE is even.
     """
     WIDTH: tl.constexpr = TILE + 2
@@ -153,22 +154,23 @@ def input_gradient(
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     q, exists, image, row, column = _places(tl.program_id(0), images, 1, TILE, R)
     AREA: tl.constexpr = 49 if SPARSE else 196
-    g += pack * OUT * images * (AREA * L) + lane
-    x += pack * OUT * images * (196 * L) + ((image * 14 + row - 1) * 14 + column - 1) * L + lane
+    g += pack * images * (OUT * AREA * L) + image * (OUT * AREA * L) + lane
+    x += pack * images * (OUT * 196 * L)
+    x += (image * (OUT * 196) + (row - 1) * 14 + column - 1) * L + lane
     w += pack * (OUT * IN * 9 * L) + lane + 0 * q
     chain += pack * (OUT * 3 * L) + lane + 0 * q
-    zero = tl.zeros((R, L), tl.float32)
+    zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (IN * TILE)
     for o in range(OUT):
         for kh in range(3):
             at = row + kh - 1
             there = exists & (at >= 0) & (at < 14)
             if SPARSE:
-                source = g + (o * images * 49 + (image * 7 + at // 2) * 7 + column // 2) * L
+                source = g + (o * 49 + at // 2 * 7 + column // 2) * L
             else:
-                source = g + (o * images * 196 + (image * 14 + at) * 14 + column - 1) * L
+                source = g + (o * 196 + at * 14 + column - 1) * L
             values = _gradient(
-                source, x + (o * images * 196 + kh * 14) * L, chain + o * (3 * L),
+                source, x + (o * 196 + kh * 14) * L, chain + o * (3 * L),
                 there, at % 2 == 0, column, FIRST, LAST, WIDTH, 1, SPARSE, TRAINED, L,
             )  # fmt: skip
             new = ()
@@ -183,26 +185,28 @@ def input_gradient(
                             value += taps[kw] * values[j - FIRST]
                     new = new + (value,)
             acc = new
-    rows = images * (196 // TILE)
-    place = (pack * IN * rows * TILE + q * TILE) * L + lane
+    place = pack * images * (IN * 196 * L) + (image * ((IN - 1) * 196) + q * TILE) * L + lane
+    gate += place
+    out += place
     gate_norm += pack * (IN * 2 * L) + lane + 0 * q
-    skip += (pack * IN * images * 49 + (image * 7 + row // 2) * 7 + column // 2) * L + lane
-    sums += (pack * (2 * IN) * rows + q) * L + lane
+    skip += pack * images * (IN * 49 * L)
+    skip += (image * (IN * 49) + row // 2 * 7 + column // 2) * L + lane
+    sums += pack * images * (196 // TILE * 2 * IN * L) + q * (2 * IN * L) + lane
     for i in tl.static_range(IN):
         scale, shift = tl.load(gate_norm + 2 * i * L), tl.load(gate_norm + (2 * i + 1) * L)
         total, along = zero, zero
         for c in tl.static_range(TILE):
             value = acc[i * TILE + c]
             if SKIP and c % 2 == 0:
-                further = skip + (i * images * 49 + c // 2) * L
+                further = skip + (i * 49 + c // 2) * L
                 value += tl.load(further, mask=exists & (row % 2 == 0), other=0.0)
-            before = tl.load(gate + place + (i * rows * TILE + c) * L, mask=exists, other=0.0)
+            before = tl.load(gate + (i * 196 + c) * L, mask=exists, other=0.0)
             value = tl.where(scale * before + shift > 0, value, 0.0)
-            tl.store(out + place + (i * rows * TILE + c) * L, value, mask=exists)
+            tl.store(out + (i * 196 + c) * L, value, mask=exists)
             total += value
             along += value * before
-        tl.store(sums + i * rows * L, total, mask=exists)
-        tl.store(sums + (IN + i) * rows * L, along, mask=exists)
+        tl.store(sums + i * L, total, mask=exists)
+        tl.store(sums + (IN + i) * L, along, mask=exists)
 
 
 @triton.jit(do_not_specialize=["images", "chunks"])
@@ -212,7 +216,7 @@ def weight_gradient(
     AFFINE: tl.constexpr, SPARSE: tl.constexpr, TRAINED: tl.constexpr,
     R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of w's gradient, (P, OUT * IN * 9, programs * R, L): one input channel each.
+    """Partial sums of w's gradient, (P, programs * R, OUT * IN * 9, L): one input channel each.
 
     A program goes through `chunks` blocks of rows. With STEP 2 the gradient is that of the 7 x 7
     positions alone; with STEP 1, TILE is even.
@@ -224,12 +228,12 @@ def weight_gradient(
     COUNT: tl.constexpr = LAST - FIRST
     AREA: tl.constexpr = 49 if SPARSE else 196
     pack, i, lane = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.arange(0, L)[None, :]
-    x += (pack * IN + i) * images * (196 * L) + lane
-    g += pack * OUT * images * (AREA * L) + lane
-    output += pack * OUT * images * (196 * L) + lane
+    x += pack * images * (IN * 196 * L) + i * (196 * L) + lane
+    g += pack * images * (OUT * AREA * L) + lane
+    output += pack * images * (OUT * 196 * L) + lane
     norm += (pack * IN + i) * (2 * L) + lane
     chain += pack * (OUT * 3 * L) + lane
-    zero = tl.zeros((R, L), tl.float32)
+    zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (OUT * 9)
     for chunk in range(chunks):
         block = tl.program_id(0) * chunks + chunk
@@ -237,22 +241,19 @@ def weight_gradient(
         values = ()
         for kh in tl.static_range(3):
             there = exists & (row + kh >= 1) & (row + kh <= 14)
-            source = x + ((image * 14 + row + kh - 1) * 14 + column - 1) * L
+            source = x + (image * (IN * 196) + (row + kh - 1) * 14 + column - 1) * L
             values = values + _window(
                 source, norm + 0 * q, there, column, FIRST, LAST, WIDTH, STEP, AFFINE, L
             )
-        place = (image * 14 + row) * 14 + column
-        if STEP == 2:
-            read = q * TILE
-        elif SPARSE:
-            read = (image * 7 + row // 2) * 7 + column // 2
-        else:
-            read = place
+        place = image * (OUT * 196) + row * 14 + column
+        read = place
+        if SPARSE:
+            read = image * (OUT * 49) + row // 2 * 7 + column // 2
+        at_g, at_output, at_chain = g + read * L, output + place * L, chain + 0 * q
         new = ()
         for o in tl.static_range(OUT):
             d = _gradient(
-                g + (o * images * AREA + read) * L, output + (o * images * 196 + place) * L,
-                chain + o * (3 * L) + 0 * q, exists, row % 2 == 0, column,
+                at_g + o * (AREA * L), at_output + o * (196 * L), at_chain + o * (3 * L), exists, row % 2 == 0, column,
                 0, TILE, TILE, 0, SPARSE and STEP == 1, TRAINED, L,
             )  # fmt: skip
             for k in tl.static_range(9):
@@ -266,7 +267,7 @@ def weight_gradient(
         acc = new
     rows = tl.num_programs(0) * R
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    sums += ((pack * (OUT * IN * 9) + i * 9) * rows + q) * L + lane
+    sums += (pack * rows + q) * (OUT * IN * 9 * L) + i * (9 * L) + lane
     for o in tl.static_range(OUT):
         for k in tl.static_range(9):
-            tl.store(sums + (o * IN * 9 + k) * rows * L, acc[o * 9 + k])
+            tl.store(sums + (o * IN * 9 + k) * L, acc[o * 9 + k])

@@ -19,10 +19,10 @@ def former_norm(
     """The former batch norm of one channel: see `kt.ensemble.cuda.norm.forward_norm`."""
     pack, o, lane = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, L)
     taps = w + (pack * 54 + o * 9) * L + lane
-    total = tl.zeros((L,), tl.float64)
-    squares = tl.zeros((L,), tl.float64)
+    total = tl.full((L,), 0.0, tl.float64)
+    squares = tl.full((L,), 0.0, tl.float64)
     for s in range(9):
-        along = tl.zeros((L,), tl.float64)
+        along = tl.full((L,), 0.0, tl.float64)
         for t in range(9):
             along += tl.load(moments + 9 + s * 9 + t) * tl.load(taps + t * L).to(tl.float64)
         tap = tl.load(taps + s * L).to(tl.float64)
@@ -41,7 +41,7 @@ def _pixels(images, q, exists, TILE: tl.constexpr, L: tl.constexpr, TOP: tl.cons
     SEGMENTS: tl.constexpr = 14 // TILE
     image, row, segment = q // (14 * SEGMENTS), q // SEGMENTS % 14, q % SEGMENTS
     at = images + (image * 32 + 2 * row) * 32 + segment * (2 * TILE)
-    at += tl.zeros((1, L), tl.int32)
+    at += tl.full((1, L), 0, tl.int32)
     pixels = ()
     for r in tl.static_range(TOP, 5):
         for c in tl.static_range(TOP, 2 * TILE + 3):
@@ -54,7 +54,7 @@ def former_forward(
     images, w, norm, h, routes, count,
     TILE: tl.constexpr, ROUTES: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Convolution, batch norm, ReLU, max-pool: h (P, 6, count * 196, L).
+    """Convolution, batch norm, ReLU, max-pool: h (P, count, 6, 196, L).
 
     With ROUTES, `routes` (int8, as h) tells which of the 3x3 pooled values is the maximum: the
     first of equal ones, as in PyTorch.
@@ -63,15 +63,17 @@ def former_forward(
     COLUMNS: tl.constexpr = 2 * TILE + 1
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    rows = count * (196 // TILE)
-    exists = q < rows
+    exists = q < count * (196 // TILE)
     pixels = _pixels(images, q, exists, TILE, L, 0)
     above = q // (14 // TILE) % 14 > 0  # whether the pooled row before the first exists
     left = q % (14 // TILE) > 0
     lowest = float("-inf")
     w += pack * (54 * L) + lane + 0 * q
     norm += pack * (12 * L) + lane + 0 * q
-    place = (pack * 6 * rows * TILE + q * TILE) * L + lane
+    image = q // (196 // TILE)
+    place = pack * count * (6 * 196 * L) + (image * (5 * 196) + q * TILE) * L + lane
+    h += place
+    routes += place
     for o in range(6):
         scale, shift = tl.load(norm + 2 * o * L), tl.load(norm + (2 * o + 1) * L)
         taps = ()
@@ -90,13 +92,13 @@ def former_forward(
                 values = values + (value,)
         for c in tl.static_range(TILE):
             best = values[2 * c]
-            route = tl.zeros((R, L), tl.int32)
+            route = tl.full((R, L), 0, tl.int32)
             for k in tl.static_range(1, 9):
                 value = values[k // 3 * COLUMNS + 2 * c + k % 3]
                 if ROUTES:
                     route = tl.where(value > best, k, route)
                 best = tl.maximum(value, best)
-            at = place + (o * rows * TILE + c) * L
+            at = (o * 196 + c) * L
             tl.store(h + at, tl.maximum(best, 0.0), mask=exists)
             if ROUTES:
                 tl.store(routes + at, route.to(tl.int8), mask=exists)
@@ -107,38 +109,41 @@ def former_backward(
     images, dh, routes, sums, count, chunks,
     TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of the pooled values' gradient times each patch pixel, (P, 54, programs * R, L).
+    """Partial sums of the pooled values' gradient times each patch pixel, (P, programs * R, 54, L).
 
-    dh (P, 6, count * 196, L) is the gradient of h, zero where h is. A pixel of the convolution's
+    dh (P, count, 6, 196, L) is the gradient of h, zero where h is. A pixel of the convolution's
     output gets its gradient from the up to four windows whose maximum it is.
     """
     WIDTH: tl.constexpr = 2 * TILE + 2
     SEGMENTS: tl.constexpr = 14 // TILE
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
-    start = pack * 6 * count * (196 * L) + lane
-    acc = (tl.zeros((R, L), tl.float32),) * 54
+    dh += pack * count * (6 * 196 * L) + lane
+    routes += pack * count * (6 * 196 * L) + lane
+    zero = tl.full((R, L), 0.0, tl.float32)
+    acc = (zero,) * 54
     for chunk in range(chunks):
         q = (tl.program_id(0) * chunks + chunk) * R + tl.arange(0, R)[:, None]
         exists = q < count * (196 // TILE)
         pixels = _pixels(images, q, exists, TILE, L, 1)
         below = exists & (q // SEGMENTS % 14 < 13)
         right = q % SEGMENTS < SEGMENTS - 1
+        place = (q // (196 // TILE) * (5 * 196) + q * TILE) * L
+        at_dh, at_routes = dh + place, routes + place
         new = ()
         for o in tl.static_range(6):
-            place = start + (o * count * 196 + q * TILE) * L
             d = ()
             route = ()
             for r in tl.static_range(2):
                 there = below if r == 1 else exists
                 for c in tl.static_range(TILE + 1):
                     seen = there & right if c == TILE else there
-                    at = place + (r * 14 + c) * L
-                    d = d + (tl.load(dh + at, mask=seen, other=0.0),)
-                    route = route + (tl.load(routes + at, mask=seen, other=0).to(tl.int32),)
+                    at = (o * 196 + r * 14 + c) * L
+                    d = d + (tl.load(at_dh + at, mask=seen, other=0.0),)
+                    route = route + (tl.load(at_routes + at, mask=seen, other=0).to(tl.int32),)
             dz = ()  # of the convolution's output, two rows of 2 * TILE pixels
             for y in tl.static_range(2):
                 for x in tl.static_range(2 * TILE):
-                    value = tl.zeros((R, L), tl.float32)
+                    value = zero
                     for r in tl.static_range(y + 1):
                         for c in tl.static_range(x // 2, x // 2 + x % 2 + 1):
                             k: tl.constexpr = (y + 1 - 2 * r) * 3 + x + 1 - 2 * c
@@ -155,8 +160,9 @@ def former_backward(
         acc = new
     rows = tl.num_programs(0) * R
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    sums += (pack * rows + q) * (54 * L) + lane
     for k in tl.static_range(54):
-        tl.store(sums + ((pack * 54 + k) * rows + q) * L + lane, acc[k])
+        tl.store(sums + k * L, acc[k])
 
 
 @triton.jit(do_not_specialize=["images", "rows", "patch_rows"])
@@ -166,19 +172,20 @@ def former_update(
 ):  # fmt: skip
     """SGD on the former block's weights, one channel.
 
-    `sums` (P, 12, rows, L) begins with the gradient's, `patches` (P, 54, patch_rows, L) are those
+    `sums` (P, rows, 12, L) begins with the gradient's, `patches` (P, patch_rows, 54, L) are those
     of `former_backward`.
     """
     pack, o, lane = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, L)
-    total = total_of(sums + (pack * 12 + o) * rows * L, rows, S, L)
+    total = total_of(sums + (pack * rows * 12 + o) * L, rows, 12, S, L)
     at = (pack * 6 + o) * (2 * L) + lane
     mean, inverse = tl.load(statistics + at), tl.load(statistics + at + L)
     scale = tl.load(norm + at).to(tl.float64)
     at = (pack * 54 + o * 9) * L + lane
     sums_of_patches = ()
-    product = tl.zeros((L,), tl.float64)  # of the gradient and the convolution's output
+    product = tl.full((L,), 0.0, tl.float64)  # of the gradient and the convolution's output
     for t in tl.static_range(9):
-        part = total_of(patches + (pack * 54 + o * 9 + t) * patch_rows * L, patch_rows, S, L)
+        part = patches + (pack * patch_rows * 54 + o * 9 + t) * L
+        part = total_of(part, patch_rows, 54, S, L)
         sums_of_patches = sums_of_patches + (part,)
         product += tl.load(w + at + t * L).to(tl.float64) * part
     pixels = (images * 784).to(tl.float64)
@@ -187,7 +194,7 @@ def former_update(
     constant = -along * mean - scale * total / pixels
     gradients = ()
     for t in tl.static_range(9):
-        outputs = tl.zeros((L,), tl.float64)  # the sum of the convolution's output times pixel t
+        outputs = tl.full((L,), 0.0, tl.float64)  # the sum of the convolution's output times pixel t
         for s in tl.static_range(9):
             outputs += tl.load(moments + 9 + s * 9 + t) * tl.load(w + at + s * L).to(tl.float64)
         gradient = scale * sums_of_patches[t] + along * outputs

@@ -1,6 +1,6 @@
 """The latter block, the loss, and their gradients, at the 7 x 7 positions that it reads.
 
-Maps y (P, 6, images * 49, L) and third (P, 12, images * 49, L) are the block's output and the
+Maps y (P, images, 6, 49, L) and third (P, images, 12, 49, L) are the block's output and the
 latter convolution's. Rows are stretches of TILE positions, a divisor of 7.
 """
 
@@ -10,6 +10,16 @@ import triton.language as tl
 from kt.ensemble.cuda.norm import moved
 
 
+@triton.jit
+def _places(q, TILE: tl.constexpr):
+    """Image, row number times TILE, and where the first position lies in a 14 x 14 map.
+
+    In maps of C channels a row begins at image * (C - 1) * 49 + its number times TILE.
+    """
+    row, segment = q // (7 // TILE) % 7, q % (7 // TILE)
+    return q // (49 // TILE), q * TILE, row * 28 + segment * (2 * TILE)
+
+
 @triton.jit(do_not_specialize=["images"])
 def latter_forward(
     h, second, norm, w, y, third, sums, images,
@@ -17,54 +27,55 @@ def latter_forward(
 ):  # fmt: skip
     """y = relu(second's batch norm + h), third, and each row's sums of third and third^2.
 
-    `second` is (P, 6, images * 196, L) if WHOLE, else known at the 7 x 7 positions alone.
+    `second` is (P, images, 6, 196, L) if WHOLE, else known at the 7 x 7 positions alone.
     """
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
     rows = images * (49 // TILE)
     exists = q < rows
-    inside = (q // (49 // TILE) * 14 + q // (7 // TILE) % 7 * 2) * 14 + q % (7 // TILE) * (2 * TILE)
-    start = pack * 6 * images
-    place = (start * 49 + q * TILE) * L + lane
-    whole = (start * 196 + inside) * L + lane
+    image, place, whole = _places(q, TILE)
+    y += pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
+    h += pack * images * (6 * 196 * L) + (image * (6 * 196) + whole) * L + lane
+    if WHOLE:
+        second += pack * images * (6 * 196 * L) + (image * (6 * 196) + whole) * L + lane
+    else:
+        second += pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
     norm += pack * (12 * L) + lane + 0 * q
     w += pack * (72 * L) + lane + 0 * q
     ys = ()
     for i in tl.static_range(6):
         scale, shift = tl.load(norm + 2 * i * L), tl.load(norm + (2 * i + 1) * L)
         for c in tl.static_range(TILE):
-            at = whole + (i * images * 196 + 2 * c) * L
-            value = tl.load(h + at, mask=exists, other=0.0)
-            if not WHOLE:
-                at = place + (i * images * 49 + c) * L
+            value = tl.load(h + (i * 196 + 2 * c) * L, mask=exists, other=0.0)
+            at = (i * 196 + 2 * c) * L if WHOLE else (i * 49 + c) * L
             value += scale * tl.load(second + at, mask=exists, other=0.0) + shift
             value = tl.where(exists, tl.maximum(value, 0.0), 0.0)
-            tl.store(y + place + (i * images * 49 + c) * L, value, mask=exists)
+            tl.store(y + (i * 49 + c) * L, value, mask=exists)
             ys = ys + (value,)
-    third += (pack * 12 * images * 49 + q * TILE) * L + lane
-    sums += (pack * 24 * rows + q) * L + lane
+    third += pack * images * (12 * 49 * L) + (image * (11 * 49) + place) * L + lane
+    sums += (pack * rows + q) * (24 * L) + lane
     for o in range(12):
         taps = ()
         for i in tl.static_range(6):
             taps = taps + (tl.load(w + (o * 6 + i) * L),)
-        total = tl.zeros((R, L), tl.float32)
-        squares = tl.zeros((R, L), tl.float32)
+        total = tl.full((R, L), 0.0, tl.float32)
+        squares = tl.full((R, L), 0.0, tl.float32)
         for c in tl.static_range(TILE):
             value = taps[0] * ys[c]
             for i in tl.static_range(1, 6):
                 value += taps[i] * ys[i * TILE + c]
-            tl.store(third + (o * images * 49 + c) * L, value, mask=exists)
+            tl.store(third + (o * 49 + c) * L, value, mask=exists)
             total += value
             squares += value * value
-        tl.store(sums + o * rows * L, total, mask=exists)
-        tl.store(sums + (12 + o) * rows * L, squares, mask=exists)
+        tl.store(sums + o * L, total, mask=exists)
+        tl.store(sums + (12 + o) * L, squares, mask=exists)
 
 
 @triton.jit(do_not_specialize=["images"])
 def scores(
     third, norm, w, parts, images, TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr
 ):  # fmt: skip
-    """Parts of the logits, (P, 10, (49 / TILE) * images, L): one for each stretch of positions.
+    """Parts of the logits, (P, (49 / TILE) * images, 10, L): one for each stretch of positions.
 
     Neighbouring rows are the same stretch in other images: they share the linear layer's weights.
     """
@@ -73,23 +84,23 @@ def scores(
     rows = images * (49 // TILE)
     exists = q < rows
     first = q // images * TILE
-    third += (pack * 12 * images * 49 + q % images * 49 + first) * L + lane
+    third += pack * images * (588 * L) + (q % images * 588 + first) * L + lane
     w += (pack * 5880 + first) * L + lane
     norm += pack * (24 * L) + lane + 0 * q
-    acc = (tl.zeros((R, L), tl.float32),) * 10
+    acc = (tl.full((R, L), 0.0, tl.float32),) * 10
     for c in range(12):
         scale, shift = tl.load(norm + 2 * c * L), tl.load(norm + (2 * c + 1) * L)
         for p in tl.static_range(TILE):
-            value = tl.load(third + (c * images * 49 + p) * L, mask=exists, other=0.0)
+            value = tl.load(third + (c * 49 + p) * L, mask=exists, other=0.0)
             value = tl.maximum(scale * value + shift, 0.0)
             new = ()
             for o in tl.static_range(10):
                 at = w + (o * 588 + c * 49 + p) * L
                 new = new + (acc[o] + tl.load(at, mask=exists, other=0.0) * value,)
             acc = new
+    parts += (pack * rows + q) * (10 * L) + lane
     for o in tl.static_range(10):
-        at = parts + ((pack * 10 + o) * rows + q) * L + lane
-        tl.store(at, acc[o], mask=exists)
+        tl.store(parts + o * L, acc[o], mask=exists)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -97,7 +108,7 @@ def loss(
     parts, bias, labels, dlogits, correct, images,
     SEGMENTS: tl.constexpr, TRAIN: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """With TRAIN the gradient of the mean cross-entropy, dlogits (P, 10, images, L).
+    """With TRAIN the gradient of the mean cross-entropy, dlogits (P, images, 10, L).
 
     Else whether each image is classified correctly, correct (P, images, L) int32.
     """
@@ -106,26 +117,31 @@ def loss(
     exists = q < images
     label = tl.load(labels + q + 0 * lane, mask=exists, other=0).to(tl.int32)
     logits = ()
+    bias += pack * (10 * L) + lane + 0 * q
     for o in tl.static_range(10):
-        value = tl.load(bias + (pack * 10 + o) * L + lane + 0 * q)
-        for s in tl.static_range(SEGMENTS):
-            at = parts + (((pack * 10 + o) * SEGMENTS + s) * images + q) * L + lane
-            value += tl.load(at, mask=exists, other=0.0)
-        logits = logits + (value,)
+        logits = logits + (tl.load(bias + o * L),)
+    parts += (pack * images * SEGMENTS + q) * (10 * L) + lane
+    for _ in range(SEGMENTS):
+        new = ()
+        for o in tl.static_range(10):
+            new = new + (logits[o] + tl.load(parts + o * L, mask=exists, other=0.0),)
+        logits = new
+        parts += images * (10 * L)
     top = logits[0]
-    winner = tl.zeros((R, L), tl.int32)
+    winner = tl.full((R, L), 0, tl.int32)
     for o in tl.static_range(1, 10):
         winner = tl.where(logits[o] > top, o, winner)
         top = tl.maximum(logits[o], top)
     if TRAIN:
-        total = tl.zeros((R, L), tl.float32)
+        total = tl.full((R, L), 0.0, tl.float32)
         for o in tl.static_range(10):
             total += tl.exp(logits[o] - top)
         scale = 1.0 / (total * images)
+        dlogits += (pack * images + q) * (10 * L) + lane
         for o in tl.static_range(10):
             value = tl.exp(logits[o] - top) * scale
             value = tl.where(label == o, value - 1.0 / images, value)
-            tl.store(dlogits + ((pack * 10 + o) * images + q) * L + lane, value, mask=exists)
+            tl.store(dlogits + o * L, value, mask=exists)
     else:
         at = correct + (pack * images + q) * L + lane
         tl.store(at, (winner == label).to(tl.int32), mask=exists)
@@ -155,37 +171,40 @@ def linear_backward(
         for o in tl.static_range(10):
             at = w + place + (o * 588 + c * 49) * L
             weights = weights + (tl.load(at, mask=exists, other=0.0),)
-    zero = tl.zeros((R, L), tl.float32)
+    zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (10 * CHANNELS)
     totals = (zero,) * (2 * CHANNELS)
-    at = ((pack * 12 + first) * images * 49 + p) * L + lane
-    dlogits += pack * 10 * images * L + lane + 0 * q
-    for image in range(images):
+    third += pack * images * (588 * L) + (first * 49 + p) * L + lane
+    dthird += pack * images * (588 * L) + (first * 49 + p) * L + lane
+    dlogits += pack * images * (10 * L) + lane + 0 * q
+    for _ in range(images):
         d = ()
         for o in tl.static_range(10):
-            d = d + (tl.load(dlogits + (o * images + image) * L),)
+            d = d + (tl.load(dlogits + o * L),)
         new = ()
         new_totals = ()
         for c in tl.static_range(CHANNELS):
-            here = at + (c * images + image) * (49 * L)
-            value = tl.load(third + here, mask=exists, other=0.0)
+            value = tl.load(third + c * (49 * L), mask=exists, other=0.0)
             feature = tl.maximum(norms[2 * c] * value + norms[2 * c + 1], 0.0)
             gradient = d[0] * weights[c * 10]
             for o in tl.static_range(1, 10):
                 gradient += d[o] * weights[c * 10 + o]
             gradient = tl.where(feature > 0, gradient, 0.0)
-            tl.store(dthird + here, gradient, mask=exists)
+            tl.store(dthird + c * (49 * L), gradient, mask=exists)
             new_totals = new_totals + (totals[2 * c] + gradient,)
             new_totals = new_totals + (totals[2 * c + 1] + gradient * value,)
             for o in tl.static_range(10):
                 new = new + (acc[c * 10 + o] + d[o] * feature,)
         acc = new
         totals = new_totals
+        third += 588 * L
+        dthird += 588 * L
+        dlogits += 10 * L
     if TRAINED:
-        sums += ((pack * 24 + first) * 49 + p) * L + lane
+        sums += ((pack * 49 + p) * 24 + first) * L + lane
         for c in tl.static_range(CHANNELS):
-            tl.store(sums + c * (49 * L), totals[2 * c], mask=exists)
-            tl.store(sums + (12 + c) * (49 * L), totals[2 * c + 1], mask=exists)
+            tl.store(sums + c * L, totals[2 * c], mask=exists)
+            tl.store(sums + (12 + c) * L, totals[2 * c + 1], mask=exists)
             for o in tl.static_range(10):
                 at = place + (o * 588 + c * 49) * L
                 velocity = momentum * tl.load(momenta + at, mask=exists, other=0.0)
@@ -218,12 +237,15 @@ def latter_input_gradient(
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
     rows = images * (49 // TILE)
     exists = q < rows
-    place = (pack * 12 * images * 49 + q * TILE) * L + lane
+    image, place, whole = _places(q, TILE)
+    at = pack * images * (12 * 49 * L) + (image * (11 * 49) + place) * L + lane
+    dthird += at
+    third += at
     chain += pack * (36 * L) + lane + 0 * q
     w += pack * (72 * L) + lane + 0 * q
-    acc = (tl.zeros((R, L), tl.float32),) * (6 * TILE)
+    acc = (tl.full((R, L), 0.0, tl.float32),) * (6 * TILE)
     for o in range(12):
-        at = place + o * images * (49 * L)
+        at = o * (49 * L)
         d = _through(dthird + at, third + at, chain + o * (3 * L), exists, TILE, TRAINED, L)
         new = ()
         for i in tl.static_range(6):
@@ -231,24 +253,25 @@ def latter_input_gradient(
             for c in tl.static_range(TILE):
                 new = new + (acc[i * TILE + c] + tap * d[c],)
         acc = new
-    place = (pack * 6 * images * 49 + q * TILE) * L + lane
-    inside = (q // (49 // TILE) * 14 + q // (7 // TILE) % 7 * 2) * 14 + q % (7 // TILE) * (2 * TILE)
-    second += (pack * 6 * images * 196 + inside) * L + lane
-    sums += (pack * 12 * rows + q) * L + lane
+    at = pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
+    y += at
+    dy += at
+    second += pack * images * (6 * 196 * L) + (image * (6 * 196) + whole) * L + lane
+    sums += (pack * rows + q) * (12 * L) + lane
     for i in tl.static_range(6):
-        total = tl.zeros((R, L), tl.float32)
-        along = tl.zeros((R, L), tl.float32)
+        total = tl.full((R, L), 0.0, tl.float32)
+        along = tl.full((R, L), 0.0, tl.float32)
         for c in tl.static_range(TILE):
-            at = place + (i * images * 49 + c) * L
+            at = (i * 49 + c) * L
             value = tl.where(tl.load(y + at, mask=exists, other=0.0) > 0, acc[i * TILE + c], 0.0)
             tl.store(dy + at, value, mask=exists)
             if WHOLE:
-                output = second + (i * images * 196 + 2 * c) * L
+                output = second + (i * 196 + 2 * c) * L
                 total += value
                 along += value * tl.load(output, mask=exists, other=0.0)
         if WHOLE:
-            tl.store(sums + i * rows * L, total, mask=exists)
-            tl.store(sums + (6 + i) * rows * L, along, mask=exists)
+            tl.store(sums + i * L, total, mask=exists)
+            tl.store(sums + (6 + i) * L, along, mask=exists)
 
 
 @triton.jit(do_not_specialize=["images", "chunks"])
@@ -256,22 +279,27 @@ def latter_weight_gradient(
     dthird, third, chain, y, sums, images, chunks,
     OUTS: tl.constexpr, TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of w's gradient, (P, 72, programs * R, L): OUTS output channels a program."""
+    """Partial sums of w's gradient, (P, programs * R, 72, L): OUTS output channels a program."""
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     first = tl.program_id(2) * OUTS
-    acc = (tl.zeros((R, L), tl.float32),) * (OUTS * 6)
+    chain += (pack * 12 + first) * (3 * L) + lane
+    acc = (tl.full((R, L), 0.0, tl.float32),) * (OUTS * 6)
     for chunk in range(chunks):
         q = (tl.program_id(0) * chunks + chunk) * R + tl.arange(0, R)[:, None]
         exists = q < images * (49 // TILE)
+        image, place, _ = _places(q, TILE)
+        at = y + pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
         ys = ()
         for k in tl.static_range(6 * TILE):
-            at = (pack * 6 + k // TILE) * images * 49 + q * TILE + k % TILE
-            ys = ys + (tl.load(y + at * L + lane, mask=exists, other=0.0),)
+            here = at + (k // TILE * 49 + k % TILE) * L
+            ys = ys + (tl.load(here, mask=exists, other=0.0),)
+        at = pack * images * (588 * L) + (image * (11 * 49) + place + first * 49) * L + lane
+        at_dthird, at_third = dthird + at, third + at
         new = ()
         for o in tl.static_range(OUTS):
-            at = (((pack * 12 + first + o) * images) * 49 + q * TILE) * L + lane
-            tie = chain + (pack * 12 + first + o) * (3 * L) + lane + 0 * q
-            d = _through(dthird + at, third + at, tie, exists, TILE, True, L)
+            at = o * (49 * L)
+            tie = chain + o * (3 * L) + 0 * q
+            d = _through(at_dthird + at, at_third + at, tie, exists, TILE, True, L)
             for i in tl.static_range(6):
                 value = acc[o * 6 + i]
                 for c in tl.static_range(TILE):
@@ -280,6 +308,6 @@ def latter_weight_gradient(
         acc = new
     rows = tl.num_programs(0) * R
     q = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    sums += ((pack * 72 + first * 6) * rows + q) * L + lane
+    sums += (pack * rows + q) * (72 * L) + first * (6 * L) + lane
     for k in tl.static_range(OUTS * 6):
-        tl.store(sums + k * rows * L, acc[k])
+        tl.store(sums + k * L, acc[k])

@@ -10,12 +10,12 @@ import triton.language as tl
 
 
 @triton.jit
-def total_of(partial, rows, S: tl.constexpr, L: tl.constexpr):
-    """The sum of partial (rows, L) over its rows, S at a time: (L,) float64."""
+def total_of(partial, rows, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr):
+    """The sum of the first of partial (rows, C, L) over its rows, S at a time: (L,) float64."""
     row, lane = tl.arange(0, S)[:, None], tl.arange(0, L)[None, :]
-    total = tl.zeros((S, L), tl.float64)
+    total = tl.full((S, L), 0.0, tl.float64)
     for first in range(0, rows, S):
-        at = (first + row) * L + lane
+        at = (first + row) * (C * L) + lane
         total += tl.load(partial + at, mask=first + row < rows, other=0.0).to(tl.float64)
     return tl.sum(total, 0)
 
@@ -54,14 +54,14 @@ def batch_norm(
 @triton.jit(do_not_specialize=["rows", "count"])
 def forward_norm(
     sums, rows, count, weight, bias, running_mean, running_variance, norm, statistics,
-    S: tl.constexpr, L: tl.constexpr,
+    C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """From partial sums (P, 2 C, rows, L) of x, then of x^2, over `count` values."""
-    pack, c, channels = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    """From partial sums (P, rows, 2 C, L) of x, then of x^2, over `count` values."""
+    pack, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, L)
-    total = total_of(sums + (pack * 2 * channels + c) * rows * L, rows, S, L)
-    squares = total_of(sums + ((pack * 2 + 1) * channels + c) * rows * L, rows, S, L)
-    at = pack * channels + c
+    total = total_of(sums + (pack * rows * (2 * C) + c) * L, rows, 2 * C, S, L)
+    squares = total_of(sums + (pack * rows * (2 * C) + C + c) * L, rows, 2 * C, S, L)
+    at = pack * C + c
     batch_norm(
         total, squares, count, at * L + lane, at * (2 * L) + lane,
         weight, bias, running_mean, running_variance, norm, statistics, L,
@@ -71,14 +71,14 @@ def forward_norm(
 @triton.jit(do_not_specialize=["rows", "count"])
 def backward_norm(
     sums, rows, count, norm, statistics, chain, weight, bias, weight_momentum, bias_momentum,
-    lr, momentum, S: tl.constexpr, L: tl.constexpr,
+    lr, momentum, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """From partial sums (P, 2 C, rows, L) of dz, then of dz * x: chain; SGD on weight and bias."""
-    pack, c, channels = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    """From partial sums (P, rows, 2 C, L) of dz, then of dz * x: chain; SGD on weight and bias."""
+    pack, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, L)
-    total = total_of(sums + (pack * 2 * channels + c) * rows * L, rows, S, L)
-    product = total_of(sums + ((pack * 2 + 1) * channels + c) * rows * L, rows, S, L)
-    at = pack * channels + c
+    total = total_of(sums + (pack * rows * (2 * C) + c) * L, rows, 2 * C, S, L)
+    product = total_of(sums + (pack * rows * (2 * C) + C + c) * L, rows, 2 * C, S, L)
+    at = pack * C + c
     pair = at * (2 * L) + lane
     mean, inverse = tl.load(statistics + pair), tl.load(statistics + pair + L)
     scale = tl.load(norm + pair)
@@ -96,9 +96,22 @@ def backward_norm(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def descend(weight, momenta, sums, rows, lr, momentum, S: tl.constexpr, L: tl.constexpr):
-    """SGD on one weight (P, E, L) from partial sums (P, E, rows, L) of its gradient."""
-    at = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    gradient = total_of(sums + at * rows * L, rows, S, L)
-    at = at * L + tl.arange(0, L)
-    moved(weight + at, momenta + at, gradient, lr, momentum)
+def descend(
+    weights, momenta, sums, rows, lr, momentum,
+    E: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """SGD on R of a tensor's weights (P, E, L) from partial sums (P, rows, E, L) of gradients."""
+    e = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    pack = tl.program_id(1).to(tl.int64)
+    row, lane = tl.arange(0, S)[None, :, None], tl.arange(0, L)[None, :]
+    total = tl.full((R, S, L), 0.0, tl.float64)
+    for first in range(0, rows, S):
+        there = (e < E)[:, :, None] & (first + row < rows)
+        at = ((pack * rows + first + row) * E + e[:, :, None]) * L + lane[:, None, :]
+        total += tl.load(sums + at, mask=there, other=0.0).to(tl.float64)
+    at = (pack * E + e) * L + lane
+    velocity = momentum * tl.load(momenta + at, mask=e < E, other=0.0)
+    velocity += tl.sum(total, 1).to(tl.float32)
+    tl.store(momenta + at, velocity, mask=e < E)
+    weight = tl.load(weights + at, mask=e < E, other=0.0)
+    tl.store(weights + at, weight - lr * velocity, mask=e < E)

@@ -52,7 +52,9 @@ class Passes:
         self.packs = triton.cdiv(self.count, tiles.lanes)
         self.device = weights["latter.fc.bias"].device
         self.w = {name: self._packed(tensor) for name, tensor in weights.items()}
-        self.momenta = {name: torch.zeros_like(w) for name, w in self.w.items()}
+        self.momenta = {
+            name: torch.zeros_like(w) for name, w in self.w.items() if "running_" not in name
+        }
         self.hidden = self.shapes["block.conv1.weight"][1]  # channels of the block's inner map
         self.former = self._norm("former.bn", CHANNELS)
         self.norm1 = self._norm("block.bn1", self.hidden)
@@ -227,7 +229,8 @@ class Passes:
         if of.trained:
             self._by_channel(
                 norm.forward_norm, of.channels, self.sums, rows, self.images * area,
-                *self._affine(of), *self._running(of), of.norm, of.statistics, S=self.tiles.sums,
+                *self._affine(of), *self._running(of), of.norm, of.statistics,
+                C=of.channels, S=self.tiles.sums,
             )  # fmt: skip
 
     def _backward_norm(self, of: _Norm, rows: int, area: int) -> None:
@@ -235,7 +238,7 @@ class Passes:
             self._by_channel(
                 norm.backward_norm, of.channels, self.sums, rows, self.images * area, of.norm,
                 of.statistics, of.chain, *self._affine(of), *self._affine(of, self.momenta),
-                self.lr, self.momentum, S=self.tiles.sums,
+                self.lr, self.momentum, C=of.channels, S=self.tiles.sums,
             )  # fmt: skip
 
     def _weight_gradient(self, name: str, kernel, rows: int, depth: int, *arguments, **constants):
@@ -244,9 +247,10 @@ class Passes:
         self._descend(name, self.gradients, left)
 
     def _descend(self, name: str, sums: Tensor, rows: int) -> None:
-        self._by_channel(
-            norm.descend, self.w[name].shape[1], self.w[name], self.momenta[name], sums, rows,
-            self.lr, self.momentum, S=self.tiles.sums,
+        count = self.w[name].shape[1]
+        self._by_row(
+            norm.descend, count, self.w[name], self.momenta[name], sums, rows, self.lr,
+            self.momentum, E=count, S=self.tiles.descent_sums,
         )  # fmt: skip
 
     # --- memory and launches --------------------------------------------------------------------
