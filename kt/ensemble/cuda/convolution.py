@@ -117,9 +117,8 @@ def convolve(
                 for c in tl.static_range(TILE):
                     value = acc[o * TILE + c]
                     for kw in tl.static_range(3):
-                        j: tl.constexpr = c * STEP + kw
-                        if FIRST <= j and j < LAST:
-                            value += taps[kw] * values[j - FIRST]
+                        if FIRST <= c * STEP + kw and c * STEP + kw < LAST:
+                            value += taps[kw] * values[c * STEP + kw - FIRST]
                     new = new + (value,)
             acc = new
     out += pack * images * (OUT * AREA * L) + (image * ((OUT - 1) * AREA) + q * TILE) * L + lane
@@ -151,6 +150,7 @@ def input_gradient(
     WIDTH: tl.constexpr = TILE + 2
     FIRST: tl.constexpr = 1 if TILE == 14 else 0
     LAST: tl.constexpr = WIDTH - FIRST
+    DENSE: tl.constexpr = TRAINED or not SPARSE
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     q, exists, image, row, column = _places(tl.program_id(0), images, 1, TILE, R)
     AREA: tl.constexpr = 49 if SPARSE else 196
@@ -180,9 +180,8 @@ def input_gradient(
                 for c in tl.static_range(TILE):
                     value = acc[i * TILE + c]
                     for kw in tl.static_range(3):
-                        j: tl.constexpr = c + kw
-                        if FIRST <= j and j < LAST and (TRAINED or not SPARSE or j % 2 == 1):
-                            value += taps[kw] * values[j - FIRST]
+                        if FIRST <= c + kw and c + kw < LAST and (DENSE or (c + kw) % 2 == 1):
+                            value += taps[kw] * values[c + kw - FIRST]
                     new = new + (value,)
             acc = new
     place = pack * images * (IN * 196 * L) + (image * ((IN - 1) * 196) + q * TILE) * L + lane
@@ -259,10 +258,8 @@ def weight_gradient(
             for k in tl.static_range(9):
                 value = acc[o * 9 + k]
                 for c in tl.static_range(TILE):
-                    j: tl.constexpr = c * STEP + k % 3
-                    known: tl.constexpr = TRAINED or not SPARSE or STEP == 2 or c % 2 == 0
-                    if FIRST <= j and j < LAST and known:
-                        value += d[c] * values[k // 3 * COUNT + j - FIRST]
+                    if FIRST <= c * STEP + k % 3 and c * STEP + k % 3 < LAST:
+                        value += d[c] * values[k // 3 * COUNT + c * STEP + k % 3 - FIRST]
                 new = new + (value,)
         acc = new
     rows = tl.num_programs(0) * R

@@ -21,13 +21,15 @@ def former_norm(
     taps = w + (pack * 54 + o * 9) * L + lane
     total = tl.full((L,), 0.0, tl.float64)
     squares = tl.full((L,), 0.0, tl.float64)
-    for s in range(9):
+    values = ()
+    for t in tl.static_range(9):
+        values = values + (tl.load(taps + t * L).to(tl.float64),)
+    for s in tl.static_range(9):
         along = tl.full((L,), 0.0, tl.float64)
-        for t in range(9):
-            along += tl.load(moments + 9 + s * 9 + t) * tl.load(taps + t * L).to(tl.float64)
-        tap = tl.load(taps + s * L).to(tl.float64)
-        total += tl.load(moments + s) * tap
-        squares += along * tap
+        for t in tl.static_range(9):
+            along += tl.load(moments + 9 + s * 9 + t) * values[t]
+        total += tl.load(moments + s) * values[s]
+        squares += along * values[s]
     batch_norm(
         total, squares, images * 784, (pack * 6 + o) * L + lane, (pack * 6 + o) * (2 * L) + lane,
         weight, bias, running_mean, running_variance, norm, statistics, L,
@@ -146,9 +148,9 @@ def former_backward(
                     value = zero
                     for r in tl.static_range(y + 1):
                         for c in tl.static_range(x // 2, x // 2 + x % 2 + 1):
-                            k: tl.constexpr = (y + 1 - 2 * r) * 3 + x + 1 - 2 * c
-                            at: tl.constexpr = r * (TILE + 1) + c
-                            value += tl.where(route[at] == k, d[at], 0.0)
+                            here = route[r * (TILE + 1) + c]
+                            hit = here == (y + 1 - 2 * r) * 3 + x + 1 - 2 * c
+                            value += tl.where(hit, d[r * (TILE + 1) + c], 0.0)
                     dz = dz + (value,)
             for k in tl.static_range(9):
                 value = acc[o * 9 + k]
@@ -181,13 +183,15 @@ def former_update(
     mean, inverse = tl.load(statistics + at), tl.load(statistics + at + L)
     scale = tl.load(norm + at).to(tl.float64)
     at = (pack * 54 + o * 9) * L + lane
+    taps = ()
     sums_of_patches = ()
     product = tl.full((L,), 0.0, tl.float64)  # of the gradient and the convolution's output
     for t in tl.static_range(9):
         part = patches + (pack * patch_rows * 54 + o * 9 + t) * L
         part = total_of(part, patch_rows, 54, S, L)
         sums_of_patches = sums_of_patches + (part,)
-        product += tl.load(w + at + t * L).to(tl.float64) * part
+        taps = taps + (tl.load(w + at + t * L).to(tl.float64),)
+        product += taps[t] * part
     pixels = (images * 784).to(tl.float64)
     projection = (product - mean * total) * inverse
     along = -scale * inverse * projection / pixels
@@ -196,7 +200,7 @@ def former_update(
     for t in tl.static_range(9):
         outputs = tl.full((L,), 0.0, tl.float64)  # the sum of the convolution's output times pixel t
         for s in tl.static_range(9):
-            outputs += tl.load(moments + 9 + s * 9 + t) * tl.load(w + at + s * L).to(tl.float64)
+            outputs += tl.load(moments + 9 + s * 9 + t) * taps[s]
         gradient = scale * sums_of_patches[t] + along * outputs
         gradients = gradients + (gradient + constant * tl.load(moments + t),)
     for t in tl.static_range(9):

@@ -238,24 +238,26 @@ def latter_input_gradient(
     rows = images * (49 // TILE)
     exists = q < rows
     image, place, whole = _places(q, TILE)
-    at = pack * images * (12 * 49 * L) + (image * (11 * 49) + place) * L + lane
-    dthird += at
-    third += at
+    start = pack * images * (12 * 49 * L) + (image * (11 * 49) + place) * L + lane
+    dthird += start
+    third += start
     chain += pack * (36 * L) + lane + 0 * q
     w += pack * (72 * L) + lane + 0 * q
     acc = (tl.full((R, L), 0.0, tl.float32),) * (6 * TILE)
     for o in range(12):
-        at = o * (49 * L)
-        d = _through(dthird + at, third + at, chain + o * (3 * L), exists, TILE, TRAINED, L)
+        d = _through(
+            dthird + o * (49 * L), third + o * (49 * L), chain + o * (3 * L), exists, TILE,
+            TRAINED, L,
+        )  # fmt: skip
         new = ()
         for i in tl.static_range(6):
             tap = tl.load(w + (o * 6 + i) * L)
             for c in tl.static_range(TILE):
                 new = new + (acc[i * TILE + c] + tap * d[c],)
         acc = new
-    at = pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
-    y += at
-    dy += at
+    start = pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane
+    y += start
+    dy += start
     second += pack * images * (6 * 196 * L) + (image * (6 * 196) + whole) * L + lane
     sums += (pack * rows + q) * (12 * L) + lane
     for i in tl.static_range(6):
