@@ -62,7 +62,7 @@ class Tiles:
 
 
 GPU = Tiles()
-INTERPRETED = Tiles(4, 1024, 1024, 1, whole=2, read=1, pooled=2, channels=1, sums=1024)
+INTERPRETED = Tiles(4, 512, 512, 1, whole=2, read=1, pooled=2, channels=1, sums=512, descent_sums=64)
 """Few operations on large arrays: the interpreter takes as long for one number as for thousands."""
 
 
@@ -78,11 +78,23 @@ def available() -> bool:
 
 def reason() -> str | None:
     """Why the engine cannot be used here, in one line; None if it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "the cuda engine is not available: Triton is not installed"
     if not torch.cuda.is_available():
         return "the cuda engine is not available: no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "the cuda engine is not available: Triton needs compute capability 8.0"
+    if importlib.util.find_spec("triton") is None:
+        return "the cuda engine is not available: Triton is not installed"
     return None
+
+
+def require(device: torch.device) -> None:
+    """Raises:
+    KTError: the engine cannot be used here, or not on this device.
+    """
+    if (why := reason()) is not None:
+        raise KTError(why)
+    if device.type != "cuda":
+        raise KTError(f"the cuda engine trains on a CUDA device, not on {str(device)!r}")
 
 
 def sources() -> list[Path]:
@@ -105,7 +117,7 @@ def train_networks(
         tiles: how the work is divided; None: as suits the device.
 
     Raises:
-        KTError: the weights are not on a CUDA device, or Triton is not installed.
+        KTError: the engine cannot be used here, or the weights are not on a CUDA device.
     """
     trained = ("former", "latter") if freeze_block else ("former", "block", "latter")
     passes = _passes(initial, trained, tiles)
@@ -168,10 +180,8 @@ def _joined(former: Weights, block: Weights, latter: Weights) -> Weights:
 def _passes(weights: Weights, trained: tuple[str, ...], tiles: Tiles | None) -> "Passes":
     """The passes over a batch, on these weights' device."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if not interpreted and weights["latter.fc.bias"].device.type != "cuda":
-        raise KTError(reason() or "the cuda engine trains on a CUDA device: --device cuda")
-    if importlib.util.find_spec("triton") is None:
-        raise KTError(reason())
+    if not interpreted:
+        require(weights["latter.fc.bias"].device)
     from kt.ensemble.cuda.passes import Passes  # not every platform has Triton
 
     return Passes(weights, trained, tiles or (INTERPRETED if interpreted else GPU))
