@@ -22,16 +22,6 @@ def _places(block, images, STEP: tl.constexpr, TILE: tl.constexpr, R: tl.constex
 
 
 @triton.jit
-def _inside(there, column, j: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr):
-    """Whether the j-th of WIDTH columns from `column` - 1 on lies in the map."""
-    if j == 0:
-        there = there & (column > 0)
-    if j == WIDTH - 1 and STEP == 1:
-        there = there & (column + (WIDTH - 2) < 14)
-    return there
-
-
-@triton.jit
 def _window(
     x, norm, there, column,
     FIRST: tl.constexpr, LAST: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
@@ -43,7 +33,11 @@ def _window(
         shift = tl.load(norm + L, mask=there, other=0.0)
     values = ()
     for j in tl.static_range(FIRST, LAST):
-        inside = _inside(there, column, j, WIDTH, STEP) if FIRST == 0 else there
+        inside = there
+        if j == 0:
+            inside = there & (column > 0)
+        if j == WIDTH - 1 and FIRST == 0 and STEP == 1:
+            inside = there & (column + (WIDTH - 2) < 14)
         value = tl.load(x + j * L, mask=inside, other=0.0)
         if AFFINE:
             value = tl.maximum(scale * value + shift, 0.0)
@@ -67,8 +61,10 @@ def _gradient(
     values = ()
     for j in tl.static_range(FIRST, LAST):
         inside = there
-        if BEFORE == 1 and FIRST == 0:
-            inside = _inside(there, column, j, WIDTH, 1)
+        if j == 0 and BEFORE == 1:
+            inside = there & (column > 0)
+        if j == WIDTH - 1 and FIRST == 0 and BEFORE == 1:
+            inside = there & (column + (WIDTH - 2) < 14)
         value = tl.full(slope.shape, 0.0, tl.float32)
         if TRAINED:
             value = along * tl.load(x + j * L, mask=inside, other=0.0) + constant
