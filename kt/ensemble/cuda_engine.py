@@ -62,7 +62,7 @@ class Tiles:
 
 
 GPU = Tiles()
-INTERPRETED = Tiles(4, 512, 512, 1, whole=2, read=1, pooled=2, channels=1, sums=512, descent_sums=64)
+INTERPRETED = Tiles(4, 512, 512, 1, 2, 1, 2, channels=1, sums=512, descent_sums=64)
 """Few operations on large arrays: the interpreter takes as long for one number as for thousands."""
 
 

@@ -113,7 +113,7 @@ def convolve(
                 for c in tl.static_range(TILE):
                     value = acc[o * TILE + c]
                     for kw in tl.static_range(3):
-                        if FIRST <= c * STEP + kw and c * STEP + kw < LAST:
+                        if c * STEP + kw >= FIRST and c * STEP + kw < LAST:
                             value += taps[kw] * values[c * STEP + kw - FIRST]
                     new = new + (value,)
             acc = new
@@ -176,7 +176,7 @@ def input_gradient(
                 for c in tl.static_range(TILE):
                     value = acc[i * TILE + c]
                     for kw in tl.static_range(3):
-                        if FIRST <= c + kw and c + kw < LAST and (DENSE or (c + kw) % 2 == 1):
+                        if c + kw >= FIRST and c + kw < LAST and (DENSE or (c + kw) % 2 == 1):
                             value += taps[kw] * values[c + kw - FIRST]
                     new = new + (value,)
             acc = new
@@ -204,16 +204,16 @@ def input_gradient(
         tl.store(sums + (IN + i) * L, along, mask=exists)
 
 
-@triton.jit(do_not_specialize=["images", "chunks"])
+@triton.jit(do_not_specialize=["images"])
 def weight_gradient(
-    x, norm, g, output, chain, sums, images, chunks,
-    IN: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr, TILE: tl.constexpr,
-    AFFINE: tl.constexpr, SPARSE: tl.constexpr, TRAINED: tl.constexpr,
+    x, norm, g, output, chain, sums, images,
+    CHUNKS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr,
+    TILE: tl.constexpr, AFFINE: tl.constexpr, SPARSE: tl.constexpr, TRAINED: tl.constexpr,
     R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of w's gradient, (P, programs * R, OUT * IN * 9, L): one input channel each.
 
-    A program goes through `chunks` blocks of rows. With STEP 2 the gradient is that of the 7 x 7
+    A program goes through CHUNKS blocks of rows. With STEP 2 the gradient is that of the 7 x 7
     positions alone; with STEP 1, TILE is even.
     """
     WIDTH: tl.constexpr = STEP * (TILE - 1) + 3
@@ -230,8 +230,8 @@ def weight_gradient(
     chain += pack * (OUT * 3 * L) + lane
     zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (OUT * 9)
-    for chunk in range(chunks):
-        block = tl.program_id(0) * chunks + chunk
+    for chunk in range(CHUNKS):
+        block = tl.program_id(0) * CHUNKS + chunk
         q, exists, image, row, column = _places(block, images, STEP, TILE, R)
         values = ()
         for kh in tl.static_range(3):
@@ -248,13 +248,14 @@ def weight_gradient(
         new = ()
         for o in tl.static_range(OUT):
             d = _gradient(
-                at_g + o * (AREA * L), at_output + o * (196 * L), at_chain + o * (3 * L), exists, row % 2 == 0, column,
+                at_g + o * (AREA * L), at_output + o * (196 * L), at_chain + o * (3 * L),
+                exists, row % 2 == 0, column,
                 0, TILE, TILE, 0, SPARSE and STEP == 1, TRAINED, L,
             )  # fmt: skip
             for k in tl.static_range(9):
                 value = acc[o * 9 + k]
                 for c in tl.static_range(TILE):
-                    if FIRST <= c * STEP + k % 3 and c * STEP + k % 3 < LAST:
+                    if c * STEP + k % 3 >= FIRST and c * STEP + k % 3 < LAST:
                         value += d[c] * values[k // 3 * COUNT + c * STEP + k % 3 - FIRST]
                 new = new + (value,)
         acc = new

@@ -106,10 +106,10 @@ def former_forward(
                 tl.store(routes + at, route.to(tl.int8), mask=exists)
 
 
-@triton.jit(do_not_specialize=["count", "chunks"])
+@triton.jit(do_not_specialize=["count"])
 def former_backward(
-    images, dh, routes, sums, count, chunks,
-    TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+    images, dh, routes, sums, count,
+    CHUNKS: tl.constexpr, TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the pooled values' gradient times each patch pixel, (P, programs * R, 54, L).
 
@@ -123,8 +123,8 @@ def former_backward(
     routes += pack * count * (6 * 196 * L) + lane
     zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * 54
-    for chunk in range(chunks):
-        q = (tl.program_id(0) * chunks + chunk) * R + tl.arange(0, R)[:, None]
+    for chunk in range(CHUNKS):
+        q = (tl.program_id(0) * CHUNKS + chunk) * R + tl.arange(0, R)[:, None]
         exists = q < count * (196 // TILE)
         pixels = _pixels(images, q, exists, TILE, L, 1)
         below = exists & (q // SEGMENTS % 14 < 13)
@@ -167,18 +167,19 @@ def former_backward(
         tl.store(sums + k * L, acc[k])
 
 
-@triton.jit(do_not_specialize=["images", "rows", "patch_rows"])
+@triton.jit(do_not_specialize=["images"])
 def former_update(
     w, weight, bias, w_momentum, weight_momentum, bias_momentum, moments, norm, statistics,
-    sums, rows, patches, patch_rows, images, lr, momentum, S: tl.constexpr, L: tl.constexpr,
+    sums, patches, images, lr, momentum,
+    ROWS: tl.constexpr, PATCH_ROWS: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """SGD on the former block's weights, one channel.
 
-    `sums` (P, rows, 12, L) begins with the gradient's, `patches` (P, patch_rows, 54, L) are those
+    `sums` (P, ROWS, 12, L) begins with the gradient's, `patches` (P, PATCH_ROWS, 54, L) are those
     of `former_backward`.
     """
     pack, o, lane = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, L)
-    total = total_of(sums + (pack * rows * 12 + o) * L, rows, 12, S, L)
+    total = total_of(sums + (pack * ROWS * 12 + o) * L, ROWS, 12, S, L)
     at = (pack * 6 + o) * (2 * L) + lane
     mean, inverse = tl.load(statistics + at), tl.load(statistics + at + L)
     scale = tl.load(norm + at).to(tl.float64)
@@ -187,8 +188,8 @@ def former_update(
     sums_of_patches = ()
     product = tl.full((L,), 0.0, tl.float64)  # of the gradient and the convolution's output
     for t in tl.static_range(9):
-        part = patches + (pack * patch_rows * 54 + o * 9 + t) * L
-        part = total_of(part, patch_rows, 54, S, L)
+        part = patches + (pack * PATCH_ROWS * 54 + o * 9 + t) * L
+        part = total_of(part, PATCH_ROWS, 54, S, L)
         sums_of_patches = sums_of_patches + (part,)
         taps = taps + (tl.load(w + at + t * L).to(tl.float64),)
         product += taps[t] * part
@@ -198,7 +199,8 @@ def former_update(
     constant = -along * mean - scale * total / pixels
     gradients = ()
     for t in tl.static_range(9):
-        outputs = tl.full((L,), 0.0, tl.float64)  # the sum of the convolution's output times pixel t
+        # The sum of the convolution's output times pixel t.
+        outputs = tl.full((L,), 0.0, tl.float64)
         for s in tl.static_range(9):
             outputs += tl.load(moments + 9 + s * 9 + t) * taps[s]
         gradient = scale * sums_of_patches[t] + along * outputs

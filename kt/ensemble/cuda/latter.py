@@ -7,8 +7,6 @@ latter convolution's. Rows are stretches of TILE positions, a divisor of 7.
 import triton
 import triton.language as tl
 
-from kt.ensemble.cuda.norm import moved
-
 
 @triton.jit
 def _places(q, TILE: tl.constexpr):
@@ -147,10 +145,11 @@ def loss(
         tl.store(at, (winner == label).to(tl.int32), mask=exists)
 
 
-@triton.jit(do_not_specialize=["images"])
+@triton.jit
 def linear_backward(
-    dlogits, third, norm, w, momenta, dthird, sums, images, lr, momentum,
-    CHANNELS: tl.constexpr, TRAINED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+    dlogits, third, norm, w, momenta, dthird, sums, lr, momentum,
+    IMAGES: tl.constexpr, CHANNELS: tl.constexpr, TRAINED: tl.constexpr, R: tl.constexpr,
+    L: tl.constexpr,
 ):  # fmt: skip
     """dthird (as third): the gradient of the latter batch norm's output.
 
@@ -174,10 +173,10 @@ def linear_backward(
     zero = tl.full((R, L), 0.0, tl.float32)
     acc = (zero,) * (10 * CHANNELS)
     totals = (zero,) * (2 * CHANNELS)
-    third += pack * images * (588 * L) + (first * 49 + p) * L + lane
-    dthird += pack * images * (588 * L) + (first * 49 + p) * L + lane
-    dlogits += pack * images * (10 * L) + lane + 0 * q
-    for _ in range(images):
+    third += pack * IMAGES * (588 * L) + (first * 49 + p) * L + lane
+    dthird += pack * IMAGES * (588 * L) + (first * 49 + p) * L + lane
+    dlogits += pack * IMAGES * (10 * L) + lane + 0 * q
+    for _ in range(IMAGES):
         d = ()
         for o in tl.static_range(10):
             d = d + (tl.load(dlogits + o * L),)
@@ -276,18 +275,18 @@ def latter_input_gradient(
             tl.store(sums + (6 + i) * L, along, mask=exists)
 
 
-@triton.jit(do_not_specialize=["images", "chunks"])
+@triton.jit(do_not_specialize=["images"])
 def latter_weight_gradient(
-    dthird, third, chain, y, sums, images, chunks,
-    OUTS: tl.constexpr, TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+    dthird, third, chain, y, sums, images,
+    CHUNKS: tl.constexpr, OUTS: tl.constexpr, TILE: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of w's gradient, (P, programs * R, 72, L): OUTS output channels a program."""
     pack, lane = tl.program_id(1).to(tl.int64), tl.arange(0, L)[None, :]
     first = tl.program_id(2) * OUTS
     chain += (pack * 12 + first) * (3 * L) + lane
     acc = (tl.full((R, L), 0.0, tl.float32),) * (OUTS * 6)
-    for chunk in range(chunks):
-        q = (tl.program_id(0) * chunks + chunk) * R + tl.arange(0, R)[:, None]
+    for chunk in range(CHUNKS):
+        q = (tl.program_id(0) * CHUNKS + chunk) * R + tl.arange(0, R)[:, None]
         exists = q < images * (49 // TILE)
         image, place, _ = _places(q, TILE)
         at = y + pack * images * (6 * 49 * L) + (image * (5 * 49) + place) * L + lane

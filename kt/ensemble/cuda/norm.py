@@ -10,13 +10,13 @@ import triton.language as tl
 
 
 @triton.jit
-def total_of(partial, rows, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr):
-    """The sum of the first of partial (rows, C, L) over its rows, S at a time: (L,) float64."""
+def total_of(partial, ROWS: tl.constexpr, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr):
+    """The sum of the first of partial (ROWS, C, L) over its rows, S at a time: (L,) float64."""
     row, lane = tl.arange(0, S)[:, None], tl.arange(0, L)[None, :]
     total = tl.full((S, L), 0.0, tl.float64)
-    for first in range(0, rows, S):
+    for first in range(0, ROWS, S):
         at = (first + row) * (C * L) + lane
-        total += tl.load(partial + at, mask=first + row < rows, other=0.0).to(tl.float64)
+        total += tl.load(partial + at, mask=first + row < ROWS, other=0.0).to(tl.float64)
     return tl.sum(total, 0)
 
 
@@ -51,16 +51,16 @@ def batch_norm(
     tl.store(statistics + pair + L, inverse)
 
 
-@triton.jit(do_not_specialize=["rows", "count"])
+@triton.jit(do_not_specialize=["count"])
 def forward_norm(
-    sums, rows, count, weight, bias, running_mean, running_variance, norm, statistics,
-    C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    sums, count, weight, bias, running_mean, running_variance, norm, statistics,
+    ROWS: tl.constexpr, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """From partial sums (P, rows, 2 C, L) of x, then of x^2, over `count` values."""
+    """From partial sums (P, ROWS, 2 C, L) of x, then of x^2, over `count` values."""
     pack, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, L)
-    total = total_of(sums + (pack * rows * (2 * C) + c) * L, rows, 2 * C, S, L)
-    squares = total_of(sums + (pack * rows * (2 * C) + C + c) * L, rows, 2 * C, S, L)
+    total = total_of(sums + (pack * ROWS * (2 * C) + c) * L, ROWS, 2 * C, S, L)
+    squares = total_of(sums + (pack * ROWS * (2 * C) + C + c) * L, ROWS, 2 * C, S, L)
     at = pack * C + c
     batch_norm(
         total, squares, count, at * L + lane, at * (2 * L) + lane,
@@ -68,16 +68,17 @@ def forward_norm(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "count"])
+@triton.jit(do_not_specialize=["count"])
 def backward_norm(
-    sums, rows, count, norm, statistics, chain, weight, bias, weight_momentum, bias_momentum,
-    lr, momentum, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    sums, count, norm, statistics, chain, weight, bias, weight_momentum, bias_momentum,
+    lr, momentum,
+    ROWS: tl.constexpr, C: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """From partial sums (P, rows, 2 C, L) of dz, then of dz * x: chain; SGD on weight and bias."""
+    """From partial sums (P, ROWS, 2 C, L) of dz, then of dz * x: chain; SGD on weight and bias."""
     pack, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, L)
-    total = total_of(sums + (pack * rows * (2 * C) + c) * L, rows, 2 * C, S, L)
-    product = total_of(sums + (pack * rows * (2 * C) + C + c) * L, rows, 2 * C, S, L)
+    total = total_of(sums + (pack * ROWS * (2 * C) + c) * L, ROWS, 2 * C, S, L)
+    product = total_of(sums + (pack * ROWS * (2 * C) + C + c) * L, ROWS, 2 * C, S, L)
     at = pack * C + c
     pair = at * (2 * L) + lane
     mean, inverse = tl.load(statistics + pair), tl.load(statistics + pair + L)
@@ -95,19 +96,19 @@ def backward_norm(
     moved(bias + at, bias_momentum + at, total, lr, momentum)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
 def descend(
-    weights, momenta, sums, rows, lr, momentum,
-    E: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+    weights, momenta, sums, lr, momentum,
+    ROWS: tl.constexpr, E: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """SGD on R of a tensor's weights (P, E, L) from partial sums (P, rows, E, L) of gradients."""
+    """SGD on R of a tensor's weights (P, E, L) from partial sums (P, ROWS, E, L) of gradients."""
     e = tl.program_id(0) * R + tl.arange(0, R)[:, None]
     pack = tl.program_id(1).to(tl.int64)
     row, lane = tl.arange(0, S)[None, :, None], tl.arange(0, L)[None, :]
     total = tl.full((R, S, L), 0.0, tl.float64)
-    for first in range(0, rows, S):
-        there = (e < E)[:, :, None] & (first + row < rows)
-        at = ((pack * rows + first + row) * E + e[:, :, None]) * L + lane[:, None, :]
+    for first in range(0, ROWS, S):
+        there = (e < E)[:, :, None] & (first + row < ROWS)
+        at = ((pack * ROWS + first + row) * E + e[:, :, None]) * L + lane[:, None, :]
         total += tl.load(sums + at, mask=there, other=0.0).to(tl.float64)
     at = (pack * E + e) * L + lane
     velocity = momentum * tl.load(momenta + at, mask=e < E, other=0.0)

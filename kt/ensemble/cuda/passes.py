@@ -20,6 +20,8 @@ WIDTH = 2 * CHANNELS  # channels of the latter convolution
 FEATURES = WIDTH * 49
 EPSILON = 1e-5  # batch norm's
 NORM_WARPS = 8
+ROW_REGISTERS, GRADIENT_REGISTERS = 128, 168
+"""At most, for a thread: 16 and 12 warps on a multiprocessor; as many as spills nothing (sm_90)."""
 
 
 @dataclass
@@ -157,7 +159,7 @@ class Passes:
         self._by_row(
             latter.linear_backward, FEATURES // tiles.channels, self.dlogits, self.third,
             self.latter.norm, self.w["latter.fc.weight"], self.momenta["latter.fc.weight"],
-            self.dthird, self.sums, self.images, self.lr, self.momentum,
+            self.dthird, self.sums, self.lr, self.momentum, IMAGES=self.images,
             CHANNELS=tiles.channels, TRAINED=trained,
         )  # fmt: skip
         if trained:
@@ -219,26 +221,26 @@ class Passes:
         self._by_channel(
             former.former_update, CHANNELS, self.w[conv], *self._affine(self.former),
             self.momenta[conv], *self._affine(self.former, self.momenta), self.moments,
-            self.former.norm, self.former.statistics, self.sums,
-            self.images * 196 // tiles.whole, self.gradients, left, self.images, self.lr,
-            self.momentum, S=tiles.sums,
+            self.former.norm, self.former.statistics, self.sums, self.gradients, self.images,
+            self.lr, self.momentum, ROWS=self.images * 196 // tiles.whole, PATCH_ROWS=left,
+            S=tiles.sums,
         )  # fmt: skip
 
     def _forward_norm(self, of: _Norm, rows: int, area: int) -> None:
         """From `sums`, which `rows` rows left of maps of `area` positions."""
         if of.trained:
             self._by_channel(
-                norm.forward_norm, of.channels, self.sums, rows, self.images * area,
-                *self._affine(of), *self._running(of), of.norm, of.statistics,
-                C=of.channels, S=self.tiles.sums,
+                norm.forward_norm, of.channels, self.sums, self.images * area, *self._affine(of),
+                *self._running(of), of.norm, of.statistics,
+                ROWS=rows, C=of.channels, S=self.tiles.sums,
             )  # fmt: skip
 
     def _backward_norm(self, of: _Norm, rows: int, area: int) -> None:
         if of.trained:
             self._by_channel(
-                norm.backward_norm, of.channels, self.sums, rows, self.images * area, of.norm,
+                norm.backward_norm, of.channels, self.sums, self.images * area, of.norm,
                 of.statistics, of.chain, *self._affine(of), *self._affine(of, self.momenta),
-                self.lr, self.momentum, C=of.channels, S=self.tiles.sums,
+                self.lr, self.momentum, ROWS=rows, C=of.channels, S=self.tiles.sums,
             )  # fmt: skip
 
     def _weight_gradient(self, name: str, kernel, rows: int, depth: int, *arguments, **constants):
@@ -249,8 +251,8 @@ class Passes:
     def _descend(self, name: str, sums: Tensor, rows: int) -> None:
         count = self.w[name].shape[1]
         self._by_row(
-            norm.descend, count, self.w[name], self.momenta[name], sums, rows, self.lr,
-            self.momentum, E=count, S=self.tiles.descent_sums,
+            norm.descend, count, self.w[name], self.momenta[name], sums, self.lr,
+            self.momentum, ROWS=rows, E=count, S=self.tiles.descent_sums,
         )  # fmt: skip
 
     # --- memory and launches --------------------------------------------------------------------
@@ -318,23 +320,29 @@ class Passes:
     def _by_row(self, kernel, rows: int, *arguments, **constants) -> None:
         """A kernel on `rows` rows of each pack."""
         grid = (triton.cdiv(rows, self.tiles.rows), self.packs)
-        self._launch(kernel, grid, self.tiles.rows, *arguments, R=self.tiles.rows, **constants)
+        self._launch(
+            kernel, grid, self.tiles.rows, ROW_REGISTERS, *arguments, R=self.tiles.rows, **constants
+        )
 
     def _partial_sums(self, kernel, rows: int, depth: int, *arguments, **constants) -> int:
         """A kernel that leaves partial sums in `gradients`; how many rows of them."""
         grid = (self._programs(rows), self.packs, depth)
         self._launch(
-            kernel, grid, self.tiles.gradient_rows, *arguments, self.gradients, self.images,
-            self.tiles.chunks, R=self.tiles.gradient_rows, **constants,
+            kernel, grid, self.tiles.gradient_rows, GRADIENT_REGISTERS, *arguments, self.gradients,
+            self.images, CHUNKS=self.tiles.chunks, R=self.tiles.gradient_rows, **constants,
         )  # fmt: skip
         return grid[0] * self.tiles.gradient_rows
 
     def _by_channel(self, kernel, channels: int, *arguments, **constants) -> None:
-        self._launch(kernel, (self.packs, channels), NORM_WARPS, *arguments, **constants)
+        self._launch(kernel, (self.packs, channels), NORM_WARPS, None, *arguments, **constants)
 
-    def _launch(self, kernel, grid: tuple[int, ...], warps: int, *arguments, **constants) -> None:
+    def _launch(
+        self, kernel, grid: tuple[int, ...], warps: int, registers: int | None, *arguments,
+        **constants,
+    ) -> None:  # fmt: skip
         on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         with on_device:
             kernel[grid](
-                *arguments, **constants, L=self.tiles.lanes, num_warps=warps, enable_fp_fusion=True
-            )
+                *arguments, **constants, L=self.tiles.lanes, num_warps=warps, maxnreg=registers,
+                enable_fp_fusion=True,
+            )  # fmt: skip
