@@ -88,8 +88,10 @@ def reason() -> str | None:
 
 
 def require(device: torch.device) -> None:
-    """Raises:
-    KTError: the engine cannot be used here, or not on this device.
+    """See that the engine can be used on the device.
+
+    Raises:
+        KTError: it cannot.
     """
     if (why := reason()) is not None:
         raise KTError(why)

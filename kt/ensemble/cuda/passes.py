@@ -21,7 +21,7 @@ FEATURES = WIDTH * 49
 EPSILON = 1e-5  # batch norm's
 NORM_WARPS = 8
 ROW_REGISTERS, GRADIENT_REGISTERS = 128, 168
-"""At most, for a thread: 16 and 12 warps on a multiprocessor; as many as spills nothing (sm_90)."""
+"""At most, for a thread, so that a multiprocessor holds 16 and 12 warps; little is spilled (sm_90)."""
 
 
 @dataclass
