@@ -29,7 +29,11 @@ NETWORKS = 3
 
 # Lanes for two networks: the three of these tests are two packs, the last one half empty. Tiles
 # as wide as on a GPU take other ways through the kernels, and much longer in the interpreter.
-NARROW = replace(cuda_engine.INTERPRETED, lanes=2)
+NARROW = (
+    replace(cuda_engine.GPU, lanes=2, rows=64, gradient_rows=64, whole=2, read=1)
+    if GPU
+    else replace(cuda_engine.INTERPRETED, lanes=2)
+)
 WIDE = cuda_engine.GPU if GPU else replace(cuda_engine.INTERPRETED, whole=14, read=7)
 
 

@@ -21,7 +21,7 @@ FEATURES = WIDTH * 49
 EPSILON = 1e-5  # batch norm's
 NORM_WARPS = 8
 ROW_REGISTERS, GRADIENT_REGISTERS = 128, 168
-"""At most, for a thread, so that a multiprocessor holds 16 and 12 warps; little is spilled (sm_90)."""
+"""At most, for a thread: a multiprocessor holds 16 and 12 warps, and little is spilled (sm_90)."""
 
 
 @dataclass
@@ -321,17 +321,27 @@ class Passes:
         """A kernel on `rows` rows of each pack."""
         grid = (triton.cdiv(rows, self.tiles.rows), self.packs)
         self._launch(
-            kernel, grid, self.tiles.rows, ROW_REGISTERS, *arguments, R=self.tiles.rows, **constants
+            kernel,
+            grid,
+            self._warps(self.tiles.rows),
+            ROW_REGISTERS,
+            *arguments,
+            R=self.tiles.rows,
+            **constants,
         )
 
     def _partial_sums(self, kernel, rows: int, depth: int, *arguments, **constants) -> int:
         """A kernel that leaves partial sums in `gradients`; how many rows of them."""
         grid = (self._programs(rows), self.packs, depth)
         self._launch(
-            kernel, grid, self.tiles.gradient_rows, GRADIENT_REGISTERS, *arguments, self.gradients,
+            kernel, grid, self._warps(self.tiles.gradient_rows), GRADIENT_REGISTERS, *arguments, self.gradients,
             self.images, CHUNKS=self.tiles.chunks, R=self.tiles.gradient_rows, **constants,
         )  # fmt: skip
         return grid[0] * self.tiles.gradient_rows
+
+    def _warps(self, rows: int) -> int:
+        """A thread for each row and lane."""
+        return max(1, rows * self.tiles.lanes // 32)
 
     def _by_channel(self, kernel, channels: int, *arguments, **constants) -> None:
         self._launch(kernel, (self.packs, channels), NORM_WARPS, None, *arguments, **constants)
