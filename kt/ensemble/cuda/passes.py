@@ -319,25 +319,17 @@ class Passes:
 
     def _by_row(self, kernel, rows: int, *arguments, **constants) -> None:
         """A kernel on `rows` rows of each pack."""
-        grid = (triton.cdiv(rows, self.tiles.rows), self.packs)
-        self._launch(
-            kernel,
-            grid,
-            self._warps(self.tiles.rows),
-            ROW_REGISTERS,
-            *arguments,
-            R=self.tiles.rows,
-            **constants,
-        )
+        grid, r = (triton.cdiv(rows, self.tiles.rows), self.packs), self.tiles.rows
+        self._launch(kernel, grid, self._warps(r), ROW_REGISTERS, *arguments, R=r, **constants)
 
     def _partial_sums(self, kernel, rows: int, depth: int, *arguments, **constants) -> int:
         """A kernel that leaves partial sums in `gradients`; how many rows of them."""
-        grid = (self._programs(rows), self.packs, depth)
+        grid, r = (self._programs(rows), self.packs, depth), self.tiles.gradient_rows
         self._launch(
-            kernel, grid, self._warps(self.tiles.gradient_rows), GRADIENT_REGISTERS, *arguments, self.gradients,
-            self.images, CHUNKS=self.tiles.chunks, R=self.tiles.gradient_rows, **constants,
+            kernel, grid, self._warps(r), GRADIENT_REGISTERS, *arguments, self.gradients,
+            self.images, CHUNKS=self.tiles.chunks, R=r, **constants,
         )  # fmt: skip
-        return grid[0] * self.tiles.gradient_rows
+        return grid[0] * r
 
     def _warps(self, rows: int) -> int:
         """A thread for each row and lane."""
