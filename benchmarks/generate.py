@@ -26,7 +26,7 @@ from benchmarks.process import peak_memory
 from kt import data
 from kt.blocks import IMAGE_SIZE, Network, SmallBlock, initial_weights
 from kt.data import ImageSet, training_batches
-from kt.ensemble import cpu_engine, torch_engine
+from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
@@ -58,13 +58,18 @@ class Pictures(Dataset):
 class Clock:
     """Passes batches on and notes the time from each request for a batch to the next one."""
 
-    def __init__(self, batches: Iterator, warm_up: int = 1) -> None:
-        self.batches, self.warm_up, self.asked = batches, warm_up, []
+    def __init__(self, batches: Iterator, warm_up: int = 1, device: str = "cpu") -> None:
+        self.batches, self.warm_up, self.device, self.asked = batches, warm_up, device, []
 
     def __iter__(self) -> Iterator:
         for batch in self.batches:
-            self.asked.append(time.perf_counter())
+            self.note()
             yield batch
+        self.note()
+
+    def note(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
         self.asked.append(time.perf_counter())
 
     def milliseconds(self) -> float:
@@ -106,10 +111,17 @@ def plain_loop(images: ImageSet, step: str, networks: int, loaders: int) -> floa
     return statistics.median(spans)
 
 
-def engine_loop(engine, images: ImageSet, step: str, networks: int, **options) -> float:
+def engine_loop(
+    engine, images: ImageSet, step: str, networks: int, device: str = "cpu", **options
+) -> float:
     """Milliseconds per network and step of an engine that trains all networks together."""
-    whole = initial_weights(Network, range(networks))
-    batches = Clock(training_batches(images, BATCH, 1, True, seed=0))
+
+    def weights(part: type | str) -> dict[str, torch.Tensor]:
+        return {k: v.to(device) for k, v in initial_weights(part, range(networks)).items()}
+
+    whole = weights(Network)
+    images = images.to(torch.device(device))
+    batches = Clock(training_batches(images, BATCH, 1, True, seed=0), device=device)
     if step == "step 1":
         engine.train_networks(whole, batches, LR, MOMENTUM, **options)
     else:
@@ -117,8 +129,9 @@ def engine_loop(engine, images: ImageSet, step: str, networks: int, **options) -
             {k.removeprefix(p): v for k, v in whole.items() if k.startswith(p)}
             for p in ("former.", "latter.")
         )
-        small = initial_weights("conv", range(networks))
-        engine.train_blocks("conv", small, former, latter, batches, LR, MOMENTUM, **options)
+        engine.train_blocks(
+            "conv", weights("conv"), former, latter, batches, LR, MOMENTUM, **options
+        )
     return batches.milliseconds() / networks
 
 
@@ -157,6 +170,10 @@ def main() -> None:
         runs |= {f"cpu engine, {n} thread{'s' * (n > 1)}": cpu(n) for n in sorted({1, threads})}
     else:
         print(cpu_engine.reason())
+    if cuda_engine.available():  # a GPU needs many networks: --networks 256
+        runs["cuda engine"] = lambda step: engine_loop(
+            cuda_engine, images, step, options.networks, "cuda"
+        )
     runs |= {
         "torch engine": lambda step: engine_loop(torch_engine, images, step, options.networks),
         "plain loop": lambda step: plain_loop(

@@ -16,14 +16,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kt.ensemble import Compute, cpu_engine
+from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.errors import KTError
 from stages import params
 from stages.params import Params
 
 SCRATCH = Path(".kt")
 USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-ENGINES = ("auto", "cpu", "torch")
+ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
 def run(main: Callable[[Params, Compute], None], description: str) -> None:
@@ -36,7 +36,7 @@ def run(main: Callable[[Params, Compute], None], description: str) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
     parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
-    parser.add_argument("--engine", help="auto, cpu (compiled) or torch [KT_ENGINE; auto]")
+    parser.add_argument("--engine", help="auto, cpu (compiled), cuda or torch [KT_ENGINE; auto]")
     flags = parser.parse_args()
     try:
         main(params.load(), _compute(flags))
@@ -73,8 +73,13 @@ def _compute(flags: argparse.Namespace) -> Compute:
     engine = setting("engine", "auto")
     if engine not in ENGINES:
         raise KTError(f"--engine (KT_ENGINE): got {engine!r}; accepts {', '.join(ENGINES)}")
+    if engine == "cuda":
+        try:
+            cuda_engine.require(device)
+        except KTError as error:
+            raise KTError(f"--engine (KT_ENGINE): {error}") from None
     compute = Compute(device, workers, count("chunk", 16 if on_cpu else 256), engine)
-    if on_cpu and engine != "torch" and (reason := cpu_engine.reason()) is not None:
+    if on_cpu and engine in ("auto", "cpu") and (reason := cpu_engine.reason()) is not None:
         if engine == "cpu":
             raise KTError(f"--engine (KT_ENGINE): {reason}")
         print(f"notice: {reason}; torch trains networks, thirty times slower", file=sys.stderr)
@@ -93,7 +98,7 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "kt" and getattr(module, "__file__", None):
             digest.update(Path(module.__file__).read_bytes())
-    for source in cpu_engine.sources():
+    for source in [*cpu_engine.sources(), *cuda_engine.sources()]:
         digest.update(source.read_bytes())
     folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kt.blocks import Network, initial_weights
 from kt.data import ImageSet, ordered_batches, training_batches
-from kt.ensemble import cpu_engine, torch_engine
+from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
@@ -44,7 +44,8 @@ class Compute:
         device: where networks are trained.
         workers: CPU threads, each at a chunk of networks.
         chunk: networks vectorised in one go.
-        engine: "auto" takes the compiled one on a CPU with a compiler; "torch" or "cpu" insists.
+        engine: "auto" takes the compiled one on a CPU with a compiler, "cuda" on a GPU; "torch",
+            "cpu" or "cuda" insists.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -56,13 +57,16 @@ class Compute:
         """The engine that trains and evaluates blocks of `kind`.
 
         Raises:
-            KTError: `engine` is "cpu" and that engine is not available here.
+            KTError: `engine` is "cpu" or "cuda" and that engine is not available here.
         """
-        if self.engine == "torch" or self.device.type != "cpu" or not cpu_engine.supports(kind):
+        if self.engine == "cuda":
+            cuda_engine.require(self.device)
+        own = cpu_engine if self.device.type == "cpu" else cuda_engine
+        if self.engine not in ("auto", self.device.type) or not own.supports(kind):
             return torch_engine
         if self.engine == "cpu":
             cpu_engine.library()
-        return cpu_engine if cpu_engine.available() else torch_engine
+        return own if own.available() else torch_engine
 
 
 EVALUATION_BATCH = 250
