@@ -37,6 +37,7 @@ def behaviour(
         (N,), the mean over the images.
     """
     names = list(block)
+    targets = targets.to(block[names[0]].device)
     cross_entropy = _Behaviour.apply(
         kind, names, networks, images, targets, compute, *(block[name] for name in names)
     )
