@@ -22,7 +22,10 @@ PAPER = {
 """The paper's accuracies: MNIST, 300,000 pairs, 10-epoch networks (Tables 3 and 4)."""
 
 
-TRANSLATORS = {"mixer": "the paper's MLP-Mixer", "merge": "merge (ours)"}
+TRANSLATORS = {
+    "mixer": "the paper's MLP-Mixer, which reads the large block's convolutions",
+    "merge": "merge (ours), which reads the whole network and keeps prototype images of its own",
+}
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -119,7 +122,7 @@ def introduction(params: Params, train: dict) -> list[str]:
         f"{active.networks.train} for training, {active.networks.selection} for selection, "
         f"{active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
         f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: "
-        f"{TRANSLATORS[params.model.kind]}, {params.model.layers} layers of "
+        f"{TRANSLATORS[params.model.kind]}; {params.model.layers} layers of "
         f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.train.pairs} "
         f"networks; training loss at the chosen epoch {train['loss']:.4f}.",
         "",
