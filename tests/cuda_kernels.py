@@ -96,7 +96,7 @@ def assert_plain_step_2(trained, networks, small, sizes, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)] if GPU else [((3, 2), 1e-4)]
+    ("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)] if GPU else [((3,), 1e-4)]
 )
 def test_step_1_is_plain_sgd(networks, sizes, tolerance):
     trained = train_networks(networks, sizes, False, WIDE)
@@ -123,7 +123,7 @@ def test_step_2_is_plain_sgd_whatever_the_company(networks, small):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)] if GPU else [((3,), 1e-4)]
+    ("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)] if GPU else [((3, 2), 1e-4)]
 )
 def test_step_2_with_wide_tiles(networks, small, sizes, tolerance):
     trained = train_blocks(networks, small, sizes, WIDE)
