@@ -93,7 +93,7 @@ def test_workers_and_chunk_size_change_no_byte(prepared):
     assert prepared.files("data/pairs", "data/augmented") == first
 
 
-@pytest.mark.parametrize(("kind", "target"), [("mixer", "attention"), ("merge", "conv_bias")])
+@pytest.mark.parametrize(("kind", "target"), [("mixer", "mlp"), ("merge", "conv_bias")])
 def test_other_targets_run_through(prepared, kind, target):
     prepared.params["model"]["kind"] = kind
     prepared.params["target"] = target
