@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.process import peak_memory
-from kt import data
+from benchmarks.process import peak_memory, seconds
+from kt import data, ensemble
 from kt.blocks import IMAGE_SIZE, Network, SmallBlock, initial_weights
 from kt.data import ImageSet, training_batches
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
@@ -125,10 +125,7 @@ def engine_loop(
     if step == "step 1":
         engine.train_networks(whole, batches, LR, MOMENTUM, **options)
     else:
-        former, latter = (
-            {k.removeprefix(p): v for k, v in whole.items() if k.startswith(p)}
-            for p in ("former.", "latter.")
-        )
+        former, latter = (ensemble.part(whole, name) for name in ("former", "latter"))
         engine.train_blocks(
             "conv", weights("conv"), former, latter, batches, LR, MOMENTUM, **options
         )
@@ -138,14 +135,8 @@ def engine_loop(
 def matrix_product_rate(size: int = 2048) -> float:
     """This machine's float32 matrix product with all threads, in GFLOP/s: the best of a few."""
     a, b = torch.rand(size, size), torch.rand(size, size)
-    best = min(_seconds(lambda: a @ b) for _ in range(8))
+    best = min(seconds(lambda: a @ b) for _ in range(8))
     return 2 * size**3 / best / 1e9
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""Measurements in a process of their own, whose peak memory is nothing else's."""
+"""Time and peak memory of a piece of work, in a process of its own if need be."""
 
 import multiprocessing
 import resource
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 def peak_memory() -> float:
     """The process's high-water mark so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of `work`."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def alone(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

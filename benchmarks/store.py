@@ -10,14 +10,13 @@ from the page cache: the second pass over the pairs is timed. The weights are ra
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.process import alone
+from benchmarks.process import alone, seconds
 from kt import pairs
 from kt.blocks import Network, initial_weights
 from kt.pairs import Pairs, Weights
@@ -58,7 +57,7 @@ def write_shards(folder: Path, count: int) -> float:
         for at in range(0, count, PART):
             yield {name: tensor[: count - at].clone() for name, tensor in some.items()}
 
-    return _seconds(lambda: pairs.write(folder, parts(), count, {}))
+    return seconds(lambda: pairs.write(folder, parts(), count, {}))
 
 
 def write_files(folder: Path, count: int) -> float:
@@ -71,13 +70,13 @@ def write_files(folder: Path, count: int) -> float:
             pair = {name: tensor[i % PART].clone() for name, tensor in some.items()}
             torch.save(pair, folder / f"{i}.pt")
 
-    return _seconds(write)
+    return seconds(write)
 
 
 def read_shards(folder: Path, batches: int) -> tuple[float, float]:
     """Seconds to open and verify a store; pairs a second in batches of random rows."""
     rows = {}
-    opening = _seconds(lambda: rows.update(Pairs(folder).mapped("large", "small")))
+    opening = seconds(lambda: rows.update(Pairs(folder).mapped("large", "small")))
     count = len(next(iter(rows.values())))
 
     def batch() -> None:
@@ -87,19 +86,13 @@ def read_shards(folder: Path, batches: int) -> tuple[float, float]:
 
     for _ in range(batches):  # every page into the process's map
         batch()
-    return opening, BATCH / statistics.median(_seconds(batch) for _ in range(batches))
+    return opening, BATCH / statistics.median(seconds(batch) for _ in range(batches))
 
 
 def read_files(folder: Path, count: int, loaders: int) -> float:
     """Pairs a second in shuffled batches, in the second of two passes."""
     loader = DataLoader(Files(folder, count), min(BATCH, count), shuffle=True, num_workers=loaders)
-    return [count / _seconds(lambda: [None for _ in loader]) for _ in range(2)][1]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return [count / seconds(lambda: [None for _ in loader]) for _ in range(2)][1]
 
 
 def main() -> None:

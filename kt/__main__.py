@@ -14,8 +14,6 @@ from kt import data, ensemble, pairs, translator
 from kt.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
 from kt.errors import KTError
 
-IMAGE_SETS = ("digits", "glyphs", "mnist", "usps")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kt", description=__doc__.splitlines()[0])
@@ -35,7 +33,9 @@ def main() -> None:
         help="safetensors file of a translator [%(default)s]",
     )
     command.add_argument(
-        "--images", choices=IMAGE_SETS, help="also measure the accuracy on the test images of a set"
+        "--images",
+        choices=list(data.LOADERS),
+        help="also measure the accuracy on the test images of a set",
     )
     command.set_defaults(run=translate)
     options = parser.parse_args()

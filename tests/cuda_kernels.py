@@ -10,17 +10,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt.blocks import Network, SmallBlock, initial_weights, weights
-from kt.ensemble import cuda_engine, torch_engine
+from kt.blocks import Network, initial_weights
+from kt.ensemble import cuda_engine, part, torch_engine
 from tests.test_cpu_engine import (
     LR,
     MOMENTUM,
-    assert_near,
+    assert_plain_step_1,
+    assert_plain_step_2,
     assert_same_bits,
     draw_batches,
-    filled,
-    part,
-    plain_training,
     rows,
 )
 
@@ -75,41 +73,19 @@ def train_blocks(networks, small, sizes, tiles, which=slice(None)):
     return on_cpu(trained)
 
 
-def assert_plain_step_1(trained, networks, sizes, freeze_block, tolerance):
-    for i in range(NETWORKS):
-        network = filled(networks, i)
-        parameters = list(network.parameters())
-        if freeze_block:
-            network.block.eval().requires_grad_(False)
-            parameters = [p for p in parameters if p.requires_grad]
-        plain_training(network, parameters, draw_batches(*sizes, seed=1))
-        assert_near(rows(trained, i), weights(network), rows(networks, i), tolerance)
-
-
-def assert_plain_step_2(trained, networks, small, sizes, tolerance):
-    for i in range(NETWORKS):
-        network = filled(networks, i).eval().requires_grad_(False)
-        network.block = SmallBlock()
-        network.block.load_state_dict(rows(small, i))
-        plain_training(network, list(network.block.parameters()), draw_batches(*sizes, seed=2))
-        assert_near(rows(trained, i), weights(network.block), rows(small, i), tolerance)
-
-
 @pytest.mark.parametrize(
     ("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)] if GPU else [((3,), 1e-4)]
 )
 def test_step_1_is_plain_sgd(networks, sizes, tolerance):
     trained = train_networks(networks, sizes, False, WIDE)
-    assert_plain_step_1(trained, networks, sizes, False, tolerance)
+    assert_plain_step_1(trained, networks, draw_batches(*sizes, seed=1), False, tolerance)
 
 
 @pytest.mark.parametrize("freeze_block", [False, True] if GPU else [True])
 def test_step_1_whatever_the_company(networks, freeze_block):
     sizes = (4,)
     trained = train_networks(networks, sizes, freeze_block, NARROW)
-    assert_plain_step_1(trained, networks, sizes, freeze_block, 1e-4)
-    if freeze_block:
-        assert_same_bits(part(trained, "block"), part(networks, "block"))
+    assert_plain_step_1(trained, networks, draw_batches(*sizes, seed=1), freeze_block, 1e-4)
     alone = train_networks(networks, sizes, freeze_block, NARROW, [2])
     assert_same_bits(alone, rows(trained, [2]))
 
@@ -117,7 +93,7 @@ def test_step_1_whatever_the_company(networks, freeze_block):
 def test_step_2_is_plain_sgd_whatever_the_company(networks, small):
     sizes = (4,)
     trained = train_blocks(networks, small, sizes, NARROW)
-    assert_plain_step_2(trained, networks, small, sizes, 1e-4)
+    assert_plain_step_2("conv", trained, networks, small, draw_batches(*sizes, seed=2), 1e-4)
     alone = train_blocks(networks, small, sizes, NARROW, [1])
     assert_same_bits(alone, rows(trained, [1]))
 
@@ -127,7 +103,7 @@ def test_step_2_is_plain_sgd_whatever_the_company(networks, small):
 )
 def test_step_2_with_wide_tiles(networks, small, sizes, tolerance):
     trained = train_blocks(networks, small, sizes, WIDE)
-    assert_plain_step_2(trained, networks, small, sizes, tolerance)
+    assert_plain_step_2("conv", trained, networks, small, draw_batches(*sizes, seed=2), tolerance)
 
 
 @pytest.mark.parametrize(("kind", "tiles"), [("large", NARROW), ("conv", WIDE)])

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt.blocks import BLOCKS, Network, initial_weights, weights
-from kt.ensemble import cpu_engine, torch_engine
+from kt.ensemble import cpu_engine, part, torch_engine
 from kt.errors import KTError
 
 LR, MOMENTUM = 0.05, 0.9
@@ -25,10 +25,6 @@ def draw_batches(*sizes, seed=0):
         images[:, :, :5] = images[:, :, :, 23:] = images[:, :, 14:17, :12] = 0
         batches.append((images, torch.randint(10, (size,), generator=draw)))
     return batches
-
-
-def part(stacked, name):
-    return {k.removeprefix(f"{name}."): v for k, v in stacked.items() if k.startswith(f"{name}.")}
 
 
 def rows(stacked, index):
@@ -65,6 +61,28 @@ def filled(stacked, i, kind="large"):
     return network
 
 
+def assert_plain_step_1(trained, networks, batches, freeze_block, tolerance):
+    for i in range(NETWORKS):
+        network = filled(networks, i)
+        parameters = list(network.parameters())
+        if freeze_block:
+            network.block.eval().requires_grad_(False)
+            parameters = [p for p in parameters if p.requires_grad]
+        plain_training(network, parameters, batches)
+        assert_near(rows(trained, i), weights(network), rows(networks, i), tolerance)
+    if freeze_block:
+        assert_same_bits(part(trained, "block"), part(networks, "block"))
+
+
+def assert_plain_step_2(kind, trained, networks, small, batches, tolerance):
+    for i in range(NETWORKS):
+        network = filled(networks, i).eval().requires_grad_(False)
+        network.block = BLOCKS[kind]()
+        network.block.load_state_dict(rows(small, i))
+        plain_training(network, list(network.block.parameters()), batches)
+        assert_near(rows(trained, i), weights(network.block), rows(small, i), tolerance)
+
+
 @pytest.fixture(scope="module")
 def initial():
     return initial_weights(Network, range(NETWORKS))
@@ -87,16 +105,7 @@ def networks(initial):
 def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
     batches = draw_batches(*sizes, seed=1)
     trained = cpu_engine.train_networks(networks, batches, LR, MOMENTUM, freeze_block)
-    for i in range(NETWORKS):
-        network = filled(networks, i)
-        parameters = list(network.parameters())
-        if freeze_block:
-            network.block.eval().requires_grad_(False)
-            parameters = [p for p in parameters if p.requires_grad]
-        plain_training(network, parameters, batches)
-        assert_near(rows(trained, i), weights(network), rows(networks, i), tolerance)
-        if freeze_block:
-            assert_same_bits(part(rows(trained, i), "block"), part(rows(networks, i), "block"))
+    assert_plain_step_1(trained, networks, batches, freeze_block, tolerance)
 
 
 @compiled
@@ -107,12 +116,7 @@ def test_step_2_is_plain_sgd_on_the_small_block(networks, kind, sizes, tolerance
     batches = draw_batches(*sizes, seed=2)
     former, latter = part(networks, "former"), part(networks, "latter")
     trained = cpu_engine.train_blocks(kind, small, former, latter, batches, LR, MOMENTUM)
-    for i in range(NETWORKS):
-        network = filled(networks, i).eval().requires_grad_(False)
-        network.block = BLOCKS[kind]()
-        network.block.load_state_dict(rows(small, i))
-        plain_training(network, list(network.block.parameters()), batches)
-        assert_near(rows(trained, i), weights(network.block), rows(small, i), tolerance)
+    assert_plain_step_2(kind, trained, networks, small, batches, tolerance)
 
 
 def assembled(networks, kind):

@@ -36,6 +36,15 @@ def one(stacked, i):
     return {name: tensor[i] for name, tensor in stacked.items()}
 
 
+def assembled(kind, networks, block, i):
+    """The i-th former and latter blocks around the i-th of `block`, as a plain module."""
+    around = {k: t for k, t in one(networks, i).items() if k.split(".")[0] in ("former", "latter")}
+    network = Network(kind)
+    parts = around | {f"block.{k}": t for k, t in one(block, i).items()}
+    network.load_state_dict(parts, strict=False)
+    return network.eval()
+
+
 @pytest.fixture(params=["torch", "cpu"])
 def compute(request) -> Compute:
     if request.param == "cpu" and (reason := cpu_engine.reason()) is not None:
@@ -87,11 +96,7 @@ def test_evaluation_is_the_plain_loop(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)
     accuracy = ensemble.evaluate(kind, images, networks, block, compute)
     for i in range(len(SEEDS)):
-        network = Network(kind)
-        parts = {k: t for k, t in one(networks, i).items() if not k.startswith("block.")}
-        parts |= {f"block.{k}": t for k, t in one(block, i).items()}
-        network.load_state_dict(parts, strict=False)
-        network.eval()
+        network = assembled(kind, networks, block, i)
         with torch.no_grad():
             right = sum((network(x).argmax(1) == y).sum() for x, y in ordered_batches(images, 7))
         assert accuracy[i].item() == pytest.approx(100 * right.item() / len(images))
@@ -103,10 +108,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     x = pixels(images.images[:20])
     targets = torch.rand(len(SEEDS), 20, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
     losses, gradient = ensemble.behaviour(kind, x, targets, networks, block, compute)
-    network = Network(kind).eval()
-    parts = {k: t for k, t in one(networks, 2).items() if not k.startswith("block.")}
-    parts |= {f"block.{k}": t for k, t in one(block, 2).items()}
-    network.load_state_dict(parts, strict=False)
+    network = assembled(kind, networks, block, 2)
     loss = F.cross_entropy(network(x), targets[2])
     loss.backward()
     assert_close(losses[2], loss.detach())
@@ -118,10 +120,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
 def test_features_are_those_of_the_modules(kind, images, networks):
     block = {} if kind is None else initial_weights(kind, SEEDS)
     maps = ensemble.features(images, networks, kind, block, Compute(chunk=2))
-    network = Network(kind or "large").eval()
-    parts = {k: t for k, t in one(networks, 3).items() if kind is None or k[:6] != "block."}
-    parts |= {f"block.{k}": t for k, t in one(block, 3).items()}
-    network.load_state_dict(parts, strict=False)
+    network = assembled(kind or "large", networks, block, 3)
     with torch.no_grad():
         expected = network.former(pixels(images.images))
         expected = expected if kind is None else network.block(expected)

@@ -6,13 +6,14 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble, losses, symmetry, translator
-from kt.blocks import CONVOLUTIONAL, Network, initial_weights
+from kt.blocks import CONVOLUTIONAL, initial_weights
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, Recipe
 from kt.errors import KTError
 from kt.objectives import BehaviourObjective
 from kt.translator import Merge, MergeConfig
 from kt.translator.merge import prototypes
+from tests.test_ensemble import assembled
 
 CONFIG = MergeConfig(layers=3, hidden_size=16, prototypes=20)
 COUNT = 4
@@ -39,18 +40,6 @@ def model(networks, images, **changes):
         made.descent.step[-1].weight.normal_(std=0.05)
     made.prepare(networks, images, torch.Generator().manual_seed(0))
     return made.eval()
-
-
-def row(stacked, i):
-    return {name: tensor[i] for name, tensor in stacked.items()}
-
-
-def assembled(kind, networks, block, i):
-    network = Network(kind)
-    parts = {k: t for k, t in row(networks, i).items() if k.split(".")[0] in ("former", "latter")}
-    parts |= {f"block.{k}": t for k, t in row(block, i).items()}
-    network.load_state_dict(parts, strict=False)
-    return network.eval()
 
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
