@@ -7,6 +7,7 @@ the network was trained with, or one of the small ones that may take its place. 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,24 +47,15 @@ class LargeBlock(nn.Module):
 
 
 class SmallBlock(nn.Module):
-    """The paper's small block: conv 6 -> 3, ReLU, conv 3 -> 6, add, ReLU. 162 + 162 parameters."""
+    """The paper's small block: conv 6 -> 3, ReLU, conv 3 -> 6, add, ReLU. 162 + 162 parameters.
 
-    def __init__(self) -> None:
+    With `bias`, as folding batch norm gives them, 3 + 6 more.
+    """
+
+    def __init__(self, bias: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
-
-
-class BiasedSmallBlock(nn.Module):
-    """The small block with biases, as folding batch norm gives them. 324 + 3 + 6 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1)
-        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1)
+        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1, bias=bias)
+        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
@@ -112,10 +104,10 @@ class Latter(nn.Module):
         return self.fc(F.relu(self.bn(self.conv(x))).flatten(1))
 
 
-BLOCKS: dict[str, type[nn.Module]] = {
+BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "large": LargeBlock,
     "conv": SmallBlock,
-    "conv_bias": BiasedSmallBlock,
+    "conv_bias": partial(SmallBlock, bias=True),
     "mlp": MLPBlock,
     "attention": AttentionBlock,
 }
@@ -149,10 +141,10 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def initial_weights(part: type[nn.Module] | str, seeds: Sequence[int]) -> dict[str, Tensor]:
+def initial_weights(part: Callable[[], nn.Module] | str, seeds: Sequence[int]) -> dict[str, Tensor]:
     """PyTorch's default initialisation of one part per seed, stacked: {name: (N, ...)}.
 
-    `part` is a module class or a key of `BLOCKS`. The global random state is left as it was.
+    `part` makes a module, or is a key of `BLOCKS`. The global random state is left as it was.
     """
     make = BLOCKS[part] if isinstance(part, str) else part
     drawn = []

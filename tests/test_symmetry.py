@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from kt import symmetry
-from kt.blocks import BLOCKS, BiasedSmallBlock, Network, initial_weights, weights
+from kt.blocks import BLOCKS, Network, initial_weights, weights
 from kt.ensemble import torch_engine
 
 COUNT = 3
@@ -139,6 +139,6 @@ def test_alignment_undoes_order_and_scale():
 
 
 def test_a_channel_without_weights_is_left_alone():
-    block = {k: v[None].clone() for k, v in weights(BiasedSmallBlock()).items()}
+    block = {k: v[None].clone() for k, v in weights(BLOCKS["conv_bias"]()).items()}
     block["conv1.weight"][0, 1] = 0
     assert all(tensor.isfinite().all() for tensor in symmetry.balance(block).values())
