@@ -31,13 +31,17 @@ def augment(
     """Masking, then noise, drawn afresh for every tensor of the chosen side or sides.
 
     Args:
-        large, small: convolution (or other) weights, {name: (B, ...)}; both are left as they are.
+        large, small: weights, {name: (B, ...)}; both are left as they are. A large block's batch
+            norm (`bn*`), which the paper's translator does not see, is passed on unchanged.
         generator: on the tensors' device; None for the global one.
     """
 
     def change(weights: Weights) -> Weights:
         changed = {}
         for name, tensor in weights.items():
+            if name.startswith("bn"):
+                changed[name] = tensor
+                continue
             masked = mask(tensor, m, generator) if m > 0 else tensor
             changed[name] = add_noise(masked, n, generator) if n > 0 else masked
         return changed

@@ -124,7 +124,7 @@ def fit(
         started = time.perf_counter()
         for index in order.split(training.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            total += objective.backward(model, index) * len(index)
+            total += objective.backward(model, index, epoch) * len(index)
             if training.clip_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
             optimizer.step()

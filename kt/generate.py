@@ -50,6 +50,11 @@ class Plan:
         return self.count * steps * self.recipe.epochs * len(data)
 
 
+def shared_initial_seed(seed: int) -> int:
+    """The seed of the initial weights that all small blocks share, where they share them."""
+    return seeds.derive(seed, "shared small block")
+
+
 def compute_part(
     plan: Plan,
     index: int,

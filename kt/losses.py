@@ -1,15 +1,55 @@
-"""Losses of the translator: small pure functions."""
+"""Losses of the translator: small pure functions on weights and on what networks do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt import ensemble
+from kt import ensemble, symmetry
+from kt.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
 from kt.ensemble import Compute
 
+Weights = dict[str, Tensor]
 
-def weight_mse(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part of a loss counts; the paper's is the error of weights alone (Equation 1).
+
+    Attributes:
+        weights: the error of the predicted weights.
+        behaviour: the divergence of the network's outputs from those with its large block.
+        cross_entropy: that of the network's outputs with the images' labels.
+        features: the error of the feature maps behind the block.
+        ramp_epochs: over which the last three grow linearly from 0: weights lead the way at first.
+    """
+
+    weights: float = 1.0
+    behaviour: float = 0.0
+    cross_entropy: float = 0.0
+    features: float = 0.0
+    ramp_epochs: int = 0
+
+    def at(self, epoch: int) -> dict[str, float]:
+        """The parts that count in an epoch, from 0, and how much."""
+        ramp = min(1.0, epoch / self.ramp_epochs) if self.ramp_epochs else 1.0
+        shares = {
+            "weights": self.weights,
+            "behaviour": ramp * self.behaviour,
+            "cross_entropy": ramp * self.cross_entropy,
+            "features": ramp * self.features,
+        }
+        return {name: share for name, share in shares.items() if share > 0}
+
+
+# --- on weights ---------------------------------------------------------------------------------
+
+
+def weight_mse(predicted: Weights, target: Weights) -> Tensor:
     """Mean squared error between weights, averaged over the block's tensors (Equation 1).
 
     Both are {name: (B, ...)} with the same names and shapes; the result is a scalar.
@@ -17,10 +57,68 @@ def weight_mse(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> Tenso
     return torch.stack([F.mse_loss(predicted[name], target[name]) for name in target]).mean()
 
 
+def standardised_mse(predicted: Weights, target: Weights, deviation: Weights) -> Tensor:
+    """`weight_mse` with each entry's error in units of its standard deviation (1, ...).
+
+    Predicting the mean of the training set then costs 1.
+    """
+    return weight_mse(
+        {name: tensor / deviation[name] for name, tensor in predicted.items()},
+        {name: tensor / deviation[name] for name, tensor in target.items()},
+    )
+
+
+def aligned(target: Weights, predicted: Weights) -> Weights:
+    """The targets, balanced, in the order of hidden channels that is nearest to the prediction.
+
+    Every order and scale of a small block's hidden channels does the same, and a plain error asks
+    for their average. Aligned to one reference for all, targets would still average over what that
+    reference leaves open; aligned to the prediction, the loss is the least of the six orders' (as
+    in permutation invariant training, Yu et al., 2017), at most as large as with any reference, and
+    the translator chooses the order. No gradient passes through the choice.
+    """
+    return symmetry.align(target, {name: t.detach() for name, t in predicted.items()})
+
+
+def deviation(blocks: Iterable[Weights], align: bool = False) -> Weights:
+    """Standard deviation of each entry over stacks of small blocks, {name: (1, ...)}.
+
+    Entries that never vary get 1: their error stays as it is.
+
+    Args:
+        blocks: the training set in pieces, {name: (B, ...)}.
+        align: for targets that are `aligned`: of balanced blocks, and one for all hidden channels,
+            which have no order of their own then.
+    """
+    count, first, sums, squares = 0, {}, {}, {}
+    for block in blocks:
+        for name, tensor in (_all_orders(block) if align else block).items():
+            origin = first.setdefault(name, tensor[:1])  # what never varies is exactly 0 from here
+            apart = (tensor - origin).double()
+            sums[name] = sums.get(name, 0) + apart.sum(0, True)
+            squares[name] = squares.get(name, 0) + apart.square().sum(0, True)
+        count += len(tensor)
+    spread = {
+        name: (squares[name] / count - (sums[name] / count).square()).clamp(min=0).sqrt()
+        for name in sums
+    }
+    return {name: torch.where(s > 0, s, 1.0).float() for name, s in spread.items()}
+
+
+def _all_orders(block: Weights) -> Weights:
+    """Balanced blocks with every hidden channel once in every place: (B, ...) -> (3 B, ...)."""
+    block = symmetry.balance(block)
+    turns = [symmetry.permute_hidden(block, torch.arange(HIDDEN).roll(i)) for i in range(HIDDEN)]
+    return {name: torch.cat([turn[name] for turn in turns]) for name in block}
+
+
+# --- on what networks do: one number a network ---------------------------------------------------
+
+
 def behaviour(
     kind: str,
-    block: dict[str, Tensor],
-    networks: dict[str, Tensor],
+    block: Weights,
+    networks: Weights,
     images: Tensor,
     targets: Tensor,
     compute: Compute = Compute(),
@@ -42,6 +140,44 @@ def behaviour(
         kind, names, networks, images, targets, compute, *(block[name] for name in names)
     )
     return cross_entropy - torch.special.entr(targets).sum(-1).mean(-1)
+
+
+def cross_entropy(
+    kind: str,
+    block: Weights,
+    networks: Weights,
+    images: Tensor,
+    labels: Tensor,
+    compute: Compute = Compute(),
+) -> Tensor:
+    """Cross-entropy of assembled networks' outputs with labels (B,): (N,); see `behaviour`."""
+    count = len(networks["latter.fc.bias"])
+    sure = F.one_hot(labels, CLASSES).float().repeat(count, 1, 1)
+    return behaviour(kind, block, networks, images, sure, compute)
+
+
+def feature_error(kind: str, block: Weights, maps: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of the feature maps behind stacked blocks of `kind`, per block.
+
+    Args:
+        block: {name: (N, ...)}, to which the error is differentiable.
+        maps: (N, B, 6, 14, 14), behind the former blocks.
+        wanted: (N, B, 6, 14, 14), behind the large blocks for instance.
+
+    Returns:
+        (N,), the mean over images and entries.
+    """
+    return (behind(kind, block, maps) - wanted).square().flatten(1).mean(1)
+
+
+def behind(kind: str, block: Weights, maps: Tensor) -> Tensor:
+    """What stacked blocks of `kind` make of feature maps: (N, B, 6, 14, 14) -> same."""
+    module = skeleton(BLOCKS[kind]).eval()
+
+    def single(weights: Weights, x: Tensor) -> Tensor:
+        return functional_call(module, weights, (x,))
+
+    return torch.vmap(single)(block, maps)
 
 
 class _Behaviour(torch.autograd.Function):

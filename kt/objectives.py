@@ -1,102 +1,32 @@
 """What a translator is trained to do: like known small blocks, or like the large block behaves.
 
 An objective has samples, `len(objective)`, and adds the gradient of its loss on some of them to a
-translator's: `objective.backward(model, index)`. `kt.fit` does the rest.
+translator's: `objective.backward(model, index, epoch)`. `kt.fit` does the rest.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from kt import ensemble, losses, symmetry
 from kt.augment import Side, augment
+from kt.blocks import CHANNELS
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute
+from kt.losses import LossWeights
 from kt.pairs import Rows
-from kt.threads import one_thread
+from kt.threads import one_thread, spread
 
 Weights = dict[str, Tensor]
 Samples = Weights | dict[str, Rows]
+Part = Callable[[], Tensor]
 PIECE, LARGE_PIECE = 32, 512
 """Pairs whose activations are in memory together: for one of a CPU's threads, and else. A batch's
 gradient is the sum over its pieces, in order, and so depends on them by rounding."""
-
-
-@dataclass(frozen=True)
-class WeightObjective:
-    """Predict the small block's weights from the large block's (Equation 1).
-
-    Attributes:
-        large, small: the pairs, stacked (N, ...), in memory or in a store's files.
-        masking, noise, side: augmentation drawn afresh for every batch (Section 3.2).
-        precision: "bfloat16" computes the forward pass in it; weights stay float32.
-        workers: CPU threads, each at a piece of a batch; they change no result.
-    """
-
-    large: Samples
-    small: Samples
-    masking: float = 0.0
-    noise: float = 0.0
-    side: Side = "large"
-    precision: str = "float32"
-    workers: int = 1
-
-    def __len__(self) -> int:
-        return len(next(iter(self.small.values())))
-
-    def backward(self, model: nn.Module, index: Tensor) -> Tensor:
-        """Add the gradient of the pairs at `index` (B,); returns their mean loss, a scalar."""
-        parameters, count = list(model.parameters()), len(index)
-        device = parameters[0].device
-        large, small = (_rows(side, index, device) for side in (self.large, self.small))
-        large, small = augment(large, small, self.masking, self.noise, self.side)
-
-        def gradients(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                predicted = model({name: tensor[piece] for name, tensor in large.items()})
-            predicted = {name: tensor.float() for name, tensor in predicted.items()}
-            wanted = {name: tensor[piece] for name, tensor in small.items()}
-            loss = losses.weight_mse(predicted, wanted) * ((piece.stop - piece.start) / count)
-            return loss.detach(), torch.autograd.grad(loss, parameters)
-
-        total = torch.zeros((), device=device)
-        with _pieces(model, count, self.workers) as (spread, pieces):
-            for loss, gradient in spread(gradients, pieces):
-                total += loss
-                for parameter, more in zip(parameters, gradient, strict=True):
-                    parameter.grad = more if parameter.grad is None else parameter.grad + more
-        return total
-
-
-@contextlib.contextmanager
-def _pieces(
-    model: nn.Module, count: int, workers: int
-) -> Iterator[tuple[Callable[..., Iterable], list[slice]]]:
-    """A `map` over the pieces of a batch of `count` pairs, and the pieces.
-
-    On a CPU one thread computes a piece: the activations stay in its cache, it waits for no other
-    within an operation, and sums are formed in the same order whatever the number of threads.
-    Dropout draws from one stream for all threads, so with it pieces come one after the other.
-    """
-
-    def cut(size: int) -> list[slice]:
-        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
-
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    if draws or not on_cpu:
-        yield map, cut(LARGE_PIECE)
-        return
-    with one_thread():
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            yield pool.map, cut(PIECE)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -124,24 +54,17 @@ class BehaviourObjective:
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
 
-    def backward(self, model: nn.Module, index: Tensor) -> Tensor:
+    def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
         """Add the gradient of the networks at `index` (B,); returns their mean loss, a scalar.
 
         The translation and one of the blocks on the way to it, drawn at random, are both judged.
         """
         networks = _rows(self.networks, index, next(model.parameters()).device)
-        chosen = torch.randint(len(self.images), (self.images_per_step,))
-        mirrored, turn = torch.rand(()) < 0.5, int(torch.randint(symmetry.TURNS, ()))
-        shown = self.images.subset(chosen)
-        if self.flip and mirrored:
-            shown = ImageSet(shown.images.flip(-1), shown.labels)
-        large = ensemble.part(networks, "large")
-        wanted = ensemble.outputs("large", shown, networks, large, self.compute).softmax(-1)
-        images = pixels(shown.images)
+        shown, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
+        wanted = self.wanted(networks, shown)
 
         def loss(block: Weights) -> Tensor:
-            apart = losses.behaviour(self.target, block, networks, images, wanted, self.compute)
-            return apart.clamp(min=0).log1p().mean()
+            return self.divergence(block, networks, shown, wanted)
 
         with one_thread():
             *before, translation = model(networks, self.compute, turn)
@@ -151,6 +74,166 @@ class BehaviourObjective:
                 total = final + 0.5 * loss(before[int(torch.randint(len(before), ()))])
             total.backward()
         return final.detach()
+
+    def alone(self) -> "BehaviourObjective":
+        """The same, computed by the caller's thread alone."""
+        return replace(self, compute=replace(self.compute, workers=1))
+
+    def draw(self) -> ImageSet:
+        """The images of one batch of networks."""
+        chosen = torch.randint(len(self.images), (self.images_per_step,))
+        shown, mirrored = self.images.subset(chosen), torch.rand(()) < 0.5
+        return ImageSet(shown.images.flip(-1), shown.labels) if self.flip and mirrored else shown
+
+    def wanted(self, networks: Weights, shown: ImageSet) -> Tensor:
+        """What the networks answer with their large blocks: probabilities (N, B, 10)."""
+        large = ensemble.part(networks, "large")
+        return ensemble.outputs("large", shown, networks, large, self.compute).softmax(-1)
+
+    def divergence(
+        self, block: Weights, networks: Weights, shown: ImageSet, wanted: Tensor
+    ) -> Tensor:
+        """Loss of the networks' outputs with `block` against the wanted ones, a scalar."""
+        images = pixels(shown.images)
+        apart = losses.behaviour(self.target, block, networks, images, wanted, self.compute)
+        return _tamed(apart)
+
+    def parts(self, block: Weights, networks: Weights, shown: ImageSet) -> dict[str, Part]:
+        """The parts of `LossWeights` that look at what networks do with `block`, each a scalar."""
+        around = self.target, block, networks
+
+        def cross_entropy() -> Tensor:
+            images = pixels(shown.images)
+            return _tamed(losses.cross_entropy(*around, images, shown.labels, self.compute))
+
+        def features() -> Tensor:
+            maps = ensemble.features(shown, networks, compute=self.compute).to(shown.labels.device)
+            wanted = losses.behind("large", ensemble.part(networks, "large"), maps)
+            return _tamed(losses.feature_error(self.target, block, maps, wanted))
+
+        return {
+            "behaviour": lambda: self.divergence(
+                block, networks, shown, self.wanted(networks, shown)
+            ),
+            "cross_entropy": cross_entropy,
+            "features": features,
+        }
+
+
+@dataclass(frozen=True)
+class WeightObjective:
+    """Predict the small block's weights from the large block's; the defaults are Equation 1.
+
+    Attributes:
+        large, small: the pairs, stacked (N, ...), in memory or in a store's files.
+        masking, noise, side: augmentation drawn afresh for every batch (Section 3.2).
+        precision: "bfloat16" computes the forward pass in it; weights stay float32.
+        workers: CPU threads, each at a piece of a batch; they change no result.
+        align: compare with targets in the prediction's order of hidden channels
+            (`losses.aligned`).
+        deviation: (1, ...), the entries' standard deviations, in whose units errors are measured.
+        initial: (1, ...), weights to which the model's output is the difference.
+        reorder: show each batch with the hidden channels of its large blocks, and with the
+            channels of the residual path, in an order drawn at random. The output is brought back
+            from that order, which is the same as reordering small block, former and latter too: no
+            loss depends on the order, nor does a network's function.
+        shares: how much weights and what networks do count.
+        function: what the networks of the pairs do, where that counts.
+    """
+
+    large: Samples
+    small: Samples
+    masking: float = 0.0
+    noise: float = 0.0
+    side: Side = "large"
+    precision: str = "float32"
+    workers: int = 1
+    align: bool = False
+    deviation: Weights | None = None
+    initial: Weights | None = None
+    reorder: bool = False
+    shares: LossWeights = field(default_factory=LossWeights)
+    function: BehaviourObjective | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.small.values())))
+
+    def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
+        """Add the gradient of the pairs at `index` (B,); returns their mean loss, a scalar."""
+        parameters, count = list(model.parameters()), len(index)
+        device = parameters[0].device
+        large, small = (_rows(side, index, device) for side in (self.large, self.small))
+        large, small = augment(large, small, self.masking, self.noise, self.side)
+        back = None
+        if self.reorder:
+            hidden, ends = torch.randperm(CHANNELS), torch.randperm(CHANNELS)
+            large = symmetry.permute_ends(symmetry.permute_hidden(large, hidden), ends)
+            back = ends.argsort()
+        spreads, shares = _spreads(model), self.shares.at(epoch)
+        function = None if shares.keys() == {"weights"} else self.function
+        if function is not None:
+            networks, shown = _rows(function.networks, index, device), function.draw()
+            function = function.alone() if spreads else function
+
+        def gradients(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                predicted = model(_cut(large, piece))
+            block = self._block(predicted, back)
+            parts = {"weights": lambda: self._weight_error(block, _cut(small, piece))}
+            if function is not None:
+                parts |= function.parts(block, _cut(networks, piece), shown)
+            loss = sum(share * parts[name]() for name, share in shares.items())
+            loss = loss * ((piece.stop - piece.start) / count)
+            return loss.detach(), torch.autograd.grad(loss, parameters)
+
+        total = torch.zeros((), device=device)
+        over, size = (partial(spread, self._pool), PIECE) if spreads else (map, LARGE_PIECE)
+        pieces = [slice(at, min(at + size, count)) for at in range(0, count, size)]
+        for loss, gradient in over(gradients, pieces):
+            total += loss
+            for parameter, more in zip(parameters, gradient, strict=True):
+                parameter.grad = more if parameter.grad is None else parameter.grad + more
+        return total
+
+    def _block(self, predicted: Weights, back: Tensor | None) -> Weights:
+        """The small block that a model's output stands for, {name: (B, ...)}."""
+        block = {name: tensor.float() for name, tensor in predicted.items()}
+        if back is not None:
+            block = symmetry.permute_ends(block, back)
+        if self.initial is not None:
+            block = {name: tensor + self.initial[name] for name, tensor in block.items()}
+        return block
+
+    def _weight_error(self, block: Weights, target: Weights) -> Tensor:
+        wanted = losses.aligned(target, block) if self.align else target
+        if self.deviation is None:
+            return losses.weight_mse(block, wanted)
+        return losses.standardised_mse(block, wanted, self.deviation)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """One for all batches; its threads end with the objective."""
+        return ThreadPoolExecutor(self.workers)
+
+
+def _spreads(model: nn.Module) -> bool:
+    """Whether the pieces of a batch are spread over threads.
+
+    On a CPU one thread computes a piece: the activations stay in its cache, it waits for no other
+    within an operation, and sums are formed in the same order whatever the number of threads.
+    Dropout draws from one stream for all threads, so with it pieces come one after the other.
+    """
+    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return next(model.parameters()).device.type == "cpu" and not draws
+
+
+def _tamed(loss: Tensor) -> Tensor:
+    """The mean of log(1 + loss) over networks (N,): a few hopeless ones do not drown the others."""
+    return loss.clamp(min=0).log1p().mean()
+
+
+def _cut(weights: Weights, piece: slice) -> Weights:
+    return {name: tensor[piece] for name, tensor in weights.items()}
 
 
 def _rows(samples: Samples, index: Tensor, device: torch.device) -> Weights:

@@ -56,6 +56,22 @@ def permute_hidden(block: Weights, order: Tensor) -> Weights:
     return {name: permuted(name, tensor) for name, tensor in block.items()}
 
 
+def permute_ends(block: Weights, order: Tensor) -> Weights:
+    """The channels that large or small blocks read and write, in another order, the same for all.
+
+    Args:
+        block: (N, ...), convolutional.
+        order: (6,).
+    """
+
+    def permuted(name: str, tensor: Tensor) -> Tensor:
+        if name.startswith(("conv2.", "bn2.")):
+            return tensor[:, order]
+        return tensor[:, :, order] if name == "conv1.weight" else tensor
+
+    return {name: permuted(name, tensor) for name, tensor in block.items()}
+
+
 def permute_residual(networks: Weights, order: Tensor) -> Weights:
     """The channels between the parts in another order: in former, latter and every block.
 
@@ -66,10 +82,11 @@ def permute_residual(networks: Weights, order: Tensor) -> Weights:
 
     def permuted(name: str, tensor: Tensor) -> Tensor:
         part, _, rest = name.partition(".")
-        if part == "former" or (part != "latter" and rest.startswith(("conv2.", "bn2."))):
+        if part == "former":
             return tensor[:, order]
-        reads = part == "latter" and rest == "conv.weight"
-        return tensor[:, :, order] if reads or rest == "conv1.weight" else tensor
+        if part == "latter":
+            return tensor[:, :, order] if rest == "conv.weight" else tensor
+        return permute_ends({rest: tensor}, order)[rest]
 
     return {name: permuted(name, tensor) for name, tensor in networks.items()}
 

@@ -25,10 +25,9 @@ def main(params: Params, compute: Compute) -> None:
 
 
 def materialise(params: Params) -> None:
-    """data/augmented: the chosen pairs, then their augmented copies; convolutions only."""
+    """data/augmented: the chosen pairs, then their augmented copies."""
     count, options = params.active.train.pairs, params.augment
     chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
-    chosen = {name: rows for name, rows in chosen.items() if ".bn" not in name}
 
     def copies() -> Iterator[Weights]:
         for copy in range(options.copies + 1):
@@ -56,9 +55,8 @@ def measure(params: Params, compute: Compute) -> None:
             row: dict[str, float] = {what: strength}
             for kind, side in (("large", "large"), (params.target, "small")):
                 block = ensemble.part(networks, side)
-                kernels = {k: t for k, t in block.items() if not k.startswith("bn")}
-                changed, _ = augment(kernels, {}, m, n, "large", draw)
-                accuracy = ensemble.evaluate(kind, images, networks, block | changed, compute)
+                changed, _ = augment(block, {}, m, n, "large", draw)
+                accuracy = ensemble.evaluate(kind, images, networks, changed, compute)
                 result = summary(accuracy)
                 row |= {side: result["mean"], f"{side}_ci95": result["ci95"], "n": result["n"]}
             rows.append(row)

@@ -32,7 +32,10 @@ def make_store(
         count=count,
         networks_per_stream=params.active.networks.per_stream,
         target=params.target if with_small else None,
-        recipe=Recipe(**params.active.recipe.model_dump(), **params.generate.model_dump()),
+        recipe=Recipe(
+            **params.active.recipe.model_dump(),
+            **params.generate.model_dump(exclude={"small_init"}),
+        ),
         seed=params.seed,
     )
     inputs = runtime.fingerprint(data.images, data.labels, *(large or {}).values())

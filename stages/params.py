@@ -28,12 +28,14 @@ class Model(Strict):
     hidden_size: Count
     sequence_dim: Count
     channel_dim: Count
+    fold: bool
     prototypes: Count
 
 
 class Generate(Strict):
     momentum: Fraction
     flip: bool
+    small_init: Literal["fresh", "shared"]
 
 
 class Augment(Strict):
@@ -42,6 +44,32 @@ class Augment(Strict):
     noise: NotNegative
     side: Side
     measure: Annotated[list[Fraction], Field(min_length=1)]
+
+
+class Loss(Strict):
+    weights: NotNegative
+    behaviour: NotNegative
+    cross_entropy: NotNegative
+    features: NotNegative
+    ramp_epochs: Annotated[int, Field(ge=0)]
+    align: bool
+    standardise: bool
+    difference: bool
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Loss":
+        if not (self.weights or self.looks):
+            raise ValueError("none of weights, behaviour, cross_entropy and features counts")
+        if self.ramp_epochs and not self.weights:
+            raise ValueError(
+                f"weights is 0, so nothing counts before ramp_epochs {self.ramp_epochs}"
+            )
+        return self
+
+    @property
+    def looks(self) -> bool:
+        """Whether any part looks at what networks do."""
+        return max(self.behaviour, self.cross_entropy, self.features) > 0
 
 
 class Train(Strict):
@@ -57,6 +85,8 @@ class Train(Strict):
     masking: Fraction
     noise: NotNegative
     side: Side
+    symmetry: bool
+    loss: Loss
 
 
 class Partial(Strict):
@@ -138,6 +168,27 @@ class Params(Strict):
             )
         if self.model.kind == "mixer" and self.model.layers == 0:
             raise ValueError("model.layers is 0, but a mixer has at least 1")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_can(self) -> "Params":
+        loss = self.train.loss
+        if loss.difference and self.generate.small_init != "shared":
+            raise ValueError(
+                "train.loss.difference is true, but small blocks have no initial weights in "
+                "common: it needs generate.small_init shared"
+            )
+        if loss.looks and self.augment.copies:
+            raise ValueError(
+                f"augment.copies is {self.augment.copies}, but what networks do with augmented "
+                "copies is unknown: train.loss.behaviour, cross_entropy and features need 0"
+            )
+        for key, on in (("train.symmetry", self.train.symmetry), ("train.loss.align", loss.align)):
+            if on and self.target not in CONVOLUTIONAL:
+                raise ValueError(
+                    f"{key} is true, but target is {self.target!r}: it accepts "
+                    f"{', '.join(CONVOLUTIONAL)}"
+                )
         return self
 
     @property

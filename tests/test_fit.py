@@ -9,7 +9,6 @@ from torch.testing import assert_close
 from kt import pairs
 from kt.blocks import initial_weights
 from kt.fit import Training, fit
-from kt.losses import weight_mse
 from kt.objectives import WeightObjective
 from kt.translator import Mixer, MixerConfig
 
@@ -188,9 +187,3 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(data, tmp_path):
     network.layer.register_forward_hook(lambda *hook: seen.append(hook[2].dtype))
     run(network, data, TRAINING, tmp_path / "c", precision="bfloat16")
     assert set(seen) == {torch.bfloat16} and network.layer.weight.dtype == torch.float32
-
-
-def test_weight_mse_averages_tensors_not_numbers():
-    predicted = {"a": torch.zeros(1, 1), "b": torch.zeros(1, 100)}
-    target = {"a": torch.full((1, 1), 2.0), "b": torch.ones(1, 100)}
-    assert weight_mse(predicted, target).item() == (4 + 1) / 2

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kt import pairs
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PREPARED = ("images", "generate_train", "generate_val", "augment")
@@ -100,6 +102,27 @@ def test_other_targets_run_through(prepared, kind, target):
     prepared.write_params()
     prepared.succeed("generate_train", "generate_val", "augment", "train_translator")
     prepared.succeed("evaluate_baselines")
+
+
+def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
+    prepared.params["model"] |= {"kind": "mixer", "fold": True}
+    prepared.params["generate"]["small_init"] = "shared"
+    every = {"behaviour": 0.5, "cross_entropy": 0.1, "features": 0.1, "ramp_epochs": 2}
+    every |= {"align": True, "standardise": True, "difference": True}
+    prepared.params["train"] |= {
+        "symmetry": True,
+        "loss": prepared.params["train"]["loss"] | every,
+    }
+    prepared.write_params()
+    prepared.succeed("train_translator")
+    first = prepared.files("results/train")
+    prepared.succeed("train_translator", KT_WORKERS="3", KT_CHUNK="1")
+    again = prepared.files("results/train")
+    assert losses(again) == losses(first)
+    name = "results/train/translator.safetensors"
+    assert again[name] == first[name]
+    initial = pairs.load(prepared.folder / name)["initial"]
+    assert initial.shape == (324,) and initial.any()
 
 
 def test_generation_that_is_killed_resumes_to_identical_bytes(prepared):

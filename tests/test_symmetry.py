@@ -98,6 +98,16 @@ def test_residual_channels_of_networks_with_small_blocks(kind, networks):
     assert_close(run(Network(kind), moved, images), run(Network(kind), whole, images), **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["large", "conv", "conv_bias"])
+def test_the_ends_of_a_block_are_the_residual_channels_of_its_network(kind, networks):
+    around = {k: v for k, v in networks.items() if not k.startswith("block.")}
+    block, order = blocks(kind), torch.tensor([5, 3, 0, 1, 4, 2])
+    plain = around | {f"block.{k}": v for k, v in block.items()}
+    moved = symmetry.permute_residual(around, order)
+    moved |= {f"block.{k}": v for k, v in symmetry.permute_ends(block, order).items()}
+    assert_close(run(Network(kind), moved, images), run(Network(kind), plain, images), **CLOSE)
+
+
 @pytest.mark.parametrize("number", range(symmetry.TURNS))
 @pytest.mark.parametrize("kind", ["large", "conv", "conv_bias"])
 def test_turned_kernels_do_to_turned_maps_what_kernels_do_to_maps(kind, number):

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from kt import ensemble, pairs, translator
+from kt import ensemble, pairs, symmetry, translator
 from kt.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
 from kt.errors import KTError
 from kt.translator import Mixer, MixerConfig
@@ -61,6 +63,53 @@ def test_batch_norm_is_not_read():
     changed = {name: t + 1 if "bn" in name else t for name, t in large.items()}
     model = Mixer(SMALL)
     assert_close(translator.translate(model, large), translator.translate(model, changed))
+
+
+def test_the_folded_mixer_reads_the_function():
+    """Rescaling the rows before a batch norm changes the paper's input, but not the function."""
+    large = large_blocks([1, 2])
+    draw, c, eps = torch.Generator().manual_seed(0), torch.tensor([0.3, 1, 2, 5, 0.1, 1.5]), 1e-5
+    for name in [name for name in large if "bn" in name]:
+        large[name] = large[name] + 0.5 * torch.rand(large[name].shape, generator=draw)
+    scaled = dict(large)
+    scaled["large.conv1.weight"] = large["large.conv1.weight"] * c[:, None, None, None]
+    scaled["large.bn1.running_mean"] = large["large.bn1.running_mean"] * c
+    scaled["large.bn1.running_var"] = (large["large.bn1.running_var"] + eps) * c**2 - eps
+    shifted = large | {"large.bn2.bias": large["large.bn2.bias"] + torch.arange(6.0)}
+    folded, plain = Mixer(replace(SMALL, fold=True)), Mixer(SMALL)
+    with torch.no_grad():
+        for model in (folded, plain):
+            model.embed.weight.mul_(10)
+    assert parameter_count(folded) == parameter_count(plain) + SMALL.hidden_size
+    before, after = (translator.translate(folded, x) for x in (large, scaled))
+    for name, tensor in before.items():
+        assert_close(after[name], tensor, rtol=1e-4, atol=1e-5)
+    name = "conv1.weight"
+    assert not torch.allclose(translator.translate(folded, shifted)[name], before[name], atol=1e-3)
+    before, after = (translator.translate(plain, x)[name] for x in (large, scaled))
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_a_folded_token_is_a_scaled_kernel_with_the_bias_of_its_output_channel():
+    large = {name.removeprefix("large."): t for name, t in large_blocks([1, 2]).items()}
+    large["bn2.bias"] = torch.arange(12.0).view(2, 6)
+    tokens, folded = Mixer(replace(SMALL, fold=True))._tokens(large), symmetry.fold(large)
+    assert tokens.shape == (2, 72, 10)
+    assert torch.equal(tokens[1, 36 + 6 * 3 + 5, :9], folded["conv2.weight"][1, 3, 5].flatten())
+    assert tokens[1, 36 + 6 * 3 + 5, 9] == folded["conv2.bias"][1, 3] == 9
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_translation_adds_the_initial_weights_also_from_a_file(target, tmp_path):
+    model = Mixer(replace(SMALL, target=target)).eval()
+    large, initial = large_blocks(range(3)), initial_weights(target, [7])
+    difference = translator.translate(model, large)
+    model.start_from(initial)
+    assert all(torch.equal(t, initial[name]) for name, t in model.initial_block().items())
+    translator.save(tmp_path / "t", model)
+    for same in (model, translator.load(tmp_path / "t")):
+        small = translator.translate(same, large)
+        assert all(torch.equal(small[name], difference[name] + initial[name]) for name in initial)
 
 
 def test_dropout_acts_in_training_only():

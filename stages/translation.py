@@ -1,0 +1,224 @@
+"""Train a translator as parameters say: what the stages that train one share."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from dvclive import Live
+from torch import Tensor
+
+from kt import ensemble, generate, losses, seeds, symmetry, translator
+from kt.blocks import initial_weights
+from kt.ensemble import Compute
+from kt.errors import KTError
+from kt.fit import Fitted, Record, Training, fit
+from kt.losses import LossWeights
+from kt.objectives import BehaviourObjective, Samples, WeightObjective
+from kt.pairs import Pairs
+from kt.statistics import summary
+from kt.translator import Merge, Mixer, Translator
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set
+from stages.params import Params
+
+PREPARED = 1024
+"""Networks that set the scale of a translator's inputs, at most."""
+BLOCK = 4096
+"""Pairs in memory at a time while their statistics are taken."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A translator with the weights of its chosen epoch, and how it came to them.
+
+    Attributes:
+        selection, test: accuracies of the selection and the test networks in percent, (N,).
+    """
+
+    model: Translator
+    fitted: Fitted
+    selection: Tensor
+    test: Tensor
+
+    def metrics(self) -> dict:
+        """The accuracies' summaries, and what the two rules for the epoch chose."""
+        return {
+            "translation": summary(self.test),
+            "selection": summary(self.selection),
+            **epochs(self.fitted),
+        }
+
+
+def train(params: Params, compute: Compute, out: Path | None = None) -> Trained:
+    """Train the translator, choose its epoch on selection networks, measure it on test networks.
+
+    Args:
+        out: the folder for the translator, its metrics and their history; None: nothing is written.
+    """
+    training = training_of(params)
+    cuda = compute.device.type == "cuda"
+    if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
+        raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
+    model = make_model(params)
+    objective, learned_from = make_objective(params, compute, model)
+    model.to(compute.device)
+    selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
+    test = Subjects.of_store("test", image_set("main", "test"), params.target)
+
+    def evaluate(model: torch.nn.Module) -> Record:
+        on_test = test.translated(model, compute)
+        return {
+            "selection_accuracy": selection.translated(model, compute).mean().item(),
+            "test_accuracy": on_test.mean().item(),
+            "test": summary(on_test),
+        }
+
+    key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
+    key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
+    with (
+        runtime.scratch("translator", *key) as kept,
+        runtime.progress_bar(training.epochs, "translator", "epoch") as bar,
+        _live(out) as live,
+    ):
+
+        def show(record: Record) -> None:
+            if live is not None:
+                _log(live, record)
+            bar.set_postfix(
+                {k: f"{v:.4g}" for k, v in record.items() if k.endswith(("loss", "cy"))}
+            )
+            bar.update()
+
+        checkpoint = kept / "checkpoint.pt"
+        fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
+        model.load_state_dict(fitted.weights)
+        accuracies = (subjects.translated(model, compute) for subjects in (selection, test))
+        trained = Trained(model.eval(), fitted, *accuracies)
+        if live is not None:  # before the checkpoint is deleted
+            _write(trained, live, out)
+    return trained
+
+
+def training_of(params: Params) -> Training:
+    """How the translator is trained."""
+    chosen = {field.name for field in dataclasses.fields(Training)}
+    common = {name: value for name, value in params.train.model_dump().items() if name in chosen}
+    return Training(**params.schedule.model_dump(), **common, seed=params.seed)
+
+
+def make_model(params: Params) -> Translator:
+    """An untrained translator; its weights are drawn from the parameters' seed."""
+    sizes = params.model.model_dump() | {"dropout": params.train.dropout, "target": params.target}
+    make, configure = translator.KINDS[params.model.kind]
+    names = {field.name for field in dataclasses.fields(configure)}
+    torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
+    model = make(configure(**{name: size for name, size in sizes.items() if name in names}))
+    if isinstance(model, Mixer) and params.train.loss.difference:
+        initial = initial_weights(params.target, [generate.shared_initial_seed(params.seed)])
+        # The same function; aligned targets are balanced, and so is what they differ from.
+        model.start_from(symmetry.balance(initial) if params.train.loss.align else initial)
+    return model
+
+
+def make_objective(
+    params: Params, compute: Compute, model: Translator
+) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
+    """What the translator learns, and checksums of what it learns from."""
+    if isinstance(model, Merge):
+        networks, learned_from = _behaviour(params, compute)
+        first = {name: rows[:PREPARED] for name, rows in networks.networks.items()}
+        draw = seeds.generator(params.seed, "translator", "prototypes")
+        model.prepare(first, image_set("main", "train"), draw)
+        return networks, learned_from
+    loss = params.train.loss
+    function, learned_from = _behaviour(params, compute) if loss.looks else (None, [])
+    # With a look at the networks there are no augmented copies: both stores hold the same pairs.
+    store = Pairs(PAIRS / "train" if loss.looks else AUGMENTED)
+    first = params.active.train.pairs if loss.looks else None
+    large, small = (
+        _on(compute, ensemble.part(store.mapped(side, first=first), side))
+        for side in ("large", "small")
+    )
+    changes = params.train.model_dump(include={"masking", "noise", "side", "precision"})
+    objective = WeightObjective(
+        large,
+        small,
+        **changes,
+        workers=compute.workers,
+        align=loss.align,
+        deviation=_deviation(small, loss.align) if loss.standardise else None,
+        initial=_on(compute, model.initial_block()) if loss.difference else None,
+        reorder=params.train.symmetry,
+        shares=LossWeights(**loss.model_dump(exclude={"align", "standardise", "difference"})),
+        function=function,
+    )
+    return objective, [store.checksum, *learned_from]
+
+
+def _behaviour(params: Params, compute: Compute) -> tuple[BehaviourObjective, list[str]]:
+    """What the training networks do, and checksums of it."""
+    images = image_set("main", "train")
+    store = Pairs(PAIRS / "train")
+    networks = store.mapped("former", "large", "latter", first=params.active.train.pairs)
+    objective = BehaviourObjective(
+        _on(compute, networks), images.to(compute.device), params.target, compute,
+        flip=params.generate.flip,
+    )  # fmt: skip
+    return objective, [store.checksum, runtime.fingerprint(images.images, images.labels)]
+
+
+def _on(compute: Compute, samples: Samples) -> Samples:
+    return {name: rows.to(compute.device) for name, rows in samples.items()}
+
+
+def _deviation(small: Samples, align: bool) -> dict[str, Tensor]:
+    """Standard deviations of the targets' entries; the stores are read in pieces."""
+    count = len(next(iter(small.values())))
+    pieces = [slice(at, at + BLOCK) for at in range(0, count, BLOCK)]
+    blocks = ({name: rows[piece] for name, rows in small.items()} for piece in pieces)
+    return losses.deviation(blocks, align)
+
+
+@contextlib.contextmanager
+def _live(out: Path | None) -> Iterator[Live | None]:
+    """DVCLive's log of the training, if there is to be one."""
+    if out is None:
+        yield None
+        return
+    logging.getLogger("dvclive").setLevel(logging.ERROR)
+    with Live(str(out), dvcyaml=False, save_dvc_exp=False) as live:
+        yield live
+
+
+def _log(live: Live, record: Record) -> None:
+    live.step = record["epoch"]
+    for name, value in record.items():
+        if isinstance(value, float):
+            live.log_metric(name, value)
+    live.make_summary()  # what is known so far, for those who watch
+
+
+def _write(trained: Trained, live: Live, out: Path) -> None:
+    translator.save(out / TRANSLATOR.name, trained.model)
+    live.summary = trained.metrics()
+    accuracy = trained.test
+    table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
+    runtime.write_csv(out / "accuracies.csv", table)
+
+
+def epochs(fitted: Fitted) -> dict:
+    """What was chosen by the honest rule, and what the paper's rule would have chosen and said."""
+    evaluated = [record for record in fitted.history if "test_accuracy" in record]
+    best_on_test = max(evaluated, key=lambda record: record["test_accuracy"])
+    return {
+        "epoch": fitted.best["epoch"],
+        "loss": fitted.best["loss"],
+        "final_loss": fitted.history[-1]["loss"],
+        "paper_rule_best_on_test": {"epoch": best_on_test["epoch"], **best_on_test["test"]},
+    }
