@@ -1,6 +1,9 @@
 """The report's figures: tables in, matplotlib figures out; colours of Okabe and Ito (2008)."""
 
+from collections.abc import Callable
+
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -158,4 +161,44 @@ def feature_maps(images: Tensor, maps: dict[str, Tensor]) -> Figure:
                 ax.set_title(label, fontsize=8)
         for ax in axes:
             ax.set_axis_off()
+    return figure
+
+
+def learning_curve(
+    points: dict[int, dict], levels: dict[str, float], fit: Callable | None
+) -> Figure:
+    """Accuracy by number of training networks, and over the training of each number.
+
+    Args:
+        points: by number of networks, what `stages.tables.cell.measured` says.
+        levels: mean accuracies of the references to draw as lines.
+        fit: accuracy by number of networks, to draw along, if there is one.
+    """
+    figure, (left, right) = _axes(9.2, 3.8, 2)
+    counts = list(points)
+    for key, label, colour, marker in (
+        ("training", "networks it was trained on", BLUE, "s"),
+        ("translation", "unseen networks", ORANGE, "o"),
+    ):
+        results = [points[count][key] for count in counts]
+        means, intervals = ([r[k] for r in results] for k in ("mean", "ci95"))
+        style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 3}
+        left.errorbar(counts, means, intervals, label=label, **style)
+    if fit is not None:
+        along = np.geomspace(min(counts), 4 * max(counts), 100)
+        left.plot(along, fit(along), color=ORANGE, linestyle=":", label="fit")
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(counts)))
+    for count, shade in zip(counts, shades, strict=True):
+        way = points[count]["evaluations"]
+        right.plot(
+            [e["seconds"] for e in way], [e["test"] for e in way], color=shade, label=f"{count:,}"
+        )
+    for ax in (left, right):
+        for name, level in levels.items():
+            ax.axhline(level, color=COLOURS[name], linestyle="--", linewidth=1, label=LABELS[name])
+        ax.set(ylabel=f"accuracy, % (mean of {points[counts[0]]['translation']['n']} networks)")
+    left.set(xlabel="training networks", xscale="log")
+    right.set(xlabel="training time, s")
+    left.legend(frameon=False, fontsize=7)
+    right.legend(frameon=False, fontsize=7, title="training networks", title_fontsize=7, ncols=2)
     return figure

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,14 +22,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class MergeModel(Strict):
+    prototypes: Count
+    fold: bool
+
+
+class MixerModel(Strict):
+    sequence_dim: Count
+    channel_dim: Count
+    fold: bool
+
+
 class Model(Strict):
     kind: Literal["merge", "mixer"]
     layers: Annotated[int, Field(ge=0)]
     hidden_size: Count
-    sequence_dim: Count
-    channel_dim: Count
-    fold: bool
-    prototypes: Count
+    merge: MergeModel
+    mixer: MixerModel
 
 
 class Generate(Strict):
@@ -72,6 +81,18 @@ class Loss(Strict):
         return max(self.behaviour, self.cross_entropy, self.features) > 0
 
 
+class MergeTrain(Strict):
+    symmetry: bool
+
+
+class MixerTrain(Strict):
+    masking: Fraction
+    noise: NotNegative
+    side: Side
+    symmetry: bool
+    loss: Loss
+
+
 class Train(Strict):
     optimizer: Literal["adam", "sgd"]
     lr: Positive
@@ -82,11 +103,8 @@ class Train(Strict):
     clip_norm: NotNegative
     dropout: Fraction
     precision: Literal["float32", "bfloat16"]
-    masking: Fraction
-    noise: NotNegative
-    side: Side
-    symmetry: bool
-    loss: Loss
+    merge: MergeTrain
+    mixer: MixerTrain
 
 
 class Partial(Strict):
@@ -140,6 +158,33 @@ class Scale(Strict):
         return self
 
 
+Change = dict[str, Any]
+"""Nested parameters to replace; `active` stands for the block of the chosen scale."""
+
+
+class Row(Strict):
+    label: str
+    store: str
+    change: Change
+
+
+class Ablation(Strict):
+    refine_steps: Count
+    rows: Annotated[list[str], Field(min_length=1)]
+    settings: dict[str, Row]
+
+
+class Curve(Strict):
+    networks: Annotated[list[Count], Field(min_length=1)]
+
+
+class Tables(Strict):
+    stores: dict[str, Change]
+    ablation: Ablation
+    curve: Curve
+    epochs: list[Count]
+
+
 class Params(Strict):
     """All of `params.yaml`."""
 
@@ -151,6 +196,7 @@ class Params(Strict):
     augment: Augment
     train: Train
     partial: Partial
+    tables: Tables
     scales: dict[str, Scale]
 
     @model_validator(mode="after")
@@ -172,24 +218,55 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _loss_can(self) -> "Params":
-        loss = self.train.loss
+        train, loss = self.train.mixer, self.train.mixer.loss
         if loss.difference and self.generate.small_init != "shared":
             raise ValueError(
-                "train.loss.difference is true, but small blocks have no initial weights in "
+                "train.mixer.loss.difference is true, but small blocks have no initial weights in "
                 "common: it needs generate.small_init shared"
             )
         if loss.looks and self.augment.copies:
             raise ValueError(
                 f"augment.copies is {self.augment.copies}, but what networks do with augmented "
-                "copies is unknown: train.loss.behaviour, cross_entropy and features need 0"
+                "copies is unknown: train.mixer.loss.behaviour, cross_entropy and features need 0"
             )
-        for key, on in (("train.symmetry", self.train.symmetry), ("train.loss.align", loss.align)):
+        for key, on in (("symmetry", train.symmetry), ("loss.align", loss.align)):
             if on and self.target not in CONVOLUTIONAL:
                 raise ValueError(
-                    f"{key} is true, but target is {self.target!r}: it accepts "
+                    f"train.mixer.{key} is true, but target is {self.target!r}: it accepts "
                     f"{', '.join(CONVOLUTIONAL)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _known_cells(self) -> "Params":
+        ablation, stores = self.tables.ablation, ["train", *self.tables.stores]
+        for row in ablation.rows:
+            if row not in ablation.settings:
+                raise ValueError(f"tables.ablation.rows: {row!r} has no tables.ablation.settings")
+            if (store := ablation.settings[row].store) not in stores:
+                raise ValueError(
+                    f"tables.ablation.settings.{row}.store: got {store!r}; accepts "
+                    f"{', '.join(stores)}"
+                )
+        return self
+
+    def changed(self, change: Change, key: str) -> "Params":
+        """These parameters with some replaced, checked like a file's.
+
+        Args:
+            change: nested, {"model": {"layers": 8}}; "active" stands for the chosen scale's block.
+            key: where the change comes from, to name it in an error.
+
+        Raises:
+            KTError: the changed parameters are not valid.
+        """
+        change = dict(change)
+        active = change.pop("active", {})
+        merged = _merged(self.model_dump(), change | {"scales": {self.scale: active}})
+        try:
+            return Params.model_validate(merged)
+        except ValidationError as error:
+            raise KTError(f"params.yaml: {key}: {_explain(error.errors()[0])}") from None
 
     @property
     def schedule(self) -> Schedule:
@@ -221,6 +298,16 @@ def load(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise KTError(f"{path}: {_explain(error.errors()[0])}") from None
+
+
+def _merged(base: dict, change: dict) -> dict:
+    """`base` with the leaves of `change` in their places."""
+    nested = {
+        key: _merged(base[key], value)
+        for key, value in change.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | change | nested
 
 
 def _explain(error: dict) -> str:

@@ -19,15 +19,17 @@ from tqdm import tqdm
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.errors import KTError
 from stages import params
-from stages.params import Params
 
 SCRATCH = Path(".kt")
 USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
-def run(main: Callable[[Params, Compute], None], description: str) -> None:
+def run(main: Callable[..., None], description: str, cell: str | None = None) -> None:
     """Run a stage: check its parameters, then `main`; a user's mistake ends in one line.
+
+    `main` is called with the parameters, what to compute on, and, where `cell` names one, the cell
+    of a grid that the command line asks for.
 
     How fast it runs is set by flags or the environment, never by `params.yaml`: --device
     (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE).
@@ -37,9 +39,11 @@ def run(main: Callable[[Params, Compute], None], description: str) -> None:
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
     parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
     parser.add_argument("--engine", help="auto, cpu (compiled), cuda or torch [KT_ENGINE; auto]")
+    if cell is not None:
+        parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
     try:
-        main(params.load(), _compute(flags))
+        main(params.load(), _compute(flags), *([flags.cell] if cell is not None else []))
     except KTError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -27,6 +27,7 @@ from stages.evaluation import Subjects
 from stages.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set
 from stages.params import Params
 
+TRAINING = PAIRS / "train"
 PREPARED = 1024
 """Networks that set the scale of a translator's inputs, at most."""
 BLOCK = 4096
@@ -55,18 +56,21 @@ class Trained:
         }
 
 
-def train(params: Params, compute: Compute, out: Path | None = None) -> Trained:
+def train(
+    params: Params, compute: Compute, out: Path | None = None, store: Path = TRAINING
+) -> Trained:
     """Train the translator, choose its epoch on selection networks, measure it on test networks.
 
     Args:
         out: the folder for the translator, its metrics and their history; None: nothing is written.
+        store: the networks to learn from.
     """
     training = training_of(params)
     cuda = compute.device.type == "cuda"
     if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
     model = make_model(params)
-    objective, learned_from = make_objective(params, compute, model)
+    objective, learned_from = make_objective(params, compute, model, store)
     model.to(compute.device)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
@@ -114,63 +118,73 @@ def training_of(params: Params) -> Training:
 
 def make_model(params: Params) -> Translator:
     """An untrained translator; its weights are drawn from the parameters' seed."""
-    sizes = params.model.model_dump() | {"dropout": params.train.dropout, "target": params.target}
-    make, configure = translator.KINDS[params.model.kind]
-    names = {field.name for field in dataclasses.fields(configure)}
+    chosen = params.model
+    make, configure = translator.KINDS[chosen.kind]
+    config = configure(
+        layers=chosen.layers,
+        hidden_size=chosen.hidden_size,
+        **getattr(chosen, chosen.kind).model_dump(),
+        dropout=params.train.dropout,
+        target=params.target,
+    )
     torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
-    model = make(configure(**{name: size for name, size in sizes.items() if name in names}))
-    if isinstance(model, Mixer) and params.train.loss.difference:
+    model = make(config)
+    loss = params.train.mixer.loss
+    if isinstance(model, Mixer) and loss.difference:
         initial = initial_weights(params.target, [generate.shared_initial_seed(params.seed)])
         # The same function; aligned targets are balanced, and so is what they differ from.
-        model.start_from(symmetry.balance(initial) if params.train.loss.align else initial)
+        model.start_from(symmetry.balance(initial) if loss.align else initial)
     return model
 
 
 def make_objective(
-    params: Params, compute: Compute, model: Translator
+    params: Params, compute: Compute, model: Translator, store: Path
 ) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
     """What the translator learns, and checksums of what it learns from."""
     if isinstance(model, Merge):
-        networks, learned_from = _behaviour(params, compute)
+        networks, learned_from = _behaviour(params, compute, store)
         first = {name: rows[:PREPARED] for name, rows in networks.networks.items()}
         draw = seeds.generator(params.seed, "translator", "prototypes")
         model.prepare(first, image_set("main", "train"), draw)
         return networks, learned_from
-    loss = params.train.loss
-    function, learned_from = _behaviour(params, compute) if loss.looks else (None, [])
+    train, loss = params.train.mixer, params.train.mixer.loss
+    function, learned_from = _behaviour(params, compute, store) if loss.looks else (None, [])
     # With a look at the networks there are no augmented copies: both stores hold the same pairs.
-    store = Pairs(PAIRS / "train" if loss.looks else AUGMENTED)
-    first = params.active.train.pairs if loss.looks else None
+    augmented = store == TRAINING and not loss.looks
+    pairs = Pairs(AUGMENTED if augmented else store)
+    first = None if augmented else params.active.train.pairs
     large, small = (
-        _on(compute, ensemble.part(store.mapped(side, first=first), side))
+        _on(compute, ensemble.part(pairs.mapped(side, first=first), side))
         for side in ("large", "small")
     )
-    changes = params.train.model_dump(include={"masking", "noise", "side", "precision"})
     objective = WeightObjective(
         large,
         small,
-        **changes,
+        **train.model_dump(include={"masking", "noise", "side"}),
+        precision=params.train.precision,
         workers=compute.workers,
         align=loss.align,
         deviation=_deviation(small, loss.align) if loss.standardise else None,
         initial=_on(compute, model.initial_block()) if loss.difference else None,
-        reorder=params.train.symmetry,
+        reorder=train.symmetry,
         shares=LossWeights(**loss.model_dump(exclude={"align", "standardise", "difference"})),
         function=function,
     )
-    return objective, [store.checksum, *learned_from]
+    return objective, [pairs.checksum, *learned_from]
 
 
-def _behaviour(params: Params, compute: Compute) -> tuple[BehaviourObjective, list[str]]:
+def _behaviour(
+    params: Params, compute: Compute, store: Path
+) -> tuple[BehaviourObjective, list[str]]:
     """What the training networks do, and checksums of it."""
     images = image_set("main", "train")
-    store = Pairs(PAIRS / "train")
-    networks = store.mapped("former", "large", "latter", first=params.active.train.pairs)
+    pairs = Pairs(store)
+    networks = pairs.mapped("former", "large", "latter", first=params.active.train.pairs)
     objective = BehaviourObjective(
         _on(compute, networks), images.to(compute.device), params.target, compute,
         flip=params.generate.flip,
     )  # fmt: skip
-    return objective, [store.checksum, runtime.fingerprint(images.images, images.labels)]
+    return objective, [pairs.checksum, runtime.fingerprint(images.images, images.labels)]
 
 
 def _on(compute: Compute, samples: Samples) -> Samples:

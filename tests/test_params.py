@@ -49,11 +49,11 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),
         ("scale", "huge", "scale is 'huge', which is none of"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
-        ("train.loss.align", 1, "train.loss.align: got 1; input should be a valid boolean"),
-        ("train.loss.feature", 1, "train.loss.feature: unknown key; did you mean features?"),
-        ("train.loss.weights", -1, "train.loss.weights: got -1"),
-        ("train.loss.weights", 0.0, "train.loss: none of weights, behaviour, cross_entropy and"),
-        ("train.loss.difference", True, "train.loss.difference is true.*small_init shared"),
+        ("train.mixer.loss.align", 1, "train.mixer.loss.align: got 1; input should be a valid boolean"),
+        ("train.mixer.loss.feature", 1, "train.mixer.loss.feature: unknown key; did you mean features?"),
+        ("train.mixer.loss.weights", -1, "train.mixer.loss.weights: got -1"),
+        ("train.mixer.loss.weights", 0.0, "train.mixer.loss: none of weights, behaviour, cross_entropy and"),
+        ("train.mixer.loss.difference", True, "train.mixer.loss.difference is true.*small_init shared"),
         ("scales.quick.train.pairs", 10**6, "train.pairs is 1000000, but networks.train only"),
         ("scales.quick.recipe.epoch", 2, "scales.quick.recipe.epoch: unknown.*mean epochs?"),
     ],
@@ -68,20 +68,20 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, key, value, message):
     ("values", "message"),
     [
         (
-            {"augment.copies": 1, "train.loss.behaviour": 1.0},
+            {"augment.copies": 1, "train.mixer.loss.behaviour": 1.0},
             "augment.copies is 1, but what networks do with augmented copies is unknown",
         ),
         (
-            {"target": "mlp", "model.kind": "mixer", "train.symmetry": True},
-            "train.symmetry is true, but target is 'mlp': it accepts conv, conv_bias",
+            {"target": "mlp", "model.kind": "mixer", "train.mixer.symmetry": True},
+            "train.mixer.symmetry is true, but target is 'mlp': it accepts conv, conv_bias",
         ),
         (
-            {"target": "attention", "model.kind": "mixer", "train.loss.align": True},
-            "train.loss.align is true, but target is 'attention'",
+            {"target": "attention", "model.kind": "mixer", "train.mixer.loss.align": True},
+            "train.mixer.loss.align is true, but target is 'attention'",
         ),
         (
-            {"train.loss.weights": 0.0, "train.loss.features": 1.0, "train.loss.ramp_epochs": 3},
-            "train.loss: weights is 0, so nothing counts before ramp_epochs 3",
+            {"train.mixer.loss.weights": 0.0, "train.mixer.loss.features": 1.0, "train.mixer.loss.ramp_epochs": 3},
+            "train.mixer.loss: weights is 0, so nothing counts before ramp_epochs 3",
         ),
     ],
 )
@@ -92,8 +92,8 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path, values, mess
 
 
 def test_a_difference_goes_with_shared_initial_weights(tmp_path):
-    values = {"train.loss.difference": True, "generate.small_init": "shared"}
-    assert load(tmp_path, changed(values)).train.loss.difference
+    values = {"train.mixer.loss.difference": True, "generate.small_init": "shared"}
+    assert load(tmp_path, changed(values)).train.mixer.loss.difference
 
 
 def changed(values):

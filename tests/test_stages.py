@@ -105,14 +105,12 @@ def test_other_targets_run_through(prepared, kind, target):
 
 
 def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
-    prepared.params["model"] |= {"kind": "mixer", "fold": True}
+    model, train = prepared.params["model"], prepared.params["train"]["mixer"]
+    model |= {"kind": "mixer", "mixer": model["mixer"] | {"fold": True}}
     prepared.params["generate"]["small_init"] = "shared"
     every = {"behaviour": 0.5, "cross_entropy": 0.1, "features": 0.1, "ramp_epochs": 2}
     every |= {"align": True, "standardise": True, "difference": True}
-    prepared.params["train"] |= {
-        "symmetry": True,
-        "loss": prepared.params["train"]["loss"] | every,
-    }
+    train |= {"symmetry": True, "loss": train["loss"] | every}
     prepared.write_params()
     prepared.succeed("train_translator")
     first = prepared.files("results/train")

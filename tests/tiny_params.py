@@ -22,8 +22,13 @@ TINY = {
 def shrink(params: dict) -> dict:
     """The same parameters with one scale, `tiny`, and a tiny translator."""
     tiny = params | {"scales": {"tiny": copy.deepcopy(TINY)}, "scale": "tiny"}
-    small = {"layers": 2, "hidden_size": 8, "sequence_dim": 8, "channel_dim": 8, "prototypes": 20}
-    tiny["model"] = params["model"] | small
+    model = params["model"]
+    tiny["model"] = model | {
+        "layers": 2,
+        "hidden_size": 8,
+        "merge": model["merge"] | {"prototypes": 20},
+        "mixer": model["mixer"] | {"sequence_dim": 8, "channel_dim": 8},
+    }
     tiny["augment"] = params["augment"] | {"measure": [0.0, 0.1]}
     tiny["partial"] = {"fractions": [0.5]}
     return tiny

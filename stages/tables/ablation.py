@@ -1,0 +1,57 @@
+"""The ablation as one table: from the paper's translator to ours, row by row."""
+
+import json
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import figures, runtime
+from stages.params import Params
+from stages.tables import output
+from stages.tables.cell import CELLS
+
+REFERENCES = ("random_initialisation", "retrained", "large")
+
+
+def main(params: Params, compute: Compute) -> None:
+    baselines = output.references()
+    folder = CELLS / params.scale
+    fixed = json.loads((folder / "ablation_fixed.json").read_text())
+    trained = {
+        row: json.loads((folder / "ablation" / f"{row}.json").read_text())
+        for row in params.tables.ablation.rows
+    }
+    rows = {name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES}
+    rows |= trained | fixed
+    table = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
+    caption = (
+        f"{output.protocol(params)}. Accuracy in percent on the test images of test networks that "
+        "no translator saw; the epoch of each row was chosen on selection networks; the interval "
+        "is 95 % over networks (Student). *Gap* is the share of the way from random initialisation "
+        "to the re-trained small block. *Seen* is the accuracy of networks that the translator was "
+        "trained on. Seconds are of training, evaluations aside, and of making one network's block."
+    )
+    metrics = {
+        name: row["translation"] | ({"training": row["training"]} if "training" in row else {})
+        for name, row in rows.items()
+    }
+    output.write(params, "ablation", caption, metrics, table)
+
+
+def in_words(row: dict, baselines: dict) -> dict[str, str]:
+    test = row["translation"]
+    seconds = row.get("seconds_per_network")
+    return {
+        "row": row["label"],
+        "accuracy": f"{test['mean']:.2f} ± {test['ci95']:.2f}",
+        "n": test["n"],
+        "gap, %": f"{output.gap_closed(test['mean'], baselines):.0f}",
+        "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",
+        "networks": row.get("networks", ""),
+        "training, s": f"{row['seconds']:.0f}" if "seconds" in row else "",
+        "a block, ms": f"{seconds * 1000:.1f}" if seconds is not None else "",
+    }
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

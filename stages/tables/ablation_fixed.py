@@ -1,0 +1,77 @@
+"""The ablation's rows that train no further translator: prunings, the translation, refinements."""
+
+import time
+from collections.abc import Callable
+
+from kt.compress import pruning
+from torch import Tensor
+
+from kt import refine, translator
+from kt.ensemble import Compute
+from kt.pairs import Weights
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import TRANSLATOR, image_set
+from stages.params import Params
+from stages.tables.cell import CELLS
+
+PRUNING_IMAGES = 512
+"""Unlabelled training images that choose among prunings, and that refitting looks at."""
+
+
+def main(params: Params, compute: Compute) -> None:
+    test = Subjects.of_store("test", image_set("main", "test"), params.target)
+    unlabelled = image_set("main", "train")
+    few = unlabelled.subset(slice(0, PRUNING_IMAGES))
+    networks, target, seed = test.networks, params.target, params.seed
+    steps = params.tables.ablation.refine_steps
+    model = translator.load(TRANSLATOR, compute.device)
+    translated = translator.translate(model, networks, compute)
+    rows: dict[str, tuple[str, Callable[[], Weights]]] = {
+        "prune_norm": (
+            "pruning by norm",
+            lambda: pruning.by_norm(target, networks),
+        ),
+        "prune_best": (
+            f"best of the 20 prunings, on {PRUNING_IMAGES} unlabelled images",
+            lambda: pruning.best_subset(target, networks, few, compute),
+        ),
+        "prune_refit": (
+            "that, second convolution refitted by least squares",
+            lambda: pruning.refitted(target, networks, few, compute),
+        ),
+        "translation": (
+            "merge (the default translator)",
+            lambda: translator.translate(model, networks, compute),
+        ),
+        "refined_synthetic": (
+            f"merge, then {steps} steps without any images",
+            lambda: refine.refine(target, networks, translated, None, steps, seed, compute),
+        ),
+        "refined_images": (
+            f"merge, then {steps} steps on unlabelled images",
+            lambda: refine.refine(target, networks, translated, unlabelled, steps, seed, compute),
+        ),
+    }
+    results = {}
+    with runtime.progress_bar(len(rows), "fixed rows", "row") as bar:
+        for name, (label, make) in rows.items():
+            block, seconds = timed(make)
+            accuracy: Tensor = test.with_small(block, compute)
+            results[name] = {
+                "label": label,
+                "translation": summary(accuracy),
+                "seconds_per_network": round(seconds / len(test), 5),
+            }
+            bar.update()
+    runtime.write_json(CELLS / params.scale / "ablation_fixed.json", results)
+
+
+def timed(make: Callable[[], Weights]) -> tuple[Weights, float]:
+    started = time.perf_counter()
+    return make(), time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

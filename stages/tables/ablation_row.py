@@ -1,0 +1,17 @@
+"""Train and measure the translator of one row of the ablation."""
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params
+from stages.tables.cell import CELLS, measured
+
+
+def main(params: Params, compute: Compute, row: str) -> None:
+    settings = params.tables.ablation.settings[row]
+    changed = params.changed(settings.change, f"tables.ablation.settings.{row}.change")
+    result = {"label": settings.label, **measured(changed, compute, settings.store)}
+    runtime.write_json(CELLS / params.scale / "ablation" / f"{row}.json", result)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "row")

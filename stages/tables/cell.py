@@ -1,0 +1,51 @@
+"""A cell of a table: a translator trained with changed parameters, and what it reaches."""
+
+from pathlib import Path
+
+from kt.ensemble import Compute
+from kt.pairs import Pairs
+from kt.statistics import summary
+from stages import translation
+from stages.evaluation import Subjects
+from stages.inputs import PAIRS, image_set
+from stages.params import Params
+
+CELLS = Path("tables/cells")
+MEASURED = 64
+"""Training networks that are evaluated too, at most: a gap to unseen ones is memorising."""
+
+
+def measured(params: Params, compute: Compute, store: str) -> dict:
+    """Train the translator of `params` on a store's networks and measure it.
+
+    Returns:
+        `Trained.metrics`; the accuracy of `training` networks on the test images; the training's
+        cost in `seconds`, evaluations aside; and the evaluations on the way.
+    """
+    trained = translation.train(params, compute, store=PAIRS / store)
+    count = params.active.train.pairs
+    seen = Subjects(
+        Pairs(PAIRS / store).read("former", "large", "latter", first=min(count, MEASURED)),
+        image_set("main", "test"),
+        params.target,
+    )
+    seconds, evaluations = 0.0, []
+    for record in trained.fitted.history:
+        seconds += count / record["samples_per_second"]
+        if "test" in record:
+            evaluations.append(
+                {
+                    "epoch": record["epoch"],
+                    "seconds": round(seconds, 2),
+                    "loss": record["loss"],
+                    "selection": record["selection_accuracy"],
+                    "test": record["test"]["mean"],
+                }
+            )
+    return {
+        **trained.metrics(),
+        "training": summary(seen.translated(trained.model, compute)),
+        "networks": count,
+        "seconds": round(seconds, 2),
+        "evaluations": evaluations,
+    }

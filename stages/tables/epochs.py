@@ -1,0 +1,48 @@
+"""The default translator on networks trained for other numbers of epochs, as one table."""
+
+import json
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params
+from stages.tables import output
+from stages.tables.cell import CELLS
+
+
+def main(params: Params, compute: Compute) -> None:
+    folder = CELLS / params.scale / "epochs"
+    results = {
+        f"{epochs}_epochs": json.loads((folder / f"{epochs}.json").read_text())
+        for epochs in params.tables.epochs
+    }
+    table = pd.DataFrame(
+        {
+            "epochs": name.removesuffix("_epochs"),
+            **{
+                title: f"{result[key]['mean']:.2f} ± {result[key]['ci95']:.2f}"
+                for key, title in TITLES.items()
+            },
+            "n": result["gain"]["n"],
+        }
+        for name, result in results.items()
+    )
+    caption = (
+        f"{output.protocol(params)}: the translator learned from those; here are networks trained "
+        "for other numbers of epochs. Accuracy in percent on the test images; intervals are 95 % "
+        "over networks (Student); the gain is that of translation over random initialisation."
+    )
+    output.write(params, "epochs", caption, results, table)
+
+
+TITLES = {
+    "random_initialisation": "random initialisation",
+    "translation": "translation",
+    "retrained": "re-trained",
+    "large": "large",
+    "gain": "gain, points",
+}
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,34 @@
+"""The default translator on networks trained for another number of epochs than its own."""
+
+from kt import baselines, ensemble, translator
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.generation import make_store
+from stages.inputs import TRANSLATOR, image_set
+from stages.params import Params
+from stages.tables.cell import CELLS
+
+
+def main(params: Params, compute: Compute, epochs: str) -> None:
+    changed = params.changed({"active": {"recipe": {"epochs": int(epochs)}}}, "tables.epochs.list")
+    split = f"epochs/{epochs}"
+    count = params.active.networks.selection
+    make_store(changed, compute, split, count, image_set("main", "train"))
+    subjects = Subjects.of_store(split, image_set("main", "test"), params.target)
+    model = translator.load(TRANSLATOR, compute.device)
+    random = baselines.random_initialisation(params.target, count, params.seed)
+    accuracies = {
+        "random_initialisation": subjects.with_small(random, compute),
+        "translation": subjects.translated(model, compute),
+        "retrained": subjects.with_small(ensemble.part(subjects.networks, "small"), compute),
+        "large": subjects.with_large(compute),
+    }
+    accuracies["gain"] = accuracies["translation"] - accuracies["random_initialisation"]
+    result = {name: summary(values) for name, values in accuracies.items()}
+    runtime.write_json(CELLS / params.scale / "epochs" / f"{epochs}.json", result)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "epochs")

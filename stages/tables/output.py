@@ -1,0 +1,50 @@
+"""How a table is written: JSON (DVC's metrics), CSV and Markdown, in a folder per scale."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from stages import runtime
+from stages.inputs import RESULTS
+from stages.params import Params
+
+TABLES = Path("tables/results")
+
+
+def write(params: Params, name: str, caption: str, metrics: dict, table: pd.DataFrame) -> None:
+    """Write `tables/results/<scale>/<name>.{json,csv,md}`.
+
+    Args:
+        metrics: nested numbers by readable names, for `dvc metrics diff`.
+        table: what a reader sees; numbers are formatted already in the Markdown page.
+    """
+    folder = TABLES / params.scale
+    runtime.write_json(folder / f"{name}.json", metrics)
+    runtime.write_csv(folder / f"{name}.csv", table)
+    lines = [
+        f"| {' | '.join(table.columns)} |",
+        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
+    ]
+    (folder / f"{name}.md").write_text("\n".join([caption, "", *lines]) + "\n")
+
+
+def references() -> dict[str, dict]:
+    """Summaries of the blocks that need no translator, on the test networks."""
+    return json.loads((RESULTS / "baselines" / "metrics.json").read_text())
+
+
+def gap_closed(mean: float, baselines: dict[str, dict]) -> float:
+    """Share in percent of the way from random initialisation to the re-trained small block."""
+    low, high = (baselines[name]["mean"] for name in ("random_initialisation", "retrained"))
+    return (mean - low) / (high - low) * 100
+
+
+def protocol(params: Params) -> str:
+    """What the networks of a table are, in words."""
+    recipe, images = params.active.recipe, params.active.images
+    return (
+        f"Scale `{params.scale}`: {images.main}, networks trained for {recipe.epochs} epochs a step"
+        f" at batch {recipe.batch_size}, seed {params.seed}"
+    )

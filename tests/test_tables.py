@@ -1,0 +1,49 @@
+"""The tables: cells that change parameters, fits, and what is written."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from kt.errors import KTError
+from stages import params
+from stages.tables import curve, output
+
+
+def test_a_change_replaces_leaves_and_is_checked():
+    loaded = params.load()
+    changed = loaded.changed(
+        {"model": {"layers": 3}, "active": {"train": {"pairs": 7}}}, "tables.somewhere"
+    )
+    assert changed.model == loaded.model.model_copy(update={"layers": 3})
+    assert changed.active.train.pairs == 7
+    assert changed.active.recipe == loaded.active.recipe
+    assert loaded.changed({}, "nothing") == loaded
+    with pytest.raises(KTError, match="tables.somewhere: model.layer: unknown key"):
+        loaded.changed({"model": {"layer": 3}}, "tables.somewhere")
+
+
+def test_every_row_of_the_ablation_is_valid():
+    loaded = params.load()
+    for name, row in loaded.tables.ablation.settings.items():
+        loaded.changed(row.change, name)
+    for name, change in loaded.tables.stores.items():
+        loaded.changed(change, name)
+
+
+def test_the_fit_finds_a_known_power_law_and_inverts_it():
+    networks = np.array([64.0, 128, 256, 512, 1024, 4096])
+    fitted = curve.power_law(networks, curve.fall(networks, 92.0, 150.0, 0.5))
+    assert np.allclose(fitted, (92.0, 150.0, 0.5), rtol=1e-3)
+    needed = curve.networks_for(85, fitted)
+    assert curve.fall(np.array(needed), *fitted) >= 85 > curve.fall(np.array(needed - 2), *fitted)
+    assert curve.networks_for(95, fitted) is None
+    assert curve.power_law(networks[:3], networks[:3]) is None
+
+
+def test_gap_closed_is_0_at_random_initialisation_and_100_at_re_training():
+    baselines = {"random_initialisation": {"mean": 20.0}, "retrained": {"mean": 90.0}}
+    assert output.gap_closed(20.0, baselines) == 0
+    assert output.gap_closed(90.0, baselines) == 100
+    assert output.gap_closed(55.0, baselines) == 50
