@@ -16,14 +16,14 @@
 namespace kt {
 namespace {
 
-// work(pack, thread, scratch) for every pack, with a Scratch for each thread.
-template <class Scratch, class Work>
-void for_each_pack(int packs, int threads, Work&& work) {
+// work(pack, scratch) for every pack, with a scratch_of(thread) for each thread.
+template <class ScratchOf, class Work>
+void for_each_pack(int packs, int threads, ScratchOf&& scratch_of, Work&& work) {
   std::atomic<int> next{0};
   const auto run = [&](int thread) {
     const FlushDenormals flush;
-    const std::unique_ptr<Scratch> scratch(new Scratch);
-    for (int pack; (pack = next++) < packs;) work(pack, thread, *scratch);
+    const auto scratch = scratch_of(thread);
+    for (int pack; (pack = next++) < packs;) work(pack, *scratch);
   };
   std::vector<std::thread> helpers;
   for (int thread = 1; thread < threads && thread < packs; ++thread)
@@ -32,11 +32,16 @@ void for_each_pack(int packs, int threads, Work&& work) {
   for (std::thread& helper : helpers) helper.join();
 }
 
+template <class Scratch>
+std::unique_ptr<Scratch> created(int) {
+  return std::unique_ptr<Scratch>(new Scratch);
+}
+
 template <class Small>
 void train_small(int packs, void* weights, void* momenta, const void* frozen, const float* pixels,
                  const int64_t* labels, int images, float lr, float momentum, int threads) {
   const Batch batch(pixels, labels, images);
-  for_each_pack<GradientScratch<Small>>(packs, threads, [&](int pack, int, auto& scratch) {
+  for_each_pack(packs, threads, created<GradientScratch<Small>>, [&](int pack, auto& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     Small& w = static_cast<Small*>(weights)[pack];
     small_gradient(batch, *around, w, scratch, [&](int n, Vec* logits) {
@@ -50,7 +55,7 @@ template <class Small>
 void behaviour(int packs, const void* weights, const void* frozen, const float* pixels,
                const void* targets, int images, void* gradients, void* losses, int threads) {
   const Batch batch(pixels, nullptr, images);
-  for_each_pack<GradientScratch<Small>>(packs, threads, [&](int pack, int, auto& scratch) {
+  for_each_pack(packs, threads, created<GradientScratch<Small>>, [&](int pack, auto& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     const Vec* target = static_cast<const Vec*>(targets) + int64_t(pack) * images * CLASSES;
     Vec loss = {};
@@ -69,7 +74,7 @@ template <class WithBlock>
 void outputs(int packs, const void* frozen, const float* pixels, int images, void* logits,
              int threads, WithBlock&& with_block) {
   const Batch batch(pixels, nullptr, images);
-  for_each_pack<OutputScratch>(packs, threads, [&](int pack, int, OutputScratch& scratch) {
+  for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * images * CLASSES;
     with_block(pack, [&](const auto& block) { to_logits(batch, *around, block, scratch, out); });
@@ -96,18 +101,26 @@ int kt_conv_weights() { return kt::vectors<kt::SmallWeights>(); }
 int kt_conv_bias_weights() { return kt::vectors<kt::BiasedSmallWeights>(); }
 int kt_frozen_weights() { return kt::vectors<kt::FrozenWeights>(); }
 int kt_large_weights() { return kt::vectors<kt::FrozenLarge>(); }
-int kt_activations() { return kt::vectors<kt::Activations>(); }
 
-// One step of SGD on each pack. `activations` has room for threads * images.
+// What a thread needs in step 1 on so many images, in vectors.
+int64_t kt_step1_memory(int images) {
+  return kt::vectors<kt::Step1Scratch>() + int64_t(images) * kt::vectors<kt::Activations>();
+}
+
+// One step of SGD on each pack. `memory` holds kt_step1_memory for each thread.
 void kt_train_networks(int packs, void* weights, void* momenta, void* statistics,
                        const float* pixels, const int64_t* labels, int images, float lr,
-                       float momentum, int freeze_block, void* activations, int threads) {
+                       float momentum, int freeze_block, void* memory, int threads) {
   using namespace kt;
   Batch batch(pixels, labels, images);
   for (const Image& image : batch.images) batch.moments.add(image);
-  for_each_pack<Step1Scratch>(packs, threads, [&](int pack, int thread, Step1Scratch& scratch) {
+  const auto scratch_of = [&](int thread) {
+    return reinterpret_cast<Step1Scratch*>(static_cast<Vec*>(memory) +
+                                           thread * kt_step1_memory(images));
+  };
+  for_each_pack(packs, threads, scratch_of, [&](int pack, Step1Scratch& scratch) {
     NetworkWeights& w = static_cast<NetworkWeights*>(weights)[pack];
-    Activations* kept = static_cast<Activations*>(activations) + int64_t(thread) * images;
+    Activations* kept = reinterpret_cast<Activations*>(&scratch + 1);
     Step1(batch, w, static_cast<NetworkStatistics*>(statistics)[pack], kept, scratch, freeze_block)
         .run();
     sgd(w, static_cast<NetworkWeights*>(momenta)[pack], scratch.gradient, lr, momentum);

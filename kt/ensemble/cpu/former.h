@@ -206,7 +206,7 @@ inline void former_backward(const Image& image, const Vec* dh, const Bytes* rout
       for (int r = 0; r < 5; ++r)
         std::memcpy(window + 5 * r, &image.pixels[2 * i + r][2 * j], 5 * sizeof(float));
       for (int o = 0; o < CHANNELS; ++o) {
-        const Int route = __builtin_convertvector(routes[o * AREA + at], Int);
+        const Int route = widen(routes[o * AREA + at]);
 #pragma GCC unroll 9
         for (int t = 0; t < 9; ++t)
           patches[o * 9 + t] += dh[o * AREA + at] * lookup(window, route + (t / 3 * 5 + t % 3));

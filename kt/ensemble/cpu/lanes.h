@@ -19,6 +19,13 @@ typedef uint8_t Bytes __attribute__((vector_size(LANES)));  // small indices at 
 inline Vec splat(float value) { return value - Vec{}; }  // x - 0 is x, -0 included
 inline Vec narrow(Wide x) { return __builtin_convertvector(x, Vec); }
 inline Wide widen(Vec x) { return __builtin_convertvector(x, Wide); }
+inline Int widen(Bytes x) {
+#if defined(__AVX512F__)
+  return (Int)_mm512_cvtepu8_epi32((__m128i)x);  // GCC converts vectors of bytes lane by lane
+#else
+  return __builtin_convertvector(x, Int);
+#endif
+}
 inline Vec maximum(Vec a, Vec b) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_max_ps((__m512)a, (__m512)b);  // compilers make two instructions of the below
