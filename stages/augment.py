@@ -25,7 +25,10 @@ def main(params: Params, compute: Compute) -> None:
 
 
 def materialise(params: Params) -> None:
-    """data/augmented: the chosen pairs, then their augmented copies; convolutions only."""
+    """data/augmented: the chosen pairs, then their augmented copies; convolutions only.
+
+    Where the training networks have no small blocks, the large ones alone.
+    """
     count, options = params.active.train.pairs, params.augment
     chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
     chosen = {name: rows for name, rows in chosen.items() if ".bn" not in name}

@@ -8,7 +8,15 @@ from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:
-    make_store(params, compute, "train", params.active.networks.train, image_set("main", "train"))
+    make_store(
+        params,
+        compute,
+        "train",
+        params.active.networks.train,
+        image_set("main", "train"),
+        with_small=params.generate.small_blocks,
+        checkpoints=params.generate.checkpoints,
+    )
 
 
 if __name__ == "__main__":

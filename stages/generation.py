@@ -1,6 +1,7 @@
 """Generate a store of networks with a progress bar, resumable: what the generate stages share."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from kt import generate, pairs
 from kt.data import ImageSet
@@ -20,20 +21,27 @@ def make_store(
     data: ImageSet,
     with_small: bool = True,
     large: Weights | None = None,
+    checkpoints: Sequence[int] = (),
 ) -> None:
     """Train `count` networks on `data` into data/pairs/`split`.
 
     Args:
         with_small: also train a small block of the target kind for each (step 2).
         large: large blocks to freeze in the networks instead of training their own.
+        checkpoints: epochs after which the networks are stored too, behind the trained ones.
     """
     plan = Plan(
         split=split,
         count=count,
         networks_per_stream=params.active.networks.per_stream,
         target=params.target if with_small else None,
-        recipe=Recipe(**params.active.recipe.model_dump(), **params.generate.model_dump()),
+        recipe=Recipe(
+            **params.active.recipe.model_dump(),
+            **params.generate.model_dump(include={"momentum", "flip"}),
+        ),
         seed=params.seed,
+        shared_init=with_small and params.generate.small_init == "shared",
+        checkpoints=tuple(checkpoints),
     )
     inputs = runtime.fingerprint(data.images, data.labels, *(large or {}).values())
     engines = [compute.engine_for(kind).__name__ for kind in ("large", params.target)]
@@ -48,4 +56,4 @@ def make_store(
             bar.update(images)
 
         parts = generate.run(plan, data, kept, compute, large, show)
-        pairs.write(PAIRS / split, parts, count, {"plan": dataclasses.asdict(plan)})
+        pairs.write(PAIRS / split, parts, plan.stored, {"plan": dataclasses.asdict(plan)})
