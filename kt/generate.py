@@ -26,6 +26,12 @@ class Plan:
         target: kind of the small block trained in step 2; None for step 1 only.
         recipe: how both steps train.
         seed: the seed that everything random is derived from.
+        shared_init: start all small blocks from the same weights (`shared_initial_seed`).
+        checkpoints: increasing numbers of epochs of step 1, below the recipe's. The networks as
+            they are then are stored too, each with a small block of its own (the paper's outlook).
+
+    The store holds all trained networks, then all of them at the latest checkpoint, and so on to
+    the earliest: its first networks are the same whatever the checkpoints.
     """
 
     split: str
@@ -34,6 +40,13 @@ class Plan:
     target: str | None
     recipe: Recipe
     seed: int
+    shared_init: bool = False
+    checkpoints: tuple[int, ...] = ()
+
+    @property
+    def stored(self) -> int:
+        """Number of networks in the store, checkpoints included."""
+        return self.count * (1 + len(self.checkpoints))
 
     @property
     def parts(self) -> range:
@@ -46,12 +59,12 @@ class Plan:
 
     def images(self, data: ImageSet) -> int:
         """How many images pass through networks in all: the unit of progress."""
-        steps = 1 if self.target is None else 2
-        return self.count * steps * self.recipe.epochs * len(data)
+        trained = self.count + (0 if self.target is None else self.stored)
+        return trained * self.recipe.epochs * len(data)
 
 
 def shared_initial_seed(seed: int) -> int:
-    """The seed of the initial weights that all small blocks share, where they share them."""
+    """Seed of the weights that all small blocks start from if they share them."""
     return seeds.derive(seed, "shared small block")
 
 
@@ -67,10 +80,16 @@ def compute_part(
 
     Args:
         large: all of the plan's large blocks, (count, ...), to freeze in place of trained ones.
+
+    Returns:
+        {name: ((1 + C) * n, ...)}: the part's n networks, then their C checkpoints, latest first.
     """
 
     def seed(*keys: str | int) -> int:
         return seeds.derive(plan.seed, plan.split, *keys)
+
+    def small_seed(*keys: int) -> int:
+        return shared_initial_seed(plan.seed) if plan.shared_init else seed("small block", *keys)
 
     indices = plan.networks(index)
     frozen = None
@@ -84,17 +103,19 @@ def compute_part(
         compute,
         frozen,
         progress,
+        plan.checkpoints,
     )
     result = {
         name.replace("block.", "large.") if name.startswith("block.") else name: tensor
         for name, tensor in networks.items()
     }
     if plan.target is not None:
+        moments = [(), *((epoch,) for epoch in reversed(plan.checkpoints))]
         small = ensemble.train_blocks(
             plan.target,
             data,
             networks,
-            [seed("small block", i) for i in indices],
+            [small_seed(i, *moment) for moment in moments for i in indices],
             seed("stream", index, "step 2"),
             plan.recipe,
             compute,
@@ -112,7 +133,7 @@ def run(
     large: Weights | None = None,
     progress: Callable[[int, bool], None] | None = None,
 ) -> Iterator[Weights]:
-    """Compute the missing parts into `scratch`, then yield all of them in order.
+    """Compute the missing parts into `scratch`, then yield all networks in the store's order.
 
     Args:
         scratch: keeps finished parts; a later call with the same plan goes on from there.
@@ -120,14 +141,17 @@ def run(
     """
     for index in plan.parts:
         path = _part_file(scratch, plan, index)
-        if _complete(path, len(plan.networks(index))):
+        if _complete(path, len(plan.networks(index)) * (1 + len(plan.checkpoints))):
             if progress is not None:
                 progress(plan.images(data) * len(plan.networks(index)) // plan.count, True)
             continue
         tick = None if progress is None else (lambda images: progress(images, False))
         pairs.save(path, compute_part(plan, index, data, compute, large, tick))
-    for index in plan.parts:
-        yield pairs.load(_part_file(scratch, plan, index))
+    for moment in range(1 + len(plan.checkpoints)):
+        for index in plan.parts:
+            count = len(plan.networks(index))
+            tensors = pairs.load(_part_file(scratch, plan, index))
+            yield {name: t[moment * count :][:count] for name, t in tensors.items()}
 
 
 def _part_file(scratch: Path, plan: Plan, index: int) -> Path:

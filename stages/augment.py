@@ -25,7 +25,10 @@ def main(params: Params, compute: Compute) -> None:
 
 
 def materialise(params: Params) -> None:
-    """data/augmented: the chosen pairs, then their augmented copies."""
+    """data/augmented: the chosen pairs, then their augmented copies.
+
+    Where the training networks have no small blocks, the large ones alone.
+    """
     count, options = params.active.train.pairs, params.augment
     chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
 

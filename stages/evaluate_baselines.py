@@ -21,8 +21,15 @@ def main(params: Params, compute: Compute) -> None:
     count, seed = len(test), params.seed
     replacements = {
         "random_initialisation": baselines.random_initialisation(params.target, count, seed),
-        "random_replacement": baselines.random_replacement(train_small, count, seed),
-        "greedy_replacement": baselines.greedy_replacement(test.large, train_large, train_small),
+    }
+    if train_small:  # not where generate.small_blocks is false
+        replacements |= {
+            "random_replacement": baselines.random_replacement(train_small, count, seed),
+            "greedy_replacement": baselines.greedy_replacement(
+                test.large, train_large, train_small
+            ),
+        }
+    replacements |= {
         "identity": baselines.identity(params.target, count),
         "retrained": ensemble.part(test.networks, "small"),
     }

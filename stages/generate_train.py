@@ -2,13 +2,13 @@
 
 from kt.ensemble import Compute
 from stages import runtime
-from stages.generation import make_store
-from stages.inputs import image_set
+from stages.generation import make_training_store
+from stages.inputs import PAIRS
 from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:
-    make_store(params, compute, "train", params.active.networks.train, image_set("main", "train"))
+    make_training_store(params, compute, PAIRS / "train")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.errors import KTError
@@ -41,10 +41,18 @@ class Model(Strict):
     mixer: MixerModel
 
 
+def _increasing(values: list[int]) -> list[int]:
+    if values != sorted(set(values)):
+        raise ValueError(f"got {values}; each must be greater than the one before")
+    return values
+
+
 class Generate(Strict):
     momentum: Fraction
     flip: bool
     small_init: Literal["fresh", "shared"]
+    small_blocks: bool
+    checkpoints: Annotated[list[Count], AfterValidator(_increasing)]
 
 
 class Augment(Strict):
@@ -149,14 +157,6 @@ class Scale(Strict):
     recipe: ScaleRecipe
     train: ScaleTrain
 
-    @model_validator(mode="after")
-    def _enough_pairs(self) -> "Scale":
-        if self.train.pairs > self.networks.train:
-            raise ValueError(
-                f"train.pairs is {self.train.pairs}, but networks.train only {self.networks.train}"
-            )
-        return self
-
 
 Change = dict[str, Any]
 """Nested parameters to replace; `active` stands for the block of the chosen scale."""
@@ -206,6 +206,22 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
+    def _enough_epochs_and_pairs(self) -> "Params":
+        checkpoints, epochs = self.generate.checkpoints, self.active.recipe.epochs
+        if checkpoints and checkpoints[-1] >= epochs:
+            raise ValueError(
+                f"generate.checkpoints is {checkpoints}, but scales.{self.scale}.recipe.epochs "
+                f"{epochs}: a checkpoint comes before the last epoch"
+            )
+        pairs, networks = self.active.train.pairs, self.active.networks.train
+        if pairs > networks * (1 + len(checkpoints)):
+            raise ValueError(
+                f"scales.{self.scale}.train.pairs is {pairs}, but networks.train only {networks}, "
+                f"each with {len(checkpoints)} generate.checkpoints"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_can(self) -> "Params":
         if self.model.kind == "merge" and self.target not in CONVOLUTIONAL:
             raise ValueError(
@@ -214,6 +230,11 @@ class Params(Strict):
             )
         if self.model.kind == "mixer" and self.model.layers == 0:
             raise ValueError("model.layers is 0, but a mixer has at least 1")
+        if self.model.kind == "mixer" and not self.generate.small_blocks:
+            raise ValueError(
+                "generate.small_blocks is false, but model.kind mixer learns from small blocks; "
+                "model.kind merge does not"
+            )
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,7 @@ def main(params: Params, compute: Compute) -> None:
     accuracies = {
         name: train["translation"] if name == "translation" else baselines[name]
         for name in figures.LABELS
+        if name == "translation" or name in baselines
     }
     draw(params, accuracies, transfer)
     draw_features(params, compute)
@@ -83,12 +84,15 @@ def draw_features(params: Params, compute: Compute) -> None:
     network = Pairs(PAIRS / "test").read(first=1)
     model = translator.load(TRANSLATOR, compute.device)
     replaced = ensemble.part(Pairs(PAIRS / "train").read("small"), "small")
-    target = params.target
+    target, replacement = params.target, {}
+    if replaced:
+        drawn = baselines.random_replacement(replaced, 1, params.seed)
+        replacement = {"random replacement": (target, drawn)}
     blocks = {
         "former block": (None, {}),
         "large block": ("large", ensemble.part(network, "large")),
         "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
-        "random replacement": (target, baselines.random_replacement(replaced, 1, params.seed)),
+        **replacement,
         "translation": (target, translator.translate(model, network, compute)),
         "re-trained": (target, ensemble.part(network, "small")),
     }
@@ -114,13 +118,15 @@ def features_section(params: Params) -> list[str]:
 
 def introduction(params: Params, train: dict) -> list[str]:
     active, recipe = params.active, params.active.recipe
+    epochs = ", ".join(map(str, params.generate.checkpoints))
+    checkpoints = f" (also as they were after epochs {epochs})" if epochs else ""
     return [
         "# Report",
         "",
         f"Scale `{params.scale}`, written by `dvc repro`. Images: {active.images.main}; transfer: "
         f"{active.images.transfer}. Target block: {params.target}. Networks: "
-        f"{active.networks.train} for training, {active.networks.selection} for selection, "
-        f"{active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
+        f"{active.networks.train} for training{checkpoints}, {active.networks.selection} for "
+        f"selection, {active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
         f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: "
         f"{TRANSLATORS[params.model.kind]}; {params.model.layers} layers of "
         f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.train.pairs} "
@@ -139,6 +145,8 @@ def main_table(accuracies: dict, train: dict) -> list[str]:
     rows = table_of(
         accuracies, lambda name: PAPER.get(name, "not printed"), "the paper's, on MNIST"
     )
+    if "random_replacement" not in accuracies:
+        rows += ["", "Random and greedy replacement need trained small blocks; none were made."]
     return [
         "## Test networks",
         "",

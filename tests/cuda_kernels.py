@@ -60,10 +60,11 @@ def small():
     return initial_weights("conv", range(NETWORKS))
 
 
-def train_networks(networks, sizes, freeze_block, tiles, which=slice(None)):
+def train_networks(networks, sizes, freeze_block, tiles, which=slice(None), snapshots=()):
     chosen = on_device(rows(networks, which))
     fed = batches(*sizes, seed=1)
-    return on_cpu(cuda_engine.train_networks(chosen, fed, LR, MOMENTUM, freeze_block, tiles))
+    options = (LR, MOMENTUM, freeze_block, snapshots, tiles)
+    return on_cpu(cuda_engine.train_networks(chosen, fed, *options))
 
 
 def train_blocks(networks, small, sizes, tiles, which=slice(None)):
@@ -82,9 +83,10 @@ def test_step_1_is_plain_sgd(networks, sizes, tolerance):
 
 
 @pytest.mark.parametrize("freeze_block", [False, True] if GPU else [True])
-def test_step_1_whatever_the_company(networks, freeze_block):
+def test_step_1_whatever_the_company_and_what_follows(networks, freeze_block):
     sizes = (4,)
-    trained = train_networks(networks, sizes, freeze_block, NARROW)
+    longer = train_networks(networks, (*sizes, 1), freeze_block, NARROW, snapshots=[1])
+    trained = rows(longer, slice(NETWORKS, None))
     assert_plain_step_1(trained, networks, draw_batches(*sizes, seed=1), freeze_block, 1e-4)
     alone = train_networks(networks, sizes, freeze_block, NARROW, [2])
     assert_same_bits(alone, rows(trained, [2]))

@@ -152,6 +152,17 @@ def test_results_do_not_depend_on_chunk_size_workers_or_company(
         assert torch.equal(chunks[name], tensor), name
 
 
+def test_checkpoints_are_what_shorter_runs_end_with(images, networks, compute):
+    compute = replace(compute, chunk=2)
+    longer = replace(RECIPE, epochs=4)
+    run = ensemble.train_networks(images, SEEDS, 3, longer, compute, checkpoints=[1, 2])
+    once = ensemble.train_networks(images, SEEDS, 3, replace(RECIPE, epochs=1), compute)
+    whole = ensemble.train_networks(images, SEEDS, 3, longer, compute)
+    for name, tensor in run.items():
+        expected = torch.cat([whole[name], networks[name], once[name]])
+        assert torch.equal(tensor, expected), name
+
+
 def test_progress_counts_every_image_of_every_network(images):
     seen = []
     ensemble.train_networks(images, SEEDS, 3, RECIPE, Compute(chunk=2), progress=seen.append)

@@ -45,15 +45,35 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("model.layers", True, "model.layers: got True"),
         ("target", "large", "target: got 'large'.*'conv', 'conv_bias', 'mlp' or 'attention'"),
         ("generate.flip", 1, "generate.flip: got 1; input should be a valid boolean"),
+        ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
+        ("generate.checkpoints", [3, 3], "generate.checkpoints: got .3, 3.; each must be greater"),
+        ("generate.checkpoints", [0], "generate.checkpoints.0: got 0; input should be greater"),
+        ("generate.checkpoints", [3, 10], "generate.checkpoints is \\[3, 10\\], but.*epochs 10"),
         ("augment.measure", [], "augment.measure: got \\[\\]"),
         ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),
         ("scale", "huge", "scale is 'huge', which is none of"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
-        ("train.mixer.loss.align", 1, "train.mixer.loss.align: got 1; input should be a valid boolean"),
-        ("train.mixer.loss.feature", 1, "train.mixer.loss.feature: unknown key; did you mean features?"),
+        (
+            "train.mixer.loss.align",
+            1,
+            "train.mixer.loss.align: got 1; input should be a valid boolean",
+        ),
+        (
+            "train.mixer.loss.feature",
+            1,
+            "loss.feature: unknown key; did you mean features?",
+        ),
         ("train.mixer.loss.weights", -1, "train.mixer.loss.weights: got -1"),
-        ("train.mixer.loss.weights", 0.0, "train.mixer.loss: none of weights, behaviour, cross_entropy and"),
-        ("train.mixer.loss.difference", True, "train.mixer.loss.difference is true.*small_init shared"),
+        (
+            "train.mixer.loss.weights",
+            0.0,
+            "loss: none of weights, behaviour, cross_entropy and",
+        ),
+        (
+            "train.mixer.loss.difference",
+            True,
+            "loss.difference is true.*small_init shared",
+        ),
         ("scales.quick.train.pairs", 10**6, "train.pairs is 1000000, but networks.train only"),
         ("scales.quick.recipe.epoch", 2, "scales.quick.recipe.epoch: unknown.*mean epochs?"),
     ],
@@ -80,7 +100,11 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, key, value, message):
             "train.mixer.loss.align is true, but target is 'attention'",
         ),
         (
-            {"train.mixer.loss.weights": 0.0, "train.mixer.loss.features": 1.0, "train.mixer.loss.ramp_epochs": 3},
+            {
+                "train.mixer.loss.weights": 0.0,
+                "train.mixer.loss.features": 1.0,
+                "train.mixer.loss.ramp_epochs": 3,
+            },
             "train.mixer.loss: weights is 0, so nothing counts before ramp_epochs 3",
         ),
     ],
@@ -106,6 +130,20 @@ def changed(values):
             place = place[section]
         place[last] = value
     return raw
+
+
+def test_checkpoints_are_further_pairs_and_the_mixer_needs_small_blocks(tmp_path):
+    raw = copy.deepcopy(RAW)
+    raw["generate"] |= {"checkpoints": [3, 9], "small_blocks": False}
+    raw["scales"]["quick"]["train"]["pairs"] = 3 * 128
+    assert load(tmp_path, raw).generate.checkpoints == [3, 9]
+    raw["scales"]["quick"]["train"]["pairs"] += 1
+    with pytest.raises(KTError, match=r"pairs is 385, but networks[.]train only 128, each with 2"):
+        load(tmp_path, raw)
+    raw["scales"]["quick"]["train"]["pairs"] = 128
+    raw["model"]["kind"] = "mixer"
+    with pytest.raises(KTError, match=r"small_blocks is false, but model[.]kind mixer learns"):
+        load(tmp_path, raw)
 
 
 def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):

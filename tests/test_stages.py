@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kt import pairs
+from kt.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -87,6 +88,37 @@ def test_all_stages_give_every_number_and_figure(prepared):
     for figure in (results / "figures").iterdir():
         assert f"figures/{figure.name}" in report
     assert not list((prepared.folder / ".kt").iterdir())  # finished work leaves nothing behind
+
+
+def test_training_networks_without_small_blocks_go_through_to_the_report(prepared):
+    validation = prepared.files("data/pairs/selection", "data/pairs/test")
+    prepared.params["generate"]["small_blocks"] = False
+    prepared.write_params()
+    prepared.succeed("generate_train", "generate_val", "augment")
+    assert prepared.files("data/pairs/selection", "data/pairs/test") == validation
+    prepared.succeed(*(stage for stage in STAGES if stage not in PREPARED))
+    results = prepared.folder / "results"
+    metrics = json.loads((results / "baselines" / "metrics.json").read_text())
+    assert list(metrics) == ["random_initialisation", "identity", "retrained", "large"]
+    assert "replacement need trained small blocks" in (results / "report.md").read_text()
+
+
+def test_checkpoints_are_pairs_behind_the_trained_networks(prepared):
+    tiny = prepared.params["scales"]["tiny"]
+    tiny["recipe"]["epochs"], tiny["train"]["pairs"] = 3, 20
+    prepared.params["generate"]["checkpoints"] = [1, 2]
+    prepared.write_params()
+    prepared.succeed("generate_train", "augment", "train_translator", "evaluate_baselines")
+    assert len(Pairs(prepared.folder / "data/pairs/train")) == 24
+
+
+def test_only_the_training_networks_depend_on_checkpoints_and_small_blocks():
+    on = {
+        stage: [p for p in s["params"] if p.startswith("generate")] for stage, s in STAGES.items()
+    }
+    assert on["generate_train"] == ["generate"]
+    for stage in ("generate_val", "generate_transfer", "generate_partial"):
+        assert not {"generate", "generate.checkpoints", "generate.small_blocks"} & set(on[stage])
 
 
 def test_workers_and_chunk_size_change_no_byte(prepared):

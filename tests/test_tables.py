@@ -1,10 +1,7 @@
 """The tables: cells that change parameters, fits, and what is written."""
 
-import json
-
 import numpy as np
 import pytest
-import yaml
 
 from kt.errors import KTError
 from stages import params
@@ -20,7 +17,7 @@ def test_a_change_replaces_leaves_and_is_checked():
     assert changed.active.train.pairs == 7
     assert changed.active.recipe == loaded.active.recipe
     assert loaded.changed({}, "nothing") == loaded
-    with pytest.raises(KTError, match="tables.somewhere: model.layer: unknown key"):
+    with pytest.raises(KTError, match=r"tables\.somewhere: model\.layer: unknown key"):
         loaded.changed({"model": {"layer": 3}}, "tables.somewhere")
 
 

@@ -80,6 +80,7 @@ def train_networks(
     compute: Compute = Compute(),
     large: Weights | None = None,
     progress: Progress | None = None,
+    checkpoints: Sequence[int] = (),
 ) -> Weights:
     """Step 1: N networks former -> large -> latter, trained with cross-entropy.
 
@@ -88,26 +89,33 @@ def train_networks(
         seeds: one a network, for its initial weights.
         large: stacked large blocks (N, ...) to put in place and keep frozen, batch norm in
             evaluation mode (the USPS experiment, Section 5.5). None: the large block is trained.
+        checkpoints: increasing numbers of epochs, C of them, below the recipe's: the networks as
+            they are then are returned as well.
 
     Returns:
-        All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`.
+        All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`,
+        each ((1 + C) * N, ...): the trained networks, then the checkpoints, the latest first.
     """
     initial = initial_weights(Network, seeds)
     if large is not None:
         initial |= {f"block.{name}": tensor.cpu() for name, tensor in large.items()}
     engine = compute.engine_for("large")
+    steps = [epoch * -(-len(data) // recipe.batch_size) for epoch in checkpoints]
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = _counted(_stream(device_data, recipe, stream_seed), chunk, tick)
-        return engine.train_networks(
+        trained = engine.train_networks(
             _take(initial, chunk, compute.device),
             batches,
             recipe.lr,
             recipe.momentum,
             large is not None,
+            steps,
         )
+        return {k: w.unflatten(0, (1 + len(steps), -1)).transpose(0, 1) for k, w in trained.items()}
 
-    return _over_networks(len(seeds), data, compute, progress, work)
+    joined = _over_networks(len(seeds), data, compute, progress, work)  # (N, 1 + C, ...)
+    return {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in joined.items()}
 
 
 def train_blocks(

@@ -20,7 +20,7 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -78,13 +78,18 @@ def train_networks(
     lr: float,
     momentum: float,
     freeze_block: bool = False,
+    snapshots: Sequence[int] = (),
     threads: int = 1,
 ) -> Weights:
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
         initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
         threads: how many packs of sixteen networks are computed at the same time.
+
+    Returns:
+        {name: ((1 + S) * N, ...)}: the networks in the end, then the snapshots, the latest first.
 
     Raises:
         KTError: the engine is not available here.
@@ -97,7 +102,13 @@ def train_networks(
     _check("network_weights", trained)
     _check("network_statistics", statistics)
     memory = torch.empty(0)
-    for images, labels in _checked(batches):
+
+    def now() -> Weights:
+        learned = trained.unpacked(trained.values.clone())
+        return learned | statistics.unpacked(statistics.values.clone())
+
+    kept = []
+    for step, (images, labels) in enumerate(_checked(batches), 1):
         needed = threads * library().kt_step1_memory(len(labels)) * LANES
         if memory.numel() < needed:
             memory = _on_huge_pages(needed)
@@ -115,8 +126,10 @@ def train_networks(
             _address(memory),
             threads,
         )
-    result = trained.unpacked() | statistics.unpacked()
-    return {name: result[name] for name in initial}
+        if step in snapshots:
+            kept.append(now())
+    kept.append(now())
+    return {name: torch.cat([at[name] for at in reversed(kept)]) for name in initial}
 
 
 def train_blocks(

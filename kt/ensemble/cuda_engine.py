@@ -12,7 +12,7 @@ tensors in Triton's interpreter (TRITON_INTERPRET=1), slowly.
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,22 +111,35 @@ def train_networks(
     lr: float,
     momentum: float,
     freeze_block: bool = False,
+    snapshots: Sequence[int] = (),
     tiles: Tiles | None = None,
 ) -> Weights:
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
         initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
         tiles: how the work is divided; None: as suits the device.
+
+    Returns:
+        {name: ((1 + S) * N, ...)}: the networks in the end, then the snapshots, the latest first.
 
     Raises:
         KTError: the engine cannot be used here, or the weights are not on a CUDA device.
     """
     trained = ("former", "latter") if freeze_block else ("former", "block", "latter")
     passes = _passes(initial, trained, tiles)
-    for images, labels in batches:
+
+    def now() -> Weights:
+        return {name: tensor.clone() for name, tensor in passes.weights(initial).items()}
+
+    kept = []
+    for step, (images, labels) in enumerate(batches, 1):
         passes.train(images, labels, lr, momentum)
-    return passes.weights(initial)
+        if step in snapshots:
+            kept.append(now())
+    kept.append(now())
+    return {name: torch.cat([at[name] for at in reversed(kept)]) for name in initial}
 
 
 def train_blocks(

@@ -3,7 +3,7 @@
 Runs everywhere and trains every kind of block; the faster engines are tested against it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,13 @@ def _fit(
     batches: Batches,
     lr: float,
     momentum: float,
-) -> None:
-    """SGD on the stacked parameters in place; `forward` gives logits (N, B, 10)."""
+) -> Iterator[int]:
+    """SGD on the stacked parameters in place; `forward` gives logits (N, B, 10).
+
+    Yields the number of steps made so far after each.
+    """
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, foreach=True)
-    for images, labels in batches:
+    for step, (images, labels) in enumerate(batches, 1):
         logits = forward(images)
         n, b = logits.shape[:2]
         # The sum over networks of each one's mean loss: every network gets just its own gradient.
@@ -52,6 +55,7 @@ def _fit(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        yield step
 
 
 def _trainable(weights: Weights) -> Weights:
@@ -67,9 +71,22 @@ def _prefixed(prefix: str, weights: Weights) -> Weights:
 
 
 def train_networks(
-    initial: Weights, batches: Batches, lr: float, momentum: float, freeze_block: bool = False
+    initial: Weights,
+    batches: Batches,
+    lr: float,
+    momentum: float,
+    freeze_block: bool = False,
+    snapshots: Sequence[int] = (),
 ) -> Weights:
-    """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`."""
+    """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
+
+    Args:
+        initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
+
+    Returns:
+        {name: ((1 + S) * N, ...)}: the networks in the end, then the snapshots, the latest first.
+    """
     count = len(next(iter(initial.values())))
     weights = _trainable(_in_company(initial))
     network = skeleton(Network)
@@ -79,8 +96,14 @@ def train_networks(
             tensor.requires_grad_(tensor.requires_grad and not name.startswith("block."))
     forward = _vectorised(network)
     parameters = [w for w in weights.values() if w.requires_grad]
-    _fit(lambda x: forward(weights, x), parameters, batches, lr, momentum)
-    return {name: tensor.detach()[:count] for name, tensor in weights.items()}
+
+    def now() -> Weights:
+        return {name: tensor.detach()[:count].clone() for name, tensor in weights.items()}
+
+    steps = _fit(lambda x: forward(weights, x), parameters, batches, lr, momentum)
+    kept = [now() for step in steps if step in snapshots]
+    kept.append(now())
+    return {name: torch.cat([at[name] for at in reversed(kept)]) for name in initial}
 
 
 def train_blocks(
@@ -101,7 +124,8 @@ def train_blocks(
     def logits(x: Tensor) -> Tensor:
         return forward(frozen | _prefixed("block", block), x)
 
-    _fit(logits, list(block.values()), batches, lr, momentum)
+    for _ in _fit(logits, list(block.values()), batches, lr, momentum):
+        pass
     return {name: tensor.detach()[:count] for name, tensor in block.items()}
 
 

@@ -21,7 +21,9 @@ def main(params: Params, compute: Compute) -> None:
         row: json.loads((folder / "ablation" / f"{row}.json").read_text())
         for row in params.tables.ablation.rows
     }
-    rows = {name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES}
+    rows = {
+        name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES
+    }
     rows |= trained | fixed
     table = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (

@@ -2,14 +2,14 @@
 
 from kt.ensemble import Compute
 from stages import runtime
-from stages.generation import make_train_store
+from stages.generation import make_training_store
 from stages.inputs import PAIRS
 from stages.params import Params
 
 
 def main(params: Params, compute: Compute, name: str) -> None:
     changed = params.changed(params.tables.stores[name], f"tables.stores.{name}")
-    make_train_store(changed, compute, PAIRS / name)
+    make_training_store(changed, compute, PAIRS / name)
 
 
 if __name__ == "__main__":
