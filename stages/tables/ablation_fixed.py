@@ -31,15 +31,15 @@ def main(params: Params, compute: Compute) -> None:
     rows: dict[str, tuple[str, Callable[[], Weights]]] = {
         "prune_norm": (
             "pruning by norm",
-            lambda: pruning.by_norm(target, networks),
+            lambda: pruning.by_norm(target, test.large),
         ),
         "prune_best": (
             f"best of the 20 prunings, on {PRUNING_IMAGES} unlabelled images",
             lambda: pruning.best_subset(target, networks, few, compute),
         ),
         "prune_refit": (
-            "that, second convolution refitted by least squares",
-            lambda: pruning.refitted(target, networks, few, compute),
+            "the same, second convolutions refitted by least squares",
+            lambda: pruning.best_subset(target, networks, few, compute, refitted=True),
         ),
         "translation": (
             "merge (the default translator)",
