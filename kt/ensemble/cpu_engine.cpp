@@ -113,7 +113,7 @@ void kt_train_networks(int packs, void* weights, void* momenta, void* statistics
                        float momentum, int freeze_block, void* memory, int threads) {
   using namespace kt;
   Batch batch(pixels, labels, images);
-  for (const Image& image : batch.images) batch.moments.add(image);
+  batch.moments.add(batch.images);
   const auto scratch_of = [&](int thread) {
     return reinterpret_cast<Step1Scratch*>(static_cast<Vec*>(memory) +
                                            thread * kt_step1_memory(images));

@@ -36,7 +36,7 @@ inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ah
     for (int kh = first; kh <= last; ++kh) {
       const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
       const Vec* taps = w + (i * 3 + kh) * 3;
-      ahead.fetch();
+      ahead.fetch<3>();
 #pragma GCC unroll 9
       for (int c = COLUMN - 1; c <= COLUMN + TILE; ++c) {
         if (c < 0 || c >= SIDE) continue;

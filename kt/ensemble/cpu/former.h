@@ -32,13 +32,41 @@ struct alignas(64) Image {
 struct PatchMoments {
   double first[9] = {}, second[9][9] = {};
 
-  void add(const Image& image) {
-    // Products of a row, shifted by k columns, with itself and the next two, shifted by l. A pair
-    // of patch rows meets nearly the same pairs of image rows wherever it lies in the patch: only
-    // the first or the last row is missing where the patch leaves the image.
+  void add(const std::vector<Image>& images) {
+    Products<Wide> all = {};
+    for (const Image& image : images) {
+      const Products<Vec> one = products(image);
+      const Vec* values = reinterpret_cast<const Vec*>(&one);
+      Wide* sums = reinterpret_cast<Wide*>(&all);
+      for (size_t k = 0; k < sizeof one / sizeof *values; ++k) sums[k] += widen(values[k]);
+    }
+    // A pair of patch rows meets nearly the same pairs of image rows wherever it lies in the patch:
+    // only the first or the last row is missing where the patch leaves the image.
+    for (int s = 0; s < 9; ++s) {
+      const int i = s / 3, k = s % 3;
+      first[s] += total(all.sum[k]) - (i == 1 ? 0 : total(all.edge_sum[i == 0][k]));
+      for (int t = i * 3; t < 9; ++t) {
+        const int down = t / 3 - i, l = t % 3;
+        double value = total(all.product[down][k][l]);
+        if (down == 0 && i != 1) value -= total(all.edge_product[i == 0][k][l]);
+        second[s][t] += value;
+        if (down > 0) second[t][s] += value;
+      }
+    }
+  }
+
+ private:
+  // Sums over an image's rows, of each row shifted by k columns, and of its products with itself
+  // and the next two, shifted by l; those of the first and the last row also apart.
+  template <class V>
+  struct Products {
+    V sum[3], product[3][3][3];
+    V edge_sum[2][3], edge_product[2][3][3];
+  };
+
+  static Products<Vec> products(const Image& image) {
     const Int lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec sum[3] = {}, product[3][3][3] = {};
-    Vec edge_sum[2][3] = {}, edge_product[2][3][3] = {};  // of the first and the last row
+    Products<Vec> out = {};
     for (int row = 0; row < IMAGE_SIDE; ++row) {
       if (image.nonzero[row + 2] == 0) continue;
       for (int column = 0; column < IMAGE_SIDE; column += LANES) {
@@ -48,31 +76,21 @@ struct PatchMoments {
           for (int k = 0; k < 3; ++k)
             pixels[down][k] = load(image, row + 2 + down, column + k, inside);
         for (int k = 0; k < 3; ++k) {
-          sum[k] += pixels[0][k];
+          out.sum[k] += pixels[0][k];
           for (int down = 0; down < 3; ++down)
-            for (int l = 0; l < 3; ++l) product[down][k][l] += pixels[0][k] * pixels[down][l];
+            for (int l = 0; l < 3; ++l) out.product[down][k][l] += pixels[0][k] * pixels[down][l];
         }
         if (row != 0 && row != IMAGE_SIDE - 1) continue;
         for (int k = 0; k < 3; ++k) {
-          edge_sum[row != 0][k] += pixels[0][k];
-          for (int l = 0; l < 3; ++l) edge_product[row != 0][k][l] += pixels[0][k] * pixels[0][l];
+          out.edge_sum[row != 0][k] += pixels[0][k];
+          for (int l = 0; l < 3; ++l)
+            out.edge_product[row != 0][k][l] += pixels[0][k] * pixels[0][l];
         }
       }
     }
-    for (int s = 0; s < 9; ++s) {
-      const int i = s / 3, k = s % 3;
-      first[s] += total(sum[k]) - (i == 1 ? 0 : total(edge_sum[i == 0][k]));
-      for (int t = i * 3; t < 9; ++t) {
-        const int down = t / 3 - i, l = t % 3;
-        double value = total(product[down][k][l]);
-        if (down == 0 && i != 1) value -= total(edge_product[i == 0][k][l]);
-        second[s][t] += value;
-        if (down > 0) second[t][s] += value;
-      }
-    }
+    return out;
   }
 
- private:
   // Sixteen pixels; those of patches beyond the last column are zero.
   static Vec load(const Image& image, int row, int column, Int inside) {
     Vec out;
@@ -80,7 +98,7 @@ struct PatchMoments {
     return inside ? out : Vec{};
   }
 
-  static double total(Vec v) {
+  static double total(const Wide& v) {
     double out = 0;
     for (int lane = 0; lane < LANES; ++lane) out += v[lane];
     return out;

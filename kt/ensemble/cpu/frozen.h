@@ -26,7 +26,7 @@ struct Frozen {
     former_forward<false>(image, former, former_bias, h, nullptr);
   }
   void to_features(const Vec* y, Vec* features) const {
-    latter_convolve(y, latter, latter_bias, [&](int c, int at, const Vec* values) {
+    latter_convolve(y, latter, latter_bias, {}, [&](int c, int at, const Vec* values) {
       for (int k = 0; k < TILE; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
     });
   }

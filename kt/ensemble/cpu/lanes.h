@@ -83,8 +83,8 @@ class Ahead {
   Ahead() = default;
   Ahead(const Vec* begin, const Vec* end) : next_(begin), end_(end) {}
 
+  template <int AT_ONCE>
   void fetch() {
-    constexpr int AT_ONCE = 3;
     if (next_ >= end_) return;
     for (int k = 0; k < AT_ONCE; ++k) __builtin_prefetch(next_ + k, 0, 2);
     next_ += AT_ONCE;

@@ -14,7 +14,8 @@ constexpr int FEATURES = WIDTH * READ_AREA;  // inputs of the linear layer
 
 // 1x1 convolution of y [6][49]; emit(channel, position of the tile's first value, values[7]).
 template <class Emit>
-inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Emit&& emit) {
+inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Ahead ahead,
+                            Emit&& emit) {
   for (int first = 0; first < WIDTH; first += OUTS)
     for (int at = 0; at < READ_AREA; at += TILE) {
       Vec acc[OUTS][TILE];
@@ -22,12 +23,14 @@ inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Emit&& 
       for (int o = 0; o < OUTS; ++o)
 #pragma GCC unroll 7
         for (int p = 0; p < TILE; ++p) acc[o][p] = bias[first + o];
-      for (int i = 0; i < CHANNELS; ++i)
+      for (int i = 0; i < CHANNELS; ++i) {
+        ahead.fetch<4>();
 #pragma GCC unroll 7
         for (int p = 0; p < TILE; ++p)
 #pragma GCC unroll 3
           for (int o = 0; o < OUTS; ++o)
             acc[o][p] += w[(first + o) * CHANNELS + i] * y[i * READ_AREA + at + p];
+      }
       for (int o = 0; o < OUTS; ++o) emit(first + o, at, acc[o]);
     }
 }

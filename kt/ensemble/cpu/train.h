@@ -11,8 +11,9 @@ namespace kt {
 struct Activations {
   Vec first[MAP];   // output of the first convolution
   Vec second[MAP];  // of the second; later the gradient of the first batch norm's output
-  Vec y[READ];      // where the latter block reads: the former's output; later the block's
-  Vec dy[READ];  // there: the second convolution's output; later the gradient before the last ReLU
+  // Where the latter block reads:
+  Vec dy[READ];  // the second convolution's output; later the gradient before the last ReLU
+  Vec y[READ];   // the former's output; later the block's
   Vec dlogits[CLASSES];
 };
 
@@ -90,17 +91,20 @@ struct Step1 {
     Vec* h = scratch.h;
     for (int n = 0; n < images; ++n) {
       former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
-      convolve_with_sums(h, weights.block.conv1, ahead(n, 1), kept[n].first, sums1);
-      take_read(h, kept[n].y);
+      Activations& a = kept[n];
+      convolve_with_sums(h, weights.block.conv1, ahead(n, a.first, a.second), a.first, sums1);
+      take_read(h, a.y);
     }
     block_norms(weights.block.bn1, sums1, running.bn1, norm1);
   }
 
   void to_second() {
     for (int n = 0; n < images; ++n) {
-      normalised(kept[n].first, scratch.hidden);
-      convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, 2), kept[n].second, sums2);
-      take_read(kept[n].second, kept[n].dy);
+      Activations& a = kept[n];
+      normalised(a.first, scratch.hidden);
+      convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, a.first, a.y), a.second,
+                         sums2);
+      take_read(a.second, a.dy);
     }
     block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
@@ -112,7 +116,9 @@ struct Step1 {
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
           a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
-      to_third(a, [&](int c, int, const Vec* values) { sums3.add<TILE>(c, values, values); });
+      to_third(a, ahead(n, a.dy, a.dlogits), [&](int c, int, const Vec* values) {
+        sums3.add<TILE>(c, values, values);
+      });
       sums3.end_image();
     }
     training_norms(sums3, latter_count(), weights.latter.bn, running.latter, norm3);
@@ -136,7 +142,7 @@ struct Step1 {
       classify_backward<COUNT>(dlogits, scratch.linear, features, scratch.dlinear);
       for (int n = 0; n < COUNT; ++n) {
         const Vec* d = features + n * FEATURES;
-        to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+        to_third(kept[first_image + n], {}, [&](int c, int at, const Vec* values) {
           back3.add<TILE>(c, d + c * READ_AREA + at, values);
         });
         back3.end_image();
@@ -158,7 +164,7 @@ struct Step1 {
       for (int n = 0; n < COUNT; ++n) {
         Activations& a = kept[first_image + n];
         Vec* dthird = scratch.features + n * FEATURES;
-        to_third(a, [&](int c, int at, const Vec* values) {
+        to_third(a, {a.dy, a.y}, [&](int c, int at, const Vec* values) {
           for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p)
             dthird[p] = chain[c](dthird[p], values[k]);
         });
@@ -197,7 +203,7 @@ struct Step1 {
         back1.add<TILE>(c, out, a.first + c * AREA + at);
         for (int k = 0; k < TILE; ++k) a.second[c * AREA + at + k] = out[k];
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), emit);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.first, a.y), emit);
       back1.end_image();
     }
   }
@@ -221,7 +227,7 @@ struct Step1 {
       const auto emit = [&](int c, int at, const Vec* values) {
         for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dh[p] = gated(values[k], h[p]);
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, 2), emit);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.first, a.y), emit);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k) {
           const int p = c * AREA + read_position(k);
@@ -256,10 +262,11 @@ struct Step1 {
   double block_count() const { return double(images) * AREA; }
   double latter_count() const { return double(images) * READ_AREA; }
 
-  // The next image's first `maps` kept maps.
-  Ahead ahead(int n, int maps) const {
+  // What lies between `begin` and `end` in image n's activations, of the next image.
+  Ahead ahead(int n, const Vec* begin, const Vec* end) const {
+    constexpr int NEXT = vectors<Activations>();
     if (n + 1 == images) return {};
-    return {kept[n + 1].first, kept[n + 1].first + maps * MAP};
+    return {begin + NEXT, end + NEXT};
   }
 
   // The first batch norm and ReLU.
@@ -272,19 +279,22 @@ struct Step1 {
 
   // The latter convolution of one image's kept y: cheaper to do again than to keep.
   template <class Emit>
-  void to_third(const Activations& a, Emit&& emit) const {
-    latter_convolve(a.y, weights.latter.conv, ZEROS, emit);
+  void to_third(const Activations& a, Ahead ahead, Emit&& emit) const {
+    latter_convolve(a.y, weights.latter.conv, ZEROS, ahead, emit);
   }
 
   // With its batch norm and ReLU, in scratch.features.
   template <int COUNT>
   void to_features(int first_image) {
-    for (int n = 0; n < COUNT; ++n)
-      to_third(kept[first_image + n], [&](int c, int at, const Vec* values) {
+    for (int n = 0; n < COUNT; ++n) {
+      const Activations& a = kept[first_image + n];
+      const Ahead next = ahead(first_image + n, a.y, a.dlogits);
+      to_third(a, next, [&](int c, int at, const Vec* values) {
         Vec* features = scratch.features + n * FEATURES + c * READ_AREA + at;
         for (int k = 0; k < TILE; ++k)
           features[k] = relu(norm3[c].scale * values[k] + norm3[c].shift);
       });
+    }
   }
 
   static void take_read(const Vec* map, Vec* read) {
