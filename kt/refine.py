@@ -27,7 +27,7 @@ RATE = 0.01
 """Adam's learning rate in the first step; it falls linearly to zero."""
 STROKES = tuple(product((3.0, 4.0, 6.0), (0.5, 0.7, 1.2, 1.8)))
 """Kinds of strokes, (scale, width) in pixels: see `strokes`."""
-DRAWN, COMPARED = 4096, 128
+DRAWN, COMPARED = 4096, 64
 """Strokes to refine with, and strokes of each kind to choose among the kinds."""
 
 AT_ONCE = 16
