@@ -4,13 +4,15 @@ python -m kt translate network.safetensors -o small.safetensors --images digits
 """
 
 import argparse
+import copy
 import sys
+import time
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kt import data, ensemble, pairs, translator
+from kt import data, ensemble, pairs, refine, translator
 from kt.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
 from kt.errors import KTError
 
@@ -37,8 +39,21 @@ def main() -> None:
         choices=list(data.LOADERS),
         help="also measure the accuracy on the test images of a set",
     )
+    command.add_argument(
+        "--refine",
+        type=positive,
+        metavar="STEPS",
+        help="refine the translated block in so many steps (200, say), without images",
+    )
+    command.add_argument(
+        "--refine-images",
+        choices=list(data.LOADERS),
+        help="refine on the training images of a set, whose labels are not used",
+    )
     command.set_defaults(run=translate)
     options = parser.parse_args()
+    if options.refine_images and not options.refine:
+        command.error("--refine-images needs --refine STEPS")
     try:
         options.run(options)
     except KTError as error:
@@ -49,17 +64,39 @@ def translate(options: argparse.Namespace) -> None:
     """Translate one network's block, write the network, and say what changed."""
     model = translator.load(options.translator)
     before = read_network(options.network)
-    after = translator.compress(model, before)
-    pairs.save(options.output, weights(after))
+    networks = {"before": before, "after": translator.compress(model, before)}
+    seconds = None
+    if options.refine:
+        shown = options.refine_images and data.load(options.refine_images, Path("data"))[0]
+        start = time.perf_counter()
+        networks["refined"] = refined(before, networks["after"], shown, options.refine)
+        seconds = time.perf_counter() - start
+    *_, written = networks.values()
+    pairs.save(options.output, weights(written))
     print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
     test = data.load(options.images, Path("data"))[1] if options.images else None
     print(f"{'accuracy':>12}" if test else "")
-    for label, network in (("before", before), ("after", after)):
+    for label, network in networks.items():
         print(f"{label:10}{parameter_count(network):12,}{multiply_adds(network):15,}", end="")
-        print(f"{accuracy(network, test):10.2f} %" if test else "")
+        print(f"{accuracy(network, test):10.2f} %" if test else "", end="")
+        print(f"   in {seconds:.1f} s" if label == "refined" else "")
     if test:
         print(f"accuracy on the {len(test):,} test images of {options.images}")
     print(f"written: {options.output}")
+
+
+def refined(large: Network, small: Network, images: data.ImageSet | None, steps: int) -> Network:
+    """`small` with its block refined towards the outputs of `large`: see `kt.refine`."""
+    stacked, start = (
+        {name: tensor[None] for name, tensor in weights(network).items()}
+        for network in (large, small)
+    )
+    stacked |= {f"large.{name}": t for name, t in ensemble.part(stacked, "block").items()}
+    block = ensemble.part(start, "block")
+    block = refine.refine(small.kind, stacked, block, images, steps, seed=1)
+    result = copy.deepcopy(small)
+    result.block.load_state_dict({name: tensor[0] for name, tensor in block.items()})
+    return result
 
 
 def read_network(path: Path) -> Network:
@@ -86,6 +123,13 @@ def read_network(path: Path) -> Network:
     network = Network()
     network.load_state_dict(kept, strict=False)
     return network.eval()
+
+
+def positive(text: str) -> int:
+    """A whole number above zero, as an argument."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def accuracy(network: Network, images: data.ImageSet) -> float:

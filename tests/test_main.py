@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from kt import translator
 from kt.__main__ import multiply_adds, read_network
-from kt.blocks import Network, parameter_count
+from kt.blocks import Network, parameter_count, weights
 from kt.errors import KTError
 from kt.translator import Merge, MergeConfig, Mixer, MixerConfig
 
@@ -59,6 +59,36 @@ def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, mod
             assert torch.equal(written[name], tensor), name
     x = torch.rand(3, 1, 28, 28)
     assert_close(small.eval()(x), translator.compress(model.eval(), network)(x))
+
+
+@pytest.mark.parametrize("shown", [[], ["--refine-images", "digits"]])
+def test_a_translated_block_is_refined(shown, network, tmp_path):
+    torch.manual_seed(1)
+    model = Mixer(MixerConfig(layers=1, hidden_size=8, target="conv"))
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    translator.save(tmp_path / "t.safetensors", model)
+    arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
+    done = run(tmp_path, *arguments, "--images", "digits", "--refine", "2", *shown)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
+    assert rows["refined"].split()[1:3] == rows["after"].split()[1:3] and "%" in rows["refined"]
+    assert rows["refined"].endswith(" s") and not rows["after"].endswith(" s")
+    written, start = load_file(tmp_path / "small.safetensors"), translator.compress(model, network)
+    for name, tensor in weights(start).items():
+        assert torch.equal(written[name], tensor) != name.startswith("block."), name
+
+
+def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    translator.save(tmp_path / "t.safetensors", Mixer(MixerConfig(1, 8, target="mlp")))
+    arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
+    done = run(tmp_path, *arguments, "--refine", "2")
+    assert done.returncode == 1 and "not 'mlp'" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "small.safetensors").exists()
+    done = run(tmp_path, *arguments, "--refine-images", "digits")
+    assert done.returncode == 2 and "needs --refine" in done.stderr
+    done = run(tmp_path, *arguments, "--refine", "0")
+    assert done.returncode == 2 and "invalid positive value" in done.stderr
 
 
 def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
