@@ -34,8 +34,8 @@ def data_root() -> Path:
 
 ALL_IN_ONE = """
 import runpy, sys
-stages, sys.argv[1:] = sys.argv[1:], []
-for stage in stages:
+stages = sys.argv[1:]
+for stage, *sys.argv[1:] in map(str.split, stages):
     runpy.run_module(f"stages.{stage}", run_name="__main__")
 """
 
@@ -77,7 +77,7 @@ class Project:
         return process.returncode, errors
 
     def succeed(self, *stages: str, **environment: str) -> None:
-        """Run stages one after the other in a single process: they import torch just once."""
+        """Run stages, each with its cell if it has any, in one process: it imports torch once."""
         process = self._start("-c", ALL_IN_ONE, *stages, **environment)
         _, errors = process.communicate()
         assert process.returncode == 0, errors

@@ -18,6 +18,7 @@ from kt.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+TABLES = yaml.safe_load((ROOT / "tables" / "dvc.yaml").read_text())["stages"]
 PREPARED = ("images", "generate_train", "generate_val", "augment")
 
 
@@ -42,10 +43,16 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_what_a_stage_imports_is_among_its_deps(stage):
-    deps = [ROOT / dep for dep in STAGES[stage]["deps"]]
-    used = imported(ROOT / "stages" / f"{stage}.py", set())
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        *((name, stage) for name, stage in STAGES.items()),
+        *((f"tables.{name}", stage) for name, stage in TABLES.items()),
+    ],
+)
+def test_what_a_stage_imports_is_among_its_deps(module, stage):
+    deps = [ROOT / dep for dep in stage["deps"]]
+    used = imported(ROOT / "stages" / f"{module.replace('.', '/')}.py", set())
     missing = [
         str(file.relative_to(ROOT))
         for file in used
@@ -55,11 +62,12 @@ def test_what_a_stage_imports_is_among_its_deps(stage):
     assert not missing
     surplus = [
         dep
-        for dep in STAGES[stage]["deps"]
+        for dep in stage["deps"]
         if dep.endswith(".py") and ROOT / dep not in used and dep != "kt/__init__.py"
     ]
     assert not surplus
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    cell = "".join(f" ${{item.{key}}}" for key in stage.get("matrix", {}))
+    assert stage["cmd"] == f"python -m stages.{module}{cell}"
 
 
 def test_the_library_knows_no_dvc_no_yaml_and_does_not_print():

@@ -44,3 +44,36 @@ def test_gap_closed_is_0_at_random_initialisation_and_100_at_re_training():
     assert output.gap_closed(20.0, baselines) == 0
     assert output.gap_closed(90.0, baselines) == 100
     assert output.gap_closed(55.0, baselines) == 50
+
+
+def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared):
+    prepared.succeed(
+        "train_translator",
+        "evaluate_baselines",
+        *(f"tables.store {name}" for name in ("shared", "checkpoints", "many")),
+        *(f"tables.ablation_row {row}" for row in ("mixer_behaviour", "merge_checkpoints")),
+        "tables.ablation_fixed",
+        "tables.ablation",
+        *(f"tables.curve_point {networks}" for networks in (4, 8)),
+        "tables.curve",
+        "tables.other_epochs 2",
+        "tables.epochs",
+    )
+    results = prepared.folder / "tables" / "results" / "tiny"
+    ablation = json.loads((results / "ablation.json").read_text())
+    rows = {"random_initialisation", "mixer_behaviour", "merge_checkpoints", "prune_best"}
+    assert rows | {"translation", "refined_images"} <= set(ablation)
+    assert all(row["n"] == 3 for row in ablation.values())
+    again = json.loads((prepared.folder / "results" / "train" / "metrics.json").read_text())
+    assert ablation["translation"]["mean"] == again["translation"]["mean"]
+    assert set(json.loads((results / "curve.json").read_text())) >= {"4_networks", "8_networks"}
+    assert (results / "curve.png").exists()
+    assert json.loads((results / "epochs.json").read_text())["2_epochs"]["gain"]["n"] == 2
+    page = (results / "ablation.md").read_text()
+    assert "mixer" in page and len(page.splitlines()) == 4 + len(ablation)
+
+    cell = prepared.folder / "tables" / "cells" / "tiny" / "curve" / "8.json"
+    first = json.loads(cell.read_text())
+    prepared.succeed("tables.curve_point 8")
+    second = json.loads(cell.read_text())
+    assert first["translation"] == second["translation"] and first["loss"] == second["loss"]

@@ -31,7 +31,21 @@ def shrink(params: dict) -> dict:
     }
     tiny["augment"] = params["augment"] | {"measure": [0.0, 0.1]}
     tiny["partial"] = {"fractions": [0.5]}
+    tiny["tables"] = shrink_tables(params["tables"])
     return tiny
+
+
+def shrink_tables(tables: dict) -> dict:
+    """The same cells, two rows of the ablation, and epochs and networks of the tiny scale."""
+    tiny = copy.deepcopy(tables)
+    two_epochs = {"generate": {"small_blocks": False, "checkpoints": [1]}}
+    two_epochs["active"] = {"recipe": {"epochs": 2}, "train": {"pairs": 16}}
+    tiny["stores"]["checkpoints"] = two_epochs
+    tiny["stores"]["many"]["active"] = {"networks": {"train": 8}}
+    ablation = tiny["ablation"]
+    ablation |= {"refine_steps": 2, "rows": ["mixer_behaviour", "merge_checkpoints"]}
+    ablation["settings"]["merge_checkpoints"]["change"] = two_epochs
+    return tiny | {"curve": {"networks": [4, 8]}, "epochs": [2]}
 
 
 if __name__ == "__main__":
