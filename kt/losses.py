@@ -36,21 +36,26 @@ def behaviour(
     Returns:
         (N,), the mean over the images.
     """
+    return divergence(kind, block, ensemble.show(kind, networks, images, compute), targets)
+
+
+def divergence(
+    kind: str, block: dict[str, Tensor], shown: ensemble.Shown, targets: Tensor
+) -> Tensor:
+    """`behaviour` of networks that have been shown the images already."""
     names = list(block)
     targets = targets.to(block[names[0]].device)
-    cross_entropy = _Behaviour.apply(
-        kind, names, networks, images, targets, compute, *(block[name] for name in names)
-    )
+    cross_entropy = _Behaviour.apply(kind, names, shown, targets, *(block[name] for name in names))
     return cross_entropy - torch.special.entr(targets).sum(-1).mean(-1)
 
 
 class _Behaviour(torch.autograd.Function):
-    """`kt.ensemble.behaviour`, which computes the gradient along with the loss."""
+    """`kt.ensemble.Shown.behaviour`, which computes the gradient along with the loss."""
 
     @staticmethod
-    def forward(ctx, kind, names, networks, images, targets, compute, *block):
+    def forward(ctx, kind, names, shown, targets, *block):
         stacked = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
-        losses, gradient = ensemble.behaviour(kind, images, targets, networks, stacked, compute)
+        losses, gradient = shown.behaviour(kind, stacked, targets)
         ctx.save_for_backward(*(gradient[name] for name in names))
         return losses
 
@@ -58,4 +63,4 @@ class _Behaviour(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, slope):
         gradients = (slope.view(-1, *[1] * (g.dim() - 1)) * g for g in ctx.saved_tensors)
-        return None, None, None, None, None, None, *gradients
+        return None, None, None, None, *gradients

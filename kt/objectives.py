@@ -111,6 +111,7 @@ class BehaviourObjective:
         images: those to compare the outputs on.
         images_per_step: how many of them, drawn anew for every batch of networks.
         flip: mirror half of the batches.
+        symmetry: show the encoder kernels that are turned, and so mean the same, by chance.
         target: kind of the translated block.
     """
 
@@ -120,6 +121,7 @@ class BehaviourObjective:
     compute: Compute
     images_per_step: int = 64
     flip: bool = True
+    symmetry: bool = True
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
@@ -132,15 +134,16 @@ class BehaviourObjective:
         networks = _rows(self.networks, index, next(model.parameters()).device)
         chosen = torch.randint(len(self.images), (self.images_per_step,))
         mirrored, turn = torch.rand(()) < 0.5, int(torch.randint(symmetry.TURNS, ()))
-        shown = self.images.subset(chosen)
+        if not self.symmetry:
+            turn = 0
+        images = pixels(self.images.images[chosen])
         if self.flip and mirrored:
-            shown = ImageSet(shown.images.flip(-1), shown.labels)
-        large = ensemble.part(networks, "large")
-        wanted = ensemble.outputs("large", shown, networks, large, self.compute).softmax(-1)
-        images = pixels(shown.images)
+            images = images.flip(-1)
+        shown = ensemble.show(self.target, networks, images, self.compute)
+        wanted = shown.outputs("large", ensemble.part(networks, "large")).softmax(-1)
 
         def loss(block: Weights) -> Tensor:
-            apart = losses.behaviour(self.target, block, networks, images, wanted, self.compute)
+            apart = losses.divergence(self.target, block, shown, wanted)
             return apart.clamp(min=0).log1p().mean()
 
         with one_thread():
