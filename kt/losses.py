@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kt import ensemble, symmetry
 from kt.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
-from kt.ensemble import Compute
+from kt.ensemble import Compute, Shown
 
 Weights = dict[str, Tensor]
 
@@ -134,26 +134,22 @@ def behaviour(
     Returns:
         (N,), the mean over the images.
     """
+    return divergence(kind, block, ensemble.show(kind, networks, images, compute), targets)
+
+
+def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tensor:
+    """`behaviour` of networks that have been shown the images already."""
     names = list(block)
     targets = targets.to(block[names[0]].device)
-    cross_entropy = _Behaviour.apply(
-        kind, names, networks, images, targets, compute, *(block[name] for name in names)
-    )
+    cross_entropy = _Behaviour.apply(kind, names, shown, targets, *(block[name] for name in names))
     return cross_entropy - torch.special.entr(targets).sum(-1).mean(-1)
 
 
-def cross_entropy(
-    kind: str,
-    block: Weights,
-    networks: Weights,
-    images: Tensor,
-    labels: Tensor,
-    compute: Compute = Compute(),
-) -> Tensor:
-    """Cross-entropy of assembled networks' outputs with labels (B,): (N,); see `behaviour`."""
-    count = len(networks["latter.fc.bias"])
+def cross_entropy(kind: str, block: Weights, shown: Shown, labels: Tensor) -> Tensor:
+    """Cross-entropy of assembled networks' outputs with the labels (B,) of the images: (N,)."""
+    count = len(next(iter(block.values())))
     sure = F.one_hot(labels, CLASSES).float().repeat(count, 1, 1)
-    return behaviour(kind, block, networks, images, sure, compute)
+    return divergence(kind, block, shown, sure)
 
 
 def feature_error(kind: str, block: Weights, maps: Tensor, wanted: Tensor) -> Tensor:
@@ -181,12 +177,12 @@ def behind(kind: str, block: Weights, maps: Tensor) -> Tensor:
 
 
 class _Behaviour(torch.autograd.Function):
-    """`kt.ensemble.behaviour`, which computes the gradient along with the loss."""
+    """`kt.ensemble.Shown.behaviour`, which computes the gradient along with the loss."""
 
     @staticmethod
-    def forward(ctx, kind, names, networks, images, targets, compute, *block):
+    def forward(ctx, kind, names, shown, targets, *block):
         stacked = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
-        losses, gradient = ensemble.behaviour(kind, images, targets, networks, stacked, compute)
+        losses, gradient = shown.behaviour(kind, stacked, targets)
         ctx.save_for_backward(*(gradient[name] for name in names))
         return losses
 
@@ -194,4 +190,4 @@ class _Behaviour(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, slope):
         gradients = (slope.view(-1, *[1] * (g.dim() - 1)) * g for g in ctx.saved_tensors)
-        return None, None, None, None, None, None, *gradients
+        return None, None, None, None, *gradients

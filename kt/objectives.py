@@ -7,7 +7,7 @@ translator's: `objective.backward(model, index, epoch)`. `kt.fit` does the rest.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from kt import ensemble, losses, symmetry
 from kt.augment import Side, augment
 from kt.blocks import CHANNELS
 from kt.data import ImageSet, pixels
-from kt.ensemble import Compute
+from kt.ensemble import Compute, Shown
 from kt.losses import LossWeights
 from kt.pairs import Rows
 from kt.threads import one_thread, spread
@@ -41,6 +41,7 @@ class BehaviourObjective:
         images: those to compare the outputs on.
         images_per_step: how many of them, drawn anew for every batch of networks.
         flip: mirror half of the batches.
+        symmetry: show the encoder kernels that are turned, and so mean the same, by chance.
         target: kind of the translated block.
     """
 
@@ -50,6 +51,7 @@ class BehaviourObjective:
     compute: Compute
     images_per_step: int = 64
     flip: bool = True
+    symmetry: bool = True
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
@@ -60,14 +62,15 @@ class BehaviourObjective:
         The translation and one of the blocks on the way to it, drawn at random, are both judged.
         """
         networks = _rows(self.networks, index, next(model.parameters()).device)
-        shown, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
+        drawn, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
+        shown = self.shown(networks, drawn)
         wanted = self.wanted(networks, shown)
 
         def loss(block: Weights) -> Tensor:
-            return self.divergence(block, networks, shown, wanted)
+            return _tamed(losses.divergence(self.target, block, shown, wanted))
 
         with one_thread():
-            *before, translation = model(networks, self.compute, turn)
+            *before, translation = model(networks, self.compute, turn if self.symmetry else 0)
             final = loss(translation)
             total = final
             if before:
@@ -82,42 +85,34 @@ class BehaviourObjective:
     def draw(self) -> ImageSet:
         """The images of one batch of networks."""
         chosen = torch.randint(len(self.images), (self.images_per_step,))
-        shown, mirrored = self.images.subset(chosen), torch.rand(()) < 0.5
-        return ImageSet(shown.images.flip(-1), shown.labels) if self.flip and mirrored else shown
+        drawn, mirrored = self.images.subset(chosen), torch.rand(()) < 0.5
+        return ImageSet(drawn.images.flip(-1), drawn.labels) if self.flip and mirrored else drawn
 
-    def wanted(self, networks: Weights, shown: ImageSet) -> Tensor:
+    def shown(self, networks: Weights, drawn: ImageSet) -> Shown:
+        """Networks (N, ...) that have been shown the images."""
+        return ensemble.show(self.target, networks, pixels(drawn.images), self.compute)
+
+    def wanted(self, networks: Weights, shown: Shown) -> Tensor:
         """What the networks answer with their large blocks: probabilities (N, B, 10)."""
-        large = ensemble.part(networks, "large")
-        return ensemble.outputs("large", shown, networks, large, self.compute).softmax(-1)
+        return shown.outputs("large", ensemble.part(networks, "large")).softmax(-1)
 
-    def divergence(
-        self, block: Weights, networks: Weights, shown: ImageSet, wanted: Tensor
-    ) -> Tensor:
-        """Loss of the networks' outputs with `block` against the wanted ones, a scalar."""
-        images = pixels(shown.images)
-        apart = losses.behaviour(self.target, block, networks, images, wanted, self.compute)
-        return _tamed(apart)
-
-    def parts(self, block: Weights, networks: Weights, shown: ImageSet) -> dict[str, Part]:
+    def parts(self, block: Weights, networks: Weights, drawn: ImageSet) -> dict[str, Part]:
         """The parts of `LossWeights` that look at what networks do with `block`, each a scalar."""
-        around = self.target, block, networks
+        shown = cache(lambda: self.shown(networks, drawn))
+
+        def behaviour() -> Tensor:
+            wanted = self.wanted(networks, shown())
+            return _tamed(losses.divergence(self.target, block, shown(), wanted))
 
         def cross_entropy() -> Tensor:
-            images = pixels(shown.images)
-            return _tamed(losses.cross_entropy(*around, images, shown.labels, self.compute))
+            return _tamed(losses.cross_entropy(self.target, block, shown(), drawn.labels))
 
         def features() -> Tensor:
-            maps = ensemble.features(shown, networks, compute=self.compute).to(shown.labels.device)
+            maps = ensemble.features(drawn, networks, compute=self.compute).to(drawn.labels.device)
             wanted = losses.behind("large", ensemble.part(networks, "large"), maps)
             return _tamed(losses.feature_error(self.target, block, maps, wanted))
 
-        return {
-            "behaviour": lambda: self.divergence(
-                block, networks, shown, self.wanted(networks, shown)
-            ),
-            "cross_entropy": cross_entropy,
-            "features": features,
-        }
+        return {"behaviour": behaviour, "cross_entropy": cross_entropy, "features": features}
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ class WeightObjective:
         spreads, shares = _spreads(model), self.shares.at(epoch)
         function = None if shares.keys() == {"weights"} else self.function
         if function is not None:
-            networks, shown = _rows(function.networks, index, device), function.draw()
+            networks, drawn = _rows(function.networks, index, device), function.draw()
             function = function.alone() if spreads else function
 
         def gradients(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -181,7 +176,7 @@ class WeightObjective:
             block = self._block(predicted, back)
             parts = {"weights": lambda: self._weight_error(block, _cut(small, piece))}
             if function is not None:
-                parts |= function.parts(block, _cut(networks, piece), shown)
+                parts |= function.parts(block, _cut(networks, piece), drawn)
             loss = sum(share * parts[name]() for name, share in shares.items())
             loss = loss * ((piece.stop - piece.start) / count)
             return loss.detach(), torch.autograd.grad(loss, parameters)

@@ -24,6 +24,8 @@ class Strict(BaseModel):
 
 class MergeModel(Strict):
     prototypes: Count
+    images_per_layer: Count
+    free: bool
     fold: bool
 
 

@@ -145,8 +145,9 @@ def make_objective(
         networks, learned_from = _behaviour(params, compute, store)
         first = {name: rows[:PREPARED] for name, rows in networks.networks.items()}
         draw = seeds.generator(params.seed, "translator", "prototypes")
-        model.prepare(first, image_set("main", "train"), draw)
-        return networks, learned_from
+        model.prepare(first, image_set("main", "train"), draw, params.generate.flip)
+        symmetric = params.train.merge.symmetry
+        return dataclasses.replace(networks, symmetry=symmetric), learned_from
     train, loss = params.train.mixer, params.train.mixer.loss
     function, learned_from = _behaviour(params, compute, store) if loss.looks else (None, [])
     # With a look at the networks there are no augmented copies: both stores hold the same pairs.

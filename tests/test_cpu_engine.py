@@ -132,6 +132,10 @@ def test_outputs_are_the_references(networks, kind):
     whole = assembled(networks, kind)
     logits = torch.cat(list(cpu_engine.outputs(*whole, images, threads=2)), 1)
     assert_close(logits, torch.cat(list(torch_engine.outputs(*whole, images)), 1))
+    _, former, block, latter = whole
+    for engine in (cpu_engine, torch_engine):
+        shown = engine.Shown(former, latter, images[0])
+        assert_close(shown.outputs(kind, block), logits[:, : len(images[0])])
 
 
 @compiled
@@ -139,11 +143,31 @@ def test_outputs_are_the_references(networks, kind):
 def test_behaviour_is_the_references(networks, kind):
     ((images, _),) = draw_batches(31, seed=4)
     targets = torch.randn(NETWORKS, 31, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
-    whole = assembled(networks, kind)
-    losses, gradient = cpu_engine.behaviour(*whole, images, targets, threads=2)
-    expected_losses, expected = torch_engine.behaviour(*whole, images, targets)
+    _, former, block, latter = assembled(networks, kind)
+    ours, plain = (
+        cpu_engine.Shown(former, latter, images, 2),
+        torch_engine.Shown(former, latter, images),
+    )
+    losses, gradient = ours.behaviour(kind, block, targets)
+    expected_losses, expected = plain.behaviour(kind, block, targets)
     assert_close(losses, expected_losses)
     assert_near(gradient, expected, {k: torch.zeros_like(v) for k, v in expected.items()}, 1e-4)
+
+
+@compiled
+def test_some_of_the_images_shown_are_as_if_they_alone_were_shown(networks):
+    ((images, _),) = draw_batches(20, seed=4)
+    targets = torch.randn(NETWORKS, 5, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    _, former, block, latter = assembled(networks, "conv")
+    all_shown = cpu_engine.Shown(former, latter, images)
+    some_shown = cpu_engine.Shown(former, latter, images[7:12])
+    losses, gradient = all_shown.behaviour("conv", block, targets, slice(7, 12))
+    expected_losses, expected = some_shown.behaviour("conv", block, targets)
+    assert torch.equal(losses, expected_losses)
+    assert all(torch.equal(gradient[name], expected[name]) for name in expected)
+    assert_close(
+        all_shown.outputs("conv", block, slice(7, 12)), all_shown.outputs("conv", block)[:, 7:12]
+    )
 
 
 @compiled
@@ -222,7 +246,7 @@ def test_other_kinds_are_refused_in_one_line(initial):
     with pytest.raises(KTError, match="torch"):
         cpu_engine.train_blocks("mlp", {}, {}, {}, [], LR, MOMENTUM)
     with pytest.raises(KTError, match="torch"):
-        cpu_engine.behaviour("large", {}, {}, {}, torch.empty(0), torch.empty(0))
+        cpu_engine._function("behaviour", "large")
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)
     x = pixels(images.images[:20])
     targets = torch.rand(len(SEEDS), 20, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    losses, gradient = ensemble.behaviour(kind, x, targets, networks, block, compute)
+    losses, gradient = ensemble.show(kind, networks, x, compute).behaviour(kind, block, targets)
     network = assembled(kind, networks, block, 2)
     loss = F.cross_entropy(network(x), targets[2])
     loss.backward()

@@ -37,7 +37,7 @@ def model(networks, images, **changes):
     torch.manual_seed(0)
     made = Merge(MergeConfig(**{**CONFIG.__dict__, **changes}))
     with torch.no_grad():  # larger steps than at the start of training
-        made.descent.step[-1].weight.normal_(std=0.05)
+        made.descent.step.weight.normal_(std=0.05)
     made.prepare(networks, images, torch.Generator().manual_seed(0))
     return made.eval()
 
@@ -101,7 +101,7 @@ def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_the_output_is_in_the_span_of_the_folded_input(kind, networks, images):
-    small = translator.translate(model(networks, images, target=kind), networks)
+    small = translator.translate(model(networks, images, target=kind, free=False), networks)
     folded = symmetry.fold(ensemble.part(networks, "large"))
     rows = folded["conv1.weight"][1].flatten(1).T
     solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
@@ -138,6 +138,40 @@ def test_prototypes_are_centres_with_contrast():
     images = ImageSet(flat.to(torch.uint8), torch.zeros(20, dtype=torch.int64))
     found = prototypes(images, 2, torch.Generator().manual_seed(3))
     assert found.dtype == torch.uint8 and sorted(found[:, 0, 0].tolist()) == [0, 255]
+
+
+def test_prototypes_are_mirrored_as_the_networks_images_are():
+    left = torch.zeros(20, 28, 28, dtype=torch.uint8)
+    left[:, :, :14] = 255
+    images = ImageSet(left, torch.zeros(20, dtype=torch.int64))
+    draw = torch.Generator().manual_seed(3)
+    assert torch.equal(prototypes(images, 2, draw, mirrored=False), left[:2])
+    assert not torch.equal(prototypes(images, 2, draw), left[:2])
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_without_folding_the_bare_convolutions_are_merged(kind, networks, images):
+    merge = model(networks, images, target=kind, fold=False, free=False)
+    small = translator.translate(merge, networks)
+    rows = networks["large.conv1.weight"][1].flatten(1).T
+    solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
+    assert_close(rows @ solution, small["conv1.weight"][1].flatten(1).T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("symmetry", [True, False])
+def test_the_encoder_is_shown_turned_kernels(symmetry, networks, images):
+    turns = []
+
+    class Seen(Merge):
+        def forward(self, networks, compute=None, turn=0):
+            turns.append(turn)
+            return super().forward(networks, Compute(), turn)
+
+    merge = Seen(CONFIG)
+    objective = BehaviourObjective(networks, images, "conv", Compute(), 4, symmetry=symmetry)
+    for _ in range(8):
+        objective.backward(merge, torch.arange(1))
+    assert any(turns) == symmetry
 
 
 def test_it_refuses_what_it_cannot_translate_to():

@@ -213,38 +213,51 @@ def features(
     return _over_networks(len(networks["former.bn.weight"]), data, compute, None, work)["maps"]
 
 
-def behaviour(
-    kind: str,
-    images: Tensor,
-    targets: Tensor,
-    networks: Weights,
-    block: Weights,
-    compute: Compute = Compute(),
-) -> tuple[Tensor, Weights]:
-    """How far the assembled networks are from wanted outputs, and where their blocks should go.
+class Shown:
+    """Networks that have been shown images, for trying blocks between their frozen parts.
+
+    What the former blocks make of the images is computed once, and kept.
+    """
+
+    def __init__(self, kind: str, networks: Weights, images: Tensor, compute: Compute) -> None:
+        engine = compute.engine_for(kind)
+        options = {"threads": compute.workers} if engine is cpu_engine else {}
+        self._device = compute.device
+        former, latter = (self._taken(part(networks, name)) for name in ("former", "latter"))
+        self._shown = engine.Shown(former, latter, images.to(compute.device), **options)
+
+    def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
+        """Logits (N, B, 10) of former + `block` (of `kind`) + latter for the chosen images."""
+        return self._shown.outputs(kind, self._taken(block), chosen)
+
+    def behaviour(
+        self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
+    ) -> tuple[Tensor, Weights]:
+        """How far the networks are from wanted outputs, and where their blocks should go.
+
+        Args:
+            block: stacked blocks of `kind`.
+            targets: (N, B, 10) probabilities, for the chosen images.
+
+        Returns:
+            The cross-entropy of each network's outputs with its targets, averaged over the images,
+            (N,), and each network's gradient with respect to its block, {name: (N, ...)}.
+        """
+        return self._shown.behaviour(kind, self._taken(block), targets.to(self._device), chosen)
+
+    def _taken(self, weights: Weights) -> Weights:
+        return _take(weights, slice(None), self._device)
+
+
+def show(kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()) -> Shown:
+    """Show networks images, to try blocks of `kind` in them, and their large blocks.
 
     Args:
-        images: (B, 1, 28, 28) in [0, 1], the same for all networks.
-        targets: (N, B, 10) probabilities.
         networks: stacked `former.*` and `latter.*` (others are ignored), batch norm in evaluation
             mode.
-
-    Returns:
-        The cross-entropy of each network's outputs with its targets, averaged over the images,
-        (N,), and each network's gradient with respect to its block, {name: (N, ...)}.
+        images: (B, 1, 28, 28) in [0, 1], the same for all networks.
     """
-    device = compute.device
-    parts = (part(networks, "former"), block, part(networks, "latter"))
-    engine = compute.engine_for(kind)
-    options = {"threads": compute.workers} if engine is cpu_engine else {}
-    whole = slice(0, len(targets))
-    return engine.behaviour(
-        kind,
-        *(_take(weights, whole, device) for weights in parts),
-        images.to(device),
-        targets.to(device),
-        **options,
-    )
+    return Shown(kind, networks, images, compute)
 
 
 def part(networks: Weights, name: str) -> Weights:

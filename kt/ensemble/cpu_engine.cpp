@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -44,49 +45,88 @@ void train_small(int packs, void* weights, void* momenta, const void* frozen, co
   for_each_pack(packs, threads, created<GradientScratch<Small>>, [&](int pack, auto& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     Small& w = static_cast<Small*>(weights)[pack];
-    small_gradient(batch, *around, w, scratch, [&](int n, Vec* logits) {
+    small_gradient(images, *around, w, scratch, around->of(batch), [&](int n, Vec* logits) {
       cross_entropy_gradient(logits, batch.labels[n], 1.0f / images);
     });
     sgd(w, static_cast<Small*>(momenta)[pack], scratch.gradient, lr, momentum);
   });
 }
 
+// A block of a kind as `to_logits` takes it: with_block(weights, run) calls run(block).
 template <class Small>
-void behaviour(int packs, const void* weights, const void* frozen, const float* pixels,
-               const void* targets, int images, void* gradients, void* losses, int threads) {
-  const Batch batch(pixels, nullptr, images);
-  for_each_pack(packs, threads, created<GradientScratch<Small>>, [&](int pack, auto& scratch) {
-    const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
-    const Vec* target = static_cast<const Vec*>(targets) + int64_t(pack) * images * CLASSES;
-    Vec loss = {};
-    small_gradient(batch, *around, static_cast<const Small*>(weights)[pack], scratch,
-                   [&](int n, Vec* logits) {
-                     loss +=
-                         soft_cross_entropy_gradient(logits, target + n * CLASSES, 1.0f / images);
-                   });
-    static_cast<Small*>(gradients)[pack] = scratch.gradient;
-    static_cast<Vec*>(losses)[pack] = loss;
-  });
-}
+struct WithSmall {
+  template <class Run>
+  static void with_block(const void* weights, int pack, Run&& run) {
+    const Small& w = static_cast<const Small*>(weights)[pack];
+    run([&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); });
+  }
+};
+struct WithLarge {
+  template <class Run>
+  static void with_block(const void* weights, int pack, Run&& run) {
+    const FrozenLarge& w = static_cast<const FrozenLarge*>(weights)[pack];
+    Norm norm1[CHANNELS], norm2[CHANNELS];
+    frozen_norms(w.weights.bn1, w.bn1, norm1);
+    frozen_norms(w.weights.bn2, w.bn2, norm2);
+    constexpr int PER_OUT = CHANNELS * 9;
+    Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
+    fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
+    fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
+    run([&](const Vec* h, Vec* hidden, Vec* y) {
+      to_hidden<CHANNELS>(h, conv1, bias1, hidden);
+      to_output<CHANNELS>(hidden, conv2, bias2, h, y);
+    });
+  }
+};
 
-// with_block(pack, run) calls run(block) with the pack's block as `to_logits` takes it.
-template <class WithBlock>
-void outputs(int packs, const void* frozen, const float* pixels, int images, void* logits,
-             int threads, WithBlock&& with_block) {
+template <class Kind>
+void outputs(int packs, const void* weights, const void* frozen, const float* pixels, int images,
+             void* logits, int threads) {
   const Batch batch(pixels, nullptr, images);
   for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * images * CLASSES;
-    with_block(pack, [&](const auto& block) { to_logits(batch, *around, block, scratch, out); });
+    Kind::with_block(weights, pack, [&](const auto& block) {
+      to_logits(images, *around, block, scratch, around->of(batch), out);
+    });
+  });
+}
+
+// Images first to first + images of those whose former blocks' maps are kept, [packs][kept][MAP].
+struct Shown {
+  const void *around, *maps;
+  int kept, first, images;
+
+  const Frozen& frozen(int pack) const { return static_cast<const Frozen*>(around)[pack]; }
+  auto of(int pack) const {
+    const Vec* map = static_cast<const Vec*>(maps) + (int64_t(pack) * kept + first) * MAP;
+    return [map](int image, Vec*) { return map + image * MAP; };
+  }
+};
+
+template <class Kind>
+void shown_outputs(int packs, const void* weights, const Shown& shown, void* logits, int threads) {
+  for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
+    Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * shown.images * CLASSES;
+    Kind::with_block(weights, pack, [&](const auto& block) {
+      to_logits(shown.images, shown.frozen(pack), block, scratch, shown.of(pack), out);
+    });
   });
 }
 
 template <class Small>
-void small_outputs(int packs, const void* weights, const void* frozen, const float* pixels,
-                   int images, void* logits, int threads) {
-  outputs(packs, frozen, pixels, images, logits, threads, [&](int pack, auto&& run) {
-    const Small& w = static_cast<const Small*>(weights)[pack];
-    run([&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); });
+void behaviour(int packs, const void* weights, const Shown& shown, const void* targets,
+               void* gradients, void* losses, int threads) {
+  for_each_pack(packs, threads, created<GradientScratch<Small>>, [&](int pack, auto& scratch) {
+    const Vec* target = static_cast<const Vec*>(targets) + int64_t(pack) * shown.images * CLASSES;
+    Vec loss = {};
+    small_gradient(shown.images, shown.frozen(pack), static_cast<const Small*>(weights)[pack],
+                   scratch, shown.of(pack), [&](int n, Vec* logits) {
+                     loss += soft_cross_entropy_gradient(logits, target + n * CLASSES,
+                                                         1.0f / shown.images);
+                   });
+    static_cast<Small*>(gradients)[pack] = scratch.gradient;
+    static_cast<Vec*>(losses)[pack] = loss;
   });
 }
 
@@ -141,47 +181,69 @@ void kt_train_conv_bias(int packs, void* weights, void* momenta, const void* fro
                                           lr, momentum, threads);
 }
 
-// Cross-entropy with the probabilities targets [packs][images][10][16]: losses [packs][16] and the
-// gradients of the small blocks' weights.
-void kt_behaviour_conv(int packs, const void* weights, const void* frozen, const float* pixels,
-                       const void* targets, int images, void* gradients, void* losses,
-                       int threads) {
-  kt::behaviour<kt::SmallWeights>(packs, weights, frozen, pixels, targets, images, gradients,
-                                  losses, threads);
-}
-void kt_behaviour_conv_bias(int packs, const void* weights, const void* frozen,
-                            const float* pixels, const void* targets, int images, void* gradients,
-                            void* losses, int threads) {
-  kt::behaviour<kt::BiasedSmallWeights>(packs, weights, frozen, pixels, targets, images, gradients,
-                                        losses, threads);
-}
-
 // logits [packs][images][10][16].
 void kt_outputs_conv(int packs, const void* weights, const void* frozen, const float* pixels,
                      int images, void* logits, int threads) {
-  kt::small_outputs<kt::SmallWeights>(packs, weights, frozen, pixels, images, logits, threads);
+  kt::outputs<kt::WithSmall<kt::SmallWeights>>(packs, weights, frozen, pixels, images, logits,
+                                               threads);
 }
 void kt_outputs_conv_bias(int packs, const void* weights, const void* frozen, const float* pixels,
                           int images, void* logits, int threads) {
-  kt::small_outputs<kt::BiasedSmallWeights>(packs, weights, frozen, pixels, images, logits,
-                                            threads);
+  kt::outputs<kt::WithSmall<kt::BiasedSmallWeights>>(packs, weights, frozen, pixels, images, logits,
+                                                     threads);
 }
 void kt_outputs_large(int packs, const void* weights, const void* frozen, const float* pixels,
                       int images, void* logits, int threads) {
+  kt::outputs<kt::WithLarge>(packs, weights, frozen, pixels, images, logits, threads);
+}
+
+// Frozen parts made ready, around [packs][kt_around()], and the former blocks' maps of images,
+// maps [packs][images][kt_map()]: the functions below go on from them. `frozen` must stay.
+int kt_around() { return kt::vectors<kt::Frozen>(); }
+int kt_map() { return kt::MAP; }
+void kt_show(int packs, const void* frozen, const float* pixels, int images, void* around,
+             void* maps, int threads) {
   using namespace kt;
-  outputs(packs, frozen, pixels, images, logits, threads, [&](int pack, auto&& run) {
-    const FrozenLarge& w = static_cast<const FrozenLarge*>(weights)[pack];
-    Norm norm1[CHANNELS], norm2[CHANNELS];
-    frozen_norms(w.weights.bn1, w.bn1, norm1);
-    frozen_norms(w.weights.bn2, w.bn2, norm2);
-    constexpr int PER_OUT = CHANNELS * 9;
-    Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
-    fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
-    fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
-    run([&](const Vec* h, Vec* hidden, Vec* y) {
-      to_hidden<CHANNELS>(h, conv1, bias1, hidden);
-      to_output<CHANNELS>(hidden, conv2, bias2, h, y);
-    });
+  struct None {};
+  const Batch batch(pixels, nullptr, images);
+  for_each_pack(packs, threads, created<None>, [&](int pack, None&) {
+    const Frozen& ready = *new (static_cast<Frozen*>(around) + pack)
+                               Frozen(static_cast<const FrozenWeights*>(frozen)[pack]);
+    for (int n = 0; n < images; ++n)
+      ready.to_block(batch.images[n], static_cast<Vec*>(maps) + (int64_t(pack) * images + n) * MAP);
   });
+}
+
+// logits [packs][images][10][16], of images first to first + images of the `kept` ones.
+void kt_shown_outputs_conv(int packs, const void* weights, const void* around, const void* maps,
+                           int kept, int first, int images, void* logits, int threads) {
+  kt::shown_outputs<kt::WithSmall<kt::SmallWeights>>(
+      packs, weights, {around, maps, kept, first, images}, logits, threads);
+}
+void kt_shown_outputs_conv_bias(int packs, const void* weights, const void* around,
+                                const void* maps, int kept, int first, int images, void* logits,
+                                int threads) {
+  kt::shown_outputs<kt::WithSmall<kt::BiasedSmallWeights>>(
+      packs, weights, {around, maps, kept, first, images}, logits, threads);
+}
+void kt_shown_outputs_large(int packs, const void* weights, const void* around, const void* maps,
+                            int kept, int first, int images, void* logits, int threads) {
+  kt::shown_outputs<kt::WithLarge>(packs, weights, {around, maps, kept, first, images}, logits,
+                                   threads);
+}
+
+// Cross-entropy with the probabilities targets [packs][images][10][16]: losses [packs][16] and the
+// gradients of the small blocks' weights.
+void kt_behaviour_conv(int packs, const void* weights, const void* around, const void* maps,
+                       int kept, int first, int images, const void* targets, void* gradients,
+                       void* losses, int threads) {
+  kt::behaviour<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, targets,
+                                  gradients, losses, threads);
+}
+void kt_behaviour_conv_bias(int packs, const void* weights, const void* around, const void* maps,
+                            int kept, int first, int images, const void* targets, void* gradients,
+                            void* losses, int threads) {
+  kt::behaviour<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images},
+                                        targets, gradients, losses, threads);
 }
 }

@@ -195,39 +195,72 @@ def outputs(
         yield logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
 
 
-def behaviour(
-    kind: str,
-    former: Weights,
-    block: Weights,
-    latter: Weights,
-    images: Tensor,
-    targets: Tensor,
-    threads: int = 1,
-) -> tuple[Tensor, Weights]:
-    """Loss and gradient of the blocks' behaviour. See `kt.ensemble.behaviour`.
+class Shown:
+    """Networks that have been shown images. See `kt.ensemble.show`."""
 
-    Raises:
-        KTError: the engine is not available here, or does not train this kind of block.
-    """
-    run = _function("behaviour", kind)
-    packed, frozen = _block(kind, block), _frozen(former, latter)
-    wanted = _Packs(["targets"], {"targets": targets})
-    images = _checked_images(images)
-    assert targets.shape[1:] == (len(images), CLASSES), targets.shape
-    gradient = torch.empty_like(packed.values)
-    losses = torch.empty(packed.count, LANES)
-    run(
-        packed.count,
-        _address(packed.values),
-        _address(frozen.values),
-        _address(images),
-        _address(wanted.values),
-        len(images),
-        _address(gradient),
-        _address(losses),
-        threads,
-    )
-    return losses.flatten()[: packed.networks], packed.unpacked(gradient)
+    def __init__(self, former: Weights, latter: Weights, images: Tensor, threads: int = 1) -> None:
+        """Raises KTError: the engine is not available here."""
+        library()
+        images = _checked_images(images)
+        self.images, self.threads = len(images), threads
+        self._frozen = _frozen(former, latter)
+        packs = self._frozen.count
+        self._around = torch.empty(packs, library().kt_around(), LANES)
+        self._maps = torch.empty(packs, len(images), library().kt_map(), LANES)
+        library().kt_show(
+            packs,
+            _address(self._frozen.values),
+            _address(images),
+            len(images),
+            _address(self._around),
+            _address(self._maps),
+            threads,
+        )
+
+    def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
+        run = _function("shown_outputs", kind)
+        packed, (first, count) = _block(kind, block), self._range(chosen)
+        logits = torch.empty(packed.count, count, CLASSES, LANES)
+        run(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            first,
+            count,
+            _address(logits),
+            self.threads,
+        )
+        return logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
+
+    def behaviour(
+        self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
+    ) -> tuple[Tensor, Weights]:
+        run = _function("behaviour", kind)
+        packed, (first, count) = _block(kind, block), self._range(chosen)
+        wanted = _Packs(["targets"], {"targets": targets})
+        assert targets.shape[1:] == (count, CLASSES), targets.shape
+        gradient = torch.empty_like(packed.values)
+        losses = torch.empty(packed.count, LANES)
+        run(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            first,
+            count,
+            _address(wanted.values),
+            _address(gradient),
+            _address(losses),
+            self.threads,
+        )
+        return losses.flatten()[: packed.networks], packed.unpacked(gradient)
+
+    def _kept(self) -> tuple[int, int, int]:
+        return _address(self._around), _address(self._maps), self.images
+
+    def _range(self, chosen: slice) -> tuple[int, int]:
+        first, stop, step = chosen.indices(self.images)
+        assert step == 1 and first < stop, chosen
+        return first, stop - first
 
 
 def _function(name: str, kind: str):
@@ -372,11 +405,13 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.kt_train_networks.argtypes = [
         *(count, address, address, address, *batch, real, real, count, address, count)
     ]
+    loaded.kt_show.argtypes = [count, address, address, count, address, address, count]
     for kind in KINDS:
         for name, types in {
             "train": [count, address, address, address, *batch, real, real, count],
             "outputs": [count, address, address, address, count, address, count],
-            "behaviour": [count, *[address] * 4, count, address, address, count],
+            "shown_outputs": [count, *[address] * 3, count, count, count, address, count],
+            "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
         }.items():
             if hasattr(loaded, f"kt_{name}_{kind}"):
                 getattr(loaded, f"kt_{name}_{kind}").argtypes = types

@@ -186,7 +186,7 @@ def outputs(
         yield passes.outputs(batch)
 
 
-behaviour = torch_engine.behaviour
+Shown = torch_engine.Shown
 """Not among the kernels: plain PyTorch computes it, on the GPU."""
 
 

@@ -10,20 +10,25 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, Former, Network, skeleton
+from kt.blocks import BLOCKS, Former, Latter, Network, skeleton
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 
 
-def _vectorised(module: nn.Module) -> Callable[[Weights, Tensor], Tensor]:
-    """`module` as a function of stacked weights {name: (N, ...)} and one shared input (B, ...)."""
+def _vectorised(
+    module: nn.Module, inputs: int | None = None
+) -> Callable[[Weights, Tensor], Tensor]:
+    """`module` as a function of stacked weights {name: (N, ...)} and one shared input (B, ...).
+
+    With `inputs` 0 each has its own input: (N, B, ...).
+    """
 
     def single(weights: Weights, x: Tensor) -> Tensor:
         return functional_call(module, weights, (x,))
 
-    return torch.vmap(single, in_dims=(0, None))
+    return torch.vmap(single, in_dims=(0, inputs))
 
 
 def _in_company(weights: Weights) -> Weights:
@@ -163,18 +168,46 @@ class _Front(nn.Module):
         return self.block(self.former(x))
 
 
-@torch.enable_grad()
-def behaviour(
-    kind: str, former: Weights, block: Weights, latter: Weights, images: Tensor, targets: Tensor
-) -> tuple[Tensor, Weights]:
-    """Loss and gradient of the blocks' behaviour. See `kt.ensemble.behaviour`."""
-    forward, weights, count = _assembled(kind, former, _trainable(block), latter)
-    trained = {name: w for name, w in weights.items() if name.startswith("block.")}
-    logits = forward(weights, images)[:count]
-    losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
-    gradients = torch.autograd.grad(losses.sum(), list(trained.values()))
-    names = [name.removeprefix("block.") for name in trained]
-    return losses.detach(), dict(zip(names, (g[:count] for g in gradients), strict=True))
+class Shown:
+    """Networks that have been shown images. See `kt.ensemble.show`."""
+
+    @torch.no_grad()
+    def __init__(self, former: Weights, latter: Weights, images: Tensor) -> None:
+        self.count = len(latter["fc.bias"])
+        self._latter = _in_company(_prefixed("latter", latter))
+        former = _in_company(_prefixed("former", former))
+        self._maps = _vectorised(skeleton(lambda: _Front(None)).eval())(former, images)
+
+    @torch.no_grad()
+    def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
+        return self._logits(kind, _in_company(block), chosen)[: self.count]
+
+    @torch.enable_grad()
+    def behaviour(
+        self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
+    ) -> tuple[Tensor, Weights]:
+        trained = _trainable(_in_company(block))
+        logits = self._logits(kind, trained, chosen)[: self.count]
+        losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
+        gradients = torch.autograd.grad(losses.sum(), list(trained.values()))
+        named = zip(trained, (g[: self.count] for g in gradients), strict=True)
+        return losses.detach(), dict(named)
+
+    def _logits(self, kind: str, block: Weights, chosen: slice) -> Tensor:
+        forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
+        return forward(_prefixed("block", block) | self._latter, self._maps[:, chosen])
+
+
+class _Back(nn.Module):
+    """A block of `kind` and the latter block behind it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.block = BLOCKS[kind]()
+        self.latter = Latter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.latter(self.block(x))
 
 
 def _assembled(

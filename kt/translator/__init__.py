@@ -17,7 +17,7 @@ Weights = dict[str, torch.Tensor]
 Translator = Mixer | Merge
 KINDS = {"mixer": (Mixer, MixerConfig), "merge": (Merge, MergeConfig)}
 METADATA = "translator"
-TRANSLATION_BATCH = 1024
+TRANSLATION_BATCH = 256
 
 
 def save(path: Path, model: Translator) -> None:

@@ -11,27 +11,27 @@ the large block, and a small network turns the gradient into the next coefficien
 are part of the translator: translating needs no images.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kt import ensemble, symmetry
-from kt.blocks import CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
+from kt.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, part
 from kt.errors import KTError
 from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
-IMAGES_PER_LAYER = 16
-"""Prototypes that one layer looks at; the next looks at the next ones."""
 KERNEL = 9
 CLUSTERED, CLUSTER_STEPS = 20_000, 15
 """Images that prototypes are made of, at most, and steps of k-means."""
 LARGEST_STEP = 0.5
-_TIMES = 8
+KERNELS = CHANNELS * KERNEL
+FREE_RATE, LEAVING = 0.2, 0.1
+"""Steps outside the span begin as their product, relative to the kernels."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,19 @@ class MergeConfig:
         layers: steps of the descent; 0 leaves the encoder's proposal, from the weights alone.
         hidden_size: width of the network that makes the steps; the encoder's is a quarter.
         prototypes: images that the translator keeps.
+        images_per_layer: those of them that one layer looks at; the next looks at the next ones.
+        fold: merge channels with batch norm folded in; False: the bare convolutions'.
+        free: steps also leave the span of the large block's channels.
     """
 
     layers: int = 16
-    hidden_size: int = 128
-    prototypes: int = 256
+    hidden_size: int = 64
+    prototypes: int = 64
+    images_per_layer: int = 8
     dropout: float = 0.0
     target: str = "conv"
+    fold: bool = True
+    free: bool = True
 
 
 class Exchangeable(nn.Module):
@@ -80,39 +86,50 @@ class Exchangeable(nn.Module):
 
 
 class Descent(nn.Module):
-    """One layer: a step of the coefficients (N, 6, 3, 2) from their gradient and history."""
+    """The layers: steps of the coefficients (N, 2, 6, 3), and of kernels outside their span."""
 
-    def __init__(self, width: int, tokens: int, layers: int, dropout: float) -> None:
+    def __init__(self, width: int, tokens: int, layers: int) -> None:
         super().__init__()
-        self.time = nn.Embedding(max(layers, 1), _TIMES)
-        self.embed = nn.Sequential(
-            nn.Linear(12 + tokens + _TIMES, width), nn.GELU(), nn.Linear(width, width)
+        self.entry = nn.Linear(10, width)
+        self.token = nn.Linear(tokens, width, bias=False)
+        self.about = nn.Linear(2, width, bias=False)
+        self.time = nn.Parameter(torch.randn(max(layers, 1), width) * 0.3)
+        self.hidden = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.alone, self.columns, self.rows = (
+            nn.Linear(width, width, bias=bias) for bias in (True, False, False)
         )
-        self.step = nn.Sequential(
-            nn.LayerNorm(3 * width), nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 2)
-        )
-        nn.init.normal_(self.step[-1].weight, std=1e-3)
-        nn.init.zeros_(self.step[-1].bias)
+        self.step = nn.Linear(width, 2)
+        nn.init.normal_(self.step.weight, std=1e-3)
+        nn.init.zeros_(self.step.bias)
         self.rate = nn.Parameter(torch.full((2,), 0.05))
+        self.gain = nn.Linear(width, 2)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
+        self.free_rate = nn.Parameter(torch.full((max(layers, 1), 2), FREE_RATE).log())
 
     def forward(
         self, tokens: Tensor, x: Tensor, gradient: Tensor, momentum: Tensor, last: Tensor,
         loss: Tensor, layer: int,
-    ) -> Tensor:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The step, and how far to go outside the span, (N, 2, 1, 3).
+
+        Args:
+            tokens: `self.token` of the hidden channels, (N, 6, width).
+        """
         size = gradient.square().mean((1, 2, 3), True).sqrt() + 1e-6
         gradient, momentum = gradient / size, momentum / size
+        entries = torch.cat([x, gradient, momentum, 10 * last, gradient.tanh()], 1)
         about = torch.stack([size.log().flatten(), loss.clamp(1e-3, 10).log()], -1)
-        n, j, k, _ = x.shape
-        features = [x, gradient, momentum, 10 * last, gradient.tanh()]
-        features += [
-            about[:, None, None].expand(n, j, k, 2),
-            tokens[:, :, None].expand(n, j, k, -1),
-        ]
-        features += [self.time.weight[layer].expand(n, j, k, -1)]
-        h = self.embed(torch.cat(features, -1))
-        h = torch.cat([h, h.mean(1, True).expand_as(h), h.mean(2, True).expand_as(h)], -1)
-        step = self.step(h) - self.rate * momentum
-        return LARGEST_STEP * (step / LARGEST_STEP).tanh()
+        network = self.about(about) + self.time[layer]
+        h = self.entry(entries.permute(0, 2, 3, 1)) + (tokens + network[:, None])[:, :, None]
+        h = self.norm(self.hidden(F.gelu(h)))
+        columns = h.mean(1)
+        pooled = self.columns(columns)[:, None] + self.rows(h.mean(2))[:, :, None]
+        step = self.step(F.gelu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
+        step = step - self.rate[:, None, None] * momentum
+        gain = (self.gain(columns) + self.free_rate[layer]).exp().transpose(1, 2)
+        return LARGEST_STEP * (step / LARGEST_STEP).tanh(), gain[:, :, None]
 
 
 class Merge(nn.Module):
@@ -139,14 +156,24 @@ class Merge(nn.Module):
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
         self.propose = nn.Linear(width, 2 * HIDDEN)
-        self.descent = Descent(config.hidden_size, width, config.layers, config.dropout)
+        self.descent = Descent(config.hidden_size, width, config.layers)
 
-    def prepare(self, networks: Weights, images: ImageSet, generator: torch.Generator) -> None:
-        """Before training: the features' scale over `networks`, and prototypes of `images`."""
-        features = _features(_channels(networks), 0).flatten(0, 2)
+    def prepare(
+        self,
+        networks: Weights,
+        images: ImageSet,
+        generator: torch.Generator,
+        mirrored: bool = True,
+    ) -> None:
+        """Before training: the features' scale over `networks`, and prototypes of `images`.
+
+        Args:
+            mirrored: whether networks see half of the images mirrored.
+        """
+        features = _features(_channels(networks, self.config.fold), 0).flatten(0, 2)
         self.mean.copy_(features.mean(0))
         self.std.copy_(features.std(0) + 1e-3)
-        self.prototypes.copy_(prototypes(images, len(self.prototypes), generator))
+        self.prototypes.copy_(prototypes(images, len(self.prototypes), generator, mirrored))
 
     def forward(
         self, networks: Weights, compute: Compute = Compute(), turn: int = 0
@@ -158,21 +185,43 @@ class Merge(nn.Module):
             turn: which of the eight turned versions of the kernels the encoder is shown. They have
                 the same coefficients.
         """
-        channels = _channels(networks)
+        channels = _channels(networks, self.config.fold)
+        kernels = self._kernels(channels)
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
-        x = self.propose(tokens).unflatten(-1, (HIDDEN, 2))  # (N, 6, 3, (a, b))
-        blocks = [self._merged(channels, x)]
+        x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
+        small = _mixed(x, kernels)
+        blocks = [self._block(small, channels)]
+        if self.config.layers == 0:
+            return blocks
+        images = self.prototypes[: self._rounds * self._at_once]
+        shown = ensemble.show(self.config.target, networks, pixels(images), compute)
+        wanted = shown.outputs("large", part(networks, "large")).softmax(-1).to(x.device)
+        entropy = torch.special.entr(wanted).sum(-1)
+        tokens = self.descent.token(tokens)
+        scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
         momentum = last = torch.zeros_like(x)
-        for layer, (images, wanted) in enumerate(self._examples(networks, compute)):
-            loss, slopes = ensemble.behaviour(
-                self.config.target, images, wanted, networks, _detached(blocks[-1]), compute
+        slope = torch.zeros_like(small)
+        outside: Tensor | float = 0.0
+        for layer in range(self.config.layers):
+            first = layer % self._rounds * self._at_once
+            chosen = slice(first, first + self._at_once)
+            loss, slopes = shown.behaviour(
+                self.config.target, _detached(blocks[-1]), wanted[:, chosen], chosen
             )
-            gradient = _to_coefficients(channels, slopes)
+            steepest = self._slope(slopes).to(x.device)
+            gradient = _batched(kernels, steepest.transpose(-1, -2))
             momentum = 0.8 * momentum + 0.2 * gradient
-            last = self.descent(tokens, x, gradient, momentum, last.detach(), loss, layer)
+            loss = loss.to(x.device) - entropy[:, chosen].mean(-1)
+            last, gain = self.descent(tokens, x, gradient, momentum, last.detach(), loss, layer)
             x = x + last
-            blocks.append(self._merged(channels, x))
+            small = _mixed(x, kernels)
+            if self.config.free:
+                slope = 0.8 * slope + 0.2 * steepest
+                size = slope.square().mean((2, 3), True).sqrt() + 1e-8
+                outside = outside - scale * gain.transpose(-1, -2) * (slope / (slope.abs() + size))
+                small = small + outside
+            blocks.append(self._block(small, channels))
         return blocks
 
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
@@ -180,43 +229,63 @@ class Merge(nn.Module):
         with one_thread():
             return self(networks, compute)[-1]
 
-    def _examples(self, networks: Weights, compute: Compute) -> Iterator[tuple[Tensor, Tensor]]:
-        """For every layer some prototypes (16, 1, 28, 28) and the networks' outputs for them."""
-        layers = self.config.layers
-        if layers == 0:
-            return
-        kept = self.prototypes[: layers * IMAGES_PER_LAYER]
-        shown = ImageSet(kept, torch.zeros(len(kept), dtype=torch.int64, device=kept.device))
-        large = part(networks, "large")
-        wanted = ensemble.outputs("large", shown, networks, large, compute).softmax(-1)
-        for layer in range(layers):
-            index = torch.arange(layer * IMAGES_PER_LAYER, (layer + 1) * IMAGES_PER_LAYER)
-            index %= len(kept)
-            yield pixels(kept[index.to(kept.device)]), wanted[:, index]
+    @property
+    def _at_once(self) -> int:
+        return min(self.config.images_per_layer, self.config.prototypes)
 
-    def _merged(self, channels: Weights, x: Tensor) -> Weights:
-        a, b = x.unbind(-1)
-        block = {"conv1.weight": torch.einsum("njk,njchw->nkchw", a, channels["conv1"])}
+    @property
+    def _rounds(self) -> int:
+        """Layers after which the prototypes come again."""
+        return min(self.config.prototypes // self._at_once, self.config.layers)
+
+    def _kernels(self, channels: Weights) -> Tensor:
+        """What is mixed, (N, 2, 6, numbers): of each hidden channel, what leads to it and from it.
+
+        With biases among the target's parameters, the channel's own is the last of the numbers.
+        """
+        into, out = channels["conv1"].flatten(2), channels["conv2"].transpose(1, 2).flatten(2)
         if self.config.target == "conv_bias":
-            block["conv1.bias"] = torch.einsum("njk,nj->nk", a, channels["bias1"])
-        block["conv2.weight"] = torch.einsum("njk,ncjhw->nckhw", b, channels["conv2"])
+            into = torch.cat([into, channels["bias1"][:, :, None]], -1)
+            out = F.pad(out, (0, 1))
+        return torch.stack([into, out], 1)
+
+    def _block(self, small: Tensor, channels: Weights) -> Weights:
+        """The small block of (N, 2, 3, numbers)."""
+        into, out = (w[..., :KERNELS].unflatten(-1, (CHANNELS, 3, 3)) for w in small.unbind(1))
+        if self.config.target == "conv":
+            return {"conv1.weight": into, "conv2.weight": out.transpose(1, 2)}
+        return {
+            "conv1.weight": into,
+            "conv1.bias": small[:, 0, :, KERNELS],
+            "conv2.weight": out.transpose(1, 2),
+            "conv2.bias": channels["bias2"],
+        }
+
+    def _slope(self, slopes: Weights) -> Tensor:
+        """A block's gradient as that of `_block`'s argument."""
+        into = slopes["conv1.weight"].flatten(2)
+        out = slopes["conv2.weight"].transpose(1, 2).flatten(2)
         if self.config.target == "conv_bias":
-            block["conv2.bias"] = channels["bias2"]
-        return block
+            into = torch.cat([into, slopes["conv1.bias"][:, :, None]], -1)
+            out = F.pad(out, (0, 1))
+        return torch.stack([into, out], 1)
 
     def describe(self) -> dict[str, str | int | float]:
         """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""
         return {"kind": "merge"} | asdict(self.config)
 
 
-def prototypes(images: ImageSet, count: int, generator: torch.Generator) -> Tensor:
+def prototypes(
+    images: ImageSet, count: int, generator: torch.Generator, mirrored: bool = True
+) -> Tensor:
     """Synthetic images that stand for `images`: centres of k-means, with more contrast.
 
-    Every other image is mirrored, as networks see them. (count, 28, 28) uint8.
+    Every other image is mirrored if networks see them so. (count, 28, 28) uint8.
     """
     chosen = torch.randperm(len(images), generator=generator)[:CLUSTERED]
     points = pixels(images.images[chosen]).flatten(1)
-    points[1::2] = points[1::2].view(-1, IMAGE_SIZE, IMAGE_SIZE).flip(-1).flatten(1)
+    if mirrored:
+        points[1::2] = points[1::2].view(-1, IMAGE_SIZE, IMAGE_SIZE).flip(-1).flatten(1)
     centres = points[:count].clone()
     centres = torch.cat([centres, torch.rand(count - len(centres), points.shape[1])])
     for _ in range(CLUSTER_STEPS):
@@ -232,24 +301,30 @@ def _detached(block: Weights) -> Weights:
     return {name: tensor.detach() for name, tensor in block.items()}
 
 
-def _to_coefficients(channels: Weights, slopes: Weights) -> Tensor:
-    """A block's gradient as that of its coefficients, (N, 6, 3, 2)."""
-    a = torch.einsum("nkchw,njchw->njk", slopes["conv1.weight"], channels["conv1"])
-    if "conv1.bias" in slopes:
-        a = a + torch.einsum("nk,nj->njk", slopes["conv1.bias"], channels["bias1"])
-    b = torch.einsum("nckhw,ncjhw->njk", slopes["conv2.weight"], channels["conv2"])
-    return torch.stack([a, b], -1)
+def _batched(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b for (N, 2, ...): one product of many small matrices."""
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2])
 
 
-def _channels(networks: Weights) -> Weights:
+def _mixed(x: Tensor, kernels: Tensor) -> Tensor:
+    """Coefficients (N, 2, 6, 3) and kernels (N, 2, 6, numbers) -> (N, 2, 3, numbers)."""
+    return _batched(x.transpose(-1, -2), kernels)
+
+
+def _channels(networks: Weights, fold: bool) -> Weights:
     """What merging and the encoder need of networks.
 
     Batch norm is folded in, and hidden channels are rescaled so that their batch norm's weight
-    was 1: the scale of a hidden channel has no meaning.
+    was 1: the scale of a hidden channel has no meaning. Without `fold` convolutions stay as they
+    are, and biases are zero.
     """
     large, former, latter = (part(networks, name) for name in ("large", "former", "latter"))
     gain = large["bn1.weight"].abs().clamp(min=0.03)
-    block = symmetry.rescale_hidden(symmetry.fold(large), 1 / gain)
+    if fold:
+        block = symmetry.rescale_hidden(symmetry.fold(large), 1 / gain)
+    else:
+        biases = {f"conv{i}.bias": torch.zeros_like(large[f"bn{i}.bias"]) for i in (1, 2)}
+        block = {f"conv{i}.weight": large[f"conv{i}.weight"] for i in (1, 2)} | biases
     first, first_bias = symmetry.fold_norm(former["conv.weight"], part(former, "bn"))
     last, _ = symmetry.fold_norm(latter["conv.weight"], part(latter, "bn"))
     last = last.flatten(2)  # (N, 12, 6)

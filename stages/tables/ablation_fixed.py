@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from kt.compress import pruning
 from torch import Tensor
 
 from kt import refine, translator
+from kt.compress import pruning
 from kt.ensemble import Compute
 from kt.pairs import Weights
 from kt.statistics import summary

@@ -25,6 +25,13 @@ struct Frozen {
   void to_block(const Image& image, Vec* h) const {
     former_forward<false>(image, former, former_bias, h, nullptr);
   }
+  // For small_gradient and to_logits: the former block on a batch.
+  auto of(const Batch& batch) const {
+    return [this, &batch](int image, Vec* room) -> const Vec* {
+      to_block(batch.images[image], room);
+      return room;
+    };
+  }
   void to_features(const Vec* y, Vec* features) const {
     latter_convolve(y, latter, latter_bias, {}, [&](int c, int at, const Vec* values) {
       for (int k = 0; k < TILE; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
@@ -73,26 +80,28 @@ struct GradientScratch {
   Vec dy[READ], dhidden[HIDDEN * AREA];
 };
 
-// The gradient of the block in scratch.gradient; loss(image, logits) replaces an image's logits by
-// the loss's gradient with respect to them.
-template <class Small, class Loss>
-inline void small_gradient(const Batch& batch, const Frozen& frozen, const Small& block,
-                           GradientScratch<Small>& scratch, Loss&& loss) {
+// The gradient of the block in scratch.gradient; to_block(image, room) tells where the block's input
+// is, `room` or elsewhere; loss(image, logits) replaces an image's logits by the loss's gradient
+// with respect to them.
+template <class Small, class ToBlock, class Loss>
+inline void small_gradient(int images, const Frozen& frozen, const Small& block,
+                           GradientScratch<Small>& scratch, ToBlock&& to_block, Loss&& loss) {
   Small& gradient = scratch.gradient = {};
-  in_groups<FROZEN_GROUP>(batch.images.size(), [&](auto count, int first_image) {
+  in_groups<FROZEN_GROUP>(images, [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     Vec *features = scratch.features, *dy = scratch.dy, *dhidden = scratch.dhidden;
     Vec dlogits[COUNT * CLASSES];
+    const Vec* h_of[COUNT];
     for (int n = 0; n < COUNT; ++n) {
-      frozen.to_block(batch.images[first_image + n], scratch.h[n]);
-      small_forward(block, scratch.h[n], scratch.hidden[n], scratch.y[n]);
+      h_of[n] = to_block(first_image + n, scratch.h[n]);
+      small_forward(block, h_of[n], scratch.hidden[n], scratch.y[n]);
       frozen.to_features(scratch.y[n], features + n * FEATURES);
     }
     classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
     for (int n = 0; n < COUNT; ++n) loss(first_image + n, dlogits + n * CLASSES);
     classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
     for (int n = 0; n < COUNT; ++n) {
-      const Vec *h = scratch.h[n], *hidden = scratch.hidden[n], *y = scratch.y[n];
+      const Vec *h = h_of[n], *hidden = scratch.hidden[n], *y = scratch.y[n];
       latter_input_gradient(features + n * FEATURES, frozen.latter, dy);
       for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
       add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
@@ -112,15 +121,15 @@ struct OutputScratch {
   Vec h[MAP], hidden[MAP], y[READ], features[FROZEN_GROUP * FEATURES];
 };
 
-// Logits [image][10]; block(h, hidden, y) computes the block's output where the latter block reads.
-template <class Block>
-inline void to_logits(const Batch& batch, const Frozen& frozen, const Block& block,
-                      OutputScratch& scratch, Vec* logits) {
-  in_groups<FROZEN_GROUP>(batch.images.size(), [&](auto count, int first_image) {
+// Logits [image][10]; block(h, hidden, y) computes the block's output where the latter block reads,
+// to_block is as in small_gradient.
+template <class ToBlock, class Block>
+inline void to_logits(int images, const Frozen& frozen, const Block& block, OutputScratch& scratch,
+                      ToBlock&& to_block, Vec* logits) {
+  in_groups<FROZEN_GROUP>(images, [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     for (int n = 0; n < COUNT; ++n) {
-      frozen.to_block(batch.images[first_image + n], scratch.h);
-      block(scratch.h, scratch.hidden, scratch.y);
+      block(to_block(first_image + n, scratch.h), scratch.hidden, scratch.y);
       frozen.to_features(scratch.y, scratch.features + n * FEATURES);
     }
     classify<COUNT>(scratch.features, frozen.linear, frozen.linear_bias,
