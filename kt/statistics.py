@@ -23,3 +23,8 @@ def summary(values: Tensor) -> dict[str, float | int]:
         "n": n,
         "ci95": round(half_width, 4),
     }
+
+
+def gap_closed(mean: float, low: float, high: float) -> float:
+    """Share of the way from `low` to `high` in percent; 0 where there is no way to go."""
+    return (mean - low) / (high - low) * 100 if high > low else 0.0

@@ -7,6 +7,7 @@ import pandas as pd
 from kt import baselines, ensemble, translator
 from kt.ensemble import Compute
 from kt.pairs import Pairs
+from kt.statistics import gap_closed
 from stages import figures, runtime
 from stages.inputs import PAIRS, RESULTS, TRANSLATOR, image_set
 from stages.params import Params
@@ -141,7 +142,7 @@ def introduction(params: Params, train: dict) -> list[str]:
 def main_table(accuracies: dict, train: dict) -> list[str]:
     rule = train["paper_rule_best_on_test"]
     low, high = (accuracies[k]["mean"] for k in ("random_initialisation", "retrained"))
-    closed = (accuracies["translation"]["mean"] - low) / (high - low) * 100 if high > low else 0.0
+    closed = gap_closed(accuracies["translation"]["mean"], low, high)
     rows = table_of(
         accuracies, lambda name: PAPER.get(name, "not printed"), "the paper's, on MNIST"
     )

@@ -47,7 +47,7 @@ def in_words(row: dict, baselines: dict) -> dict[str, str]:
         "row": row["label"],
         "accuracy": f"{test['mean']:.2f} ± {test['ci95']:.2f}",
         "n": test["n"],
-        "gap, %": f"{output.gap_closed(test['mean'], baselines):.0f}",
+        "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
         "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",
         "networks": row.get("networks", ""),
         "training, s": f"{row['seconds']:.0f}" if "seconds" in row else "",

@@ -23,7 +23,7 @@ def main(params: Params, compute: Compute) -> None:
         count: json.loads((folder / f"{count}.json").read_text())
         for count in params.tables.curve.networks
     }
-    gaps = [output.gap_closed(point["translation"]["mean"], baselines) for point in points.values()]
+    gaps = [output.gap(point["translation"]["mean"], baselines) for point in points.values()]
     fitted = power_law(np.array(list(points), float), np.array(gaps))
     needed = {share: networks_for(share, fitted) for share in MARKS}
     table = pd.DataFrame(

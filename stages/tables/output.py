@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kt.statistics import gap_closed
 from stages import runtime
 from stages.inputs import RESULTS
 from stages.params import Params
@@ -35,10 +36,9 @@ def references() -> dict[str, dict]:
     return json.loads((RESULTS / "baselines" / "metrics.json").read_text())
 
 
-def gap_closed(mean: float, baselines: dict[str, dict]) -> float:
+def gap(mean: float, baselines: dict[str, dict]) -> float:
     """Share in percent of the way from random initialisation to the re-trained small block."""
-    low, high = (baselines[name]["mean"] for name in ("random_initialisation", "retrained"))
-    return (mean - low) / (high - low) * 100
+    return gap_closed(mean, *(baselines[k]["mean"] for k in ("random_initialisation", "retrained")))
 
 
 def protocol(params: Params) -> str:
