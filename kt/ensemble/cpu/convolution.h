@@ -36,7 +36,7 @@ inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ah
     for (int kh = first; kh <= last; ++kh) {
       const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
       const Vec* taps = w + (i * 3 + kh) * 3;
-      ahead.fetch<3>();
+      ahead.fetch<2>();
 #pragma GCC unroll 9
       for (int c = COLUMN - 1; c <= COLUMN + TILE; ++c) {
         if (c < 0 || c >= SIDE) continue;
@@ -78,7 +78,7 @@ inline void transpose_weights(const Vec* w, Vec* transposed) {
 
 // dw += the weights' gradient for input x [IN][14][14] and output gradient dy [OUT][14][14].
 template <int IN, int OUT>
-inline void add_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
+inline void add_weight_gradient(const Vec* x, const Vec* dy, Ahead ahead, Vec* dw) {
   constexpr int INS = 2;
   constexpr int ROWS = 4;  // as many as keep x and dy in the first-level cache for all kh
   for (int out = 0; out < OUT; out += OUTS)
@@ -96,6 +96,7 @@ inline void add_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
           for (int row = top; row < top + ROWS && row < SIDE; ++row) {
             const int source_row = row + kh - 1;
             if (source_row < 0 || source_row >= SIDE) continue;
+            ahead.fetch<5>();
             const Vec* gradient = dy + (out * SIDE + row) * SIDE;
             const Vec* source = x + (in * SIDE + source_row) * SIDE;
             Vec window[INS][3];  // three columns of x, the oldest replaced in turn

@@ -108,7 +108,7 @@ inline void small_gradient(int images, const Frozen& frozen, const Small& block,
       read_input_gradient<CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d) {
         for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
       });
-      add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, gradient.conv1);
+      add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, {}, gradient.conv1);
       if constexpr (Small::BIASED) {
         add_rows<HIDDEN, AREA>(dhidden, gradient.bias1);
         add_rows<CHANNELS, READ_AREA>(dy, gradient.bias2);

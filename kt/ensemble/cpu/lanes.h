@@ -75,7 +75,7 @@ inline Vec exponential(Vec x) {
 }
 
 // Memory that will be needed soon, fetched into the second-level cache bit by bit during
-// arithmetic.
+// arithmetic: more at once than the processor can have under way would hold the arithmetic up.
 class Ahead {
   const Vec *next_ = nullptr, *end_ = nullptr;
 

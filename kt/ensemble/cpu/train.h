@@ -196,14 +196,16 @@ struct Step1 {
         for (int k = 0; k < READ_AREA; ++k)
           d[c * AREA + read_position(k)] += through.slope * a.dy[c * READ_AREA + k];
       }
-      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, gradient.block.conv2);
+      if (!frozen)
+        add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, ahead(n, a.first, a.second),
+                                                gradient.block.conv2);
       const auto emit = [&](int c, int at, const Vec* values) {
         Vec out[TILE];
         for (int k = 0; k < TILE; ++k) out[k] = gated(values[k], hidden[c * AREA + at + k]);
         back1.add<TILE>(c, out, a.first + c * AREA + at);
         for (int k = 0; k < TILE; ++k) a.second[c * AREA + at + k] = out[k];
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.first, a.y), emit);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
       back1.end_image();
     }
   }
@@ -223,11 +225,13 @@ struct Step1 {
         const NormGradient through = chain[c];
         for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(a.second[k], a.first[k]);
       }
-      if (!frozen) add_weight_gradient<CHANNELS, CHANNELS>(h, d, gradient.block.conv1);
+      if (!frozen)
+        add_weight_gradient<CHANNELS, CHANNELS>(h, d, ahead(n, a.first, a.second),
+                                                gradient.block.conv1);
       const auto emit = [&](int c, int at, const Vec* values) {
         for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dh[p] = gated(values[k], h[p]);
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.first, a.y), emit);
+      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k) {
           const int p = c * AREA + read_position(k);
