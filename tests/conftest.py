@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Tests run in several processes: a second thread of one would only wait for the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 import yaml
