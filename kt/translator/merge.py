@@ -127,10 +127,10 @@ class Descent(nn.Module):
         about = torch.stack([size.log().flatten(), loss.clamp(1e-3, 10).log()], -1)
         network = self.about(about) + self.time[layer]
         h = self.entry(entries.permute(0, 2, 3, 1)) + (tokens + network[:, None])[:, :, None]
-        h = self.norm(self.hidden(F.relu(h)))
+        h = self.norm(self.hidden(F.gelu(h)))
         columns = h.mean(1)
         pooled = self.columns(columns)[:, None] + self.rows(h.mean(2))[:, :, None]
-        step = self.step(F.relu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
+        step = self.step(F.gelu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
         step = step - self.rate[:, None, None] * momentum
         gain = (self.gain(columns) + QUICK * self.free_rate[layer]).exp().transpose(1, 2)
         return LARGEST_STEP * (step / LARGEST_STEP).tanh(), gain[:, :, None]
