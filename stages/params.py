@@ -25,6 +25,7 @@ class Strict(BaseModel):
 class MergeModel(Strict):
     prototypes: Count
     images_per_layer: Count
+    fit: bool
     free: bool
     fold: bool
 
