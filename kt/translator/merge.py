@@ -52,7 +52,7 @@ class MergeConfig:
 
     layers: int = 16
     hidden_size: int = 64
-    prototypes: int = 64
+    prototypes: int = 128
     images_per_layer: int = 8
     dropout: float = 0.0
     target: str = "conv"
@@ -160,6 +160,7 @@ class Merge(nn.Module):
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
         self.propose = nn.Linear(width, 2 * HIDDEN)
+        nn.init.normal_(self.propose.weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 
     def prepare(
@@ -194,6 +195,7 @@ class Merge(nn.Module):
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
+        x = x + _strongest(channels)
         small = _mixed(x, kernels)
         blocks = [self._block(small, channels)]
         if self.config.layers == 0:
@@ -314,6 +316,13 @@ def prototypes(
 
 def _detached(block: Weights) -> Weights:
     return {name: tensor.detach() for name, tensor in block.items()}
+
+
+def _strongest(channels: Weights) -> Tensor:
+    """Coefficients (N, 1, 6, 3) that keep the channels with the largest kernels on both sides."""
+    into, out = channels["hidden"][..., -2:].unbind(-1)
+    kept = (into * out).topk(HIDDEN, 1).indices
+    return F.one_hot(kept, into.shape[1]).float().transpose(1, 2)[:, None]
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
