@@ -155,6 +155,20 @@ def test_behaviour_is_the_references(networks, kind):
 
 
 @compiled
+@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
+def test_normal_equations_are_the_references(networks, kind):
+    ((images, _),) = draw_batches(9, seed=4)
+    _, former, block, latter = assembled(networks, kind)
+    found = []
+    for engine in (cpu_engine, torch_engine):
+        shown = engine.Shown(former, latter, images)
+        logits = shown.follow(part(networks, "block"))
+        assert_close(logits, shown.outputs("large", part(networks, "block")))
+        found.append(shown.equations(kind, block))
+    assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@compiled
 def test_some_of_the_images_shown_are_as_if_they_alone_were_shown(networks):
     ((images, _),) = draw_batches(20, seed=4)
     targets = torch.randn(NETWORKS, 5, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.blocks import BLOCKS, TARGETS, Network, initial_weights, weights
+from kt.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 from kt.data import ordered_batches, pixels, training_batches
 from kt.ensemble import Compute, Recipe, cpu_engine
 
@@ -114,6 +114,29 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     assert_close(losses[2], loss.detach())
     expected = {name: p.grad for name, p in network.block.named_parameters()}
     assert_close(one(gradient, 2), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, networks, compute):
+    block, large = initial_weights(kind, SEEDS), ensemble.part(networks, "block")
+    few = images.subset(slice(0, 15))
+    shown = ensemble.show(kind, networks, pixels(few.images), compute)
+    shown.follow(large)
+    found = shown.nearest(kind, block)[1]
+    maps = ensemble.features(few, networks)[1]
+    wanted = ensemble.features(few, networks, "large", large)[1] - maps
+    hidden = F.relu(
+        F.conv2d(maps, block["conv1.weight"][1], one(block, 1).get("conv1.bias"), padding=1)
+    )
+    patches = F.unfold(hidden, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+    wanted = wanted[..., ::2, ::2] - one(block, 1).get("conv2.bias", torch.zeros(6))[:, None, None]
+    wanted = wanted.permute(0, 2, 3, 1).reshape(-1, 6)
+
+    def error(weight):
+        return (patches @ weight.flatten(1).T - wanted).square().sum()
+
+    best = torch.linalg.lstsq(patches, wanted, driver="gelsd").solution.T
+    assert error(best) <= error(found) <= 1.05 * error(best)
 
 
 @pytest.mark.parametrize("kind", [None, "large", "conv"])

@@ -72,7 +72,7 @@ def test_the_order_of_hidden_channels_does_not_matter(networks, images):
     moved = networks | {f"large.{name}": tensor for name, tensor in large.items()}
     first, second = (translator.translate(merge, n) for n in (networks, moved))
     for name in first:
-        assert_close(second[name], first[name], rtol=1e-3, atol=1e-4)
+        assert_close(second[name], first[name], rtol=1e-3, atol=1e-3)
 
 
 def test_residual_channels_in_another_order_give_the_same_small_block_in_that_order(
@@ -101,7 +101,9 @@ def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_the_output_is_in_the_span_of_the_folded_input(kind, networks, images):
-    small = translator.translate(model(networks, images, target=kind, free=False), networks)
+    small = translator.translate(
+        model(networks, images, target=kind, free=False, fit=False), networks
+    )
     folded = symmetry.fold(ensemble.part(networks, "large"))
     rows = folded["conv1.weight"][1].flatten(1).T
     solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
@@ -114,11 +116,12 @@ def test_the_output_is_in_the_span_of_the_folded_input(kind, networks, images):
 
 
 def test_training_on_behaviour_lowers_the_divergence(networks, images):
-    merge = model(networks, images).train()
+    merge = model(networks, images, fit=False).train()  # with it there is little to learn here
     objective = BehaviourObjective(networks, images, "conv", Compute())
     optimizer = torch.optim.Adam(merge.parameters(), 0.003)
     seen = []
     for _ in range(40):
+        torch.manual_seed(0)  # the same images and the same layer, whose losses can be compared
         optimizer.zero_grad()
         seen.append(objective.backward(merge, torch.arange(COUNT)).item())
         optimizer.step()
@@ -151,7 +154,7 @@ def test_prototypes_are_mirrored_as_the_networks_images_are():
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_without_folding_the_bare_convolutions_are_merged(kind, networks, images):
-    merge = model(networks, images, target=kind, fold=False, free=False)
+    merge = model(networks, images, target=kind, fold=False, free=False, fit=False)
     small = translator.translate(merge, networks)
     rows = networks["large.conv1.weight"][1].flatten(1).T
     solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution

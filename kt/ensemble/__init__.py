@@ -70,6 +70,8 @@ class Compute:
 
 
 EVALUATION_BATCH = 250
+DECAY = 1e-3
+"""Of `Shown.nearest`, relative to the mean square of what the convolutions read."""
 
 
 def train_networks(
@@ -229,6 +231,30 @@ class Shown:
     def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         """Logits (N, B, 10) of former + `block` (of `kind`) + latter for the chosen images."""
         return self._shown.outputs(kind, self._taken(block), chosen)
+
+    def follow(self, large: Weights) -> Tensor:
+        """`outputs` of the large blocks for all images; `nearest` goes by what they do."""
+        return self._shown.follow(self._taken(large))
+
+    def nearest(self, kind: str, block: Weights) -> Tensor:
+        """Second convolutions with which small blocks' outputs are nearest to the large blocks'.
+
+        They are those of least squares, over all images and the positions that latter blocks read,
+        with a little weight decay.
+
+        Args:
+            block: stacked blocks of a convolutional `kind`; its second convolutions do not matter.
+
+        Returns:
+            (N, 6, 3, 3, 3).
+        """
+        products, wanted = self._shown.equations(kind, self._taken(block))
+        decay = DECAY * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
+        products = products + decay[:, None, None] * torch.eye(
+            products.shape[1], device=products.device
+        )
+        solution = torch.cholesky_solve(wanted, torch.linalg.cholesky_ex(products)[0])
+        return solution.transpose(1, 2).unflatten(2, (-1, 3, 3))
 
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)

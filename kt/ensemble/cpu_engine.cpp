@@ -4,6 +4,7 @@
 //
 // Sizes are in vectors of sixteen floats; every pointer to floats is aligned to one.
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <new>
@@ -104,13 +105,49 @@ struct Shown {
   }
 };
 
+// `ys`, if there are any, are the blocks' outputs where the latter blocks read, [packs][images][READ].
 template <class Kind>
-void shown_outputs(int packs, const void* weights, const Shown& shown, void* logits, int threads) {
+void shown_outputs(int packs, const void* weights, const Shown& shown, void* logits, void* ys,
+                   int threads) {
   for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
     Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * shown.images * CLASSES;
+    Vec* kept = ys ? static_cast<Vec*>(ys) + int64_t(pack) * shown.images * READ : nullptr;
     Kind::with_block(weights, pack, [&](const auto& block) {
-      to_logits(shown.images, shown.frozen(pack), block, scratch, shown.of(pack), out);
+      const auto keeping = [&](const Vec* h, Vec* hidden, Vec* y) {
+        block(h, hidden, y);
+        if (kept) kept = std::copy(y, y + READ, kept);
+      };
+      to_logits(shown.images, shown.frozen(pack), keeping, scratch, shown.of(pack), out);
     });
+  });
+}
+
+// For each pack the normal equations [27][27 + 6] of the second convolution that brings the small
+// blocks' outputs nearest to `ys`.
+template <class Small>
+void equations(int packs, const void* weights, const Shown& shown, const void* ys, void* sums,
+               int threads) {
+  struct Scratch {
+    Vec hidden[HIDDEN * AREA], wanted[READ];
+    PaddedHidden padded;
+  };
+  for_each_pack(packs, threads, created<Scratch>, [&](int pack, Scratch& scratch) {
+    const Small& w = static_cast<const Small*>(weights)[pack];
+    Vec* sum = static_cast<Vec*>(sums) + int64_t(pack) * TAPS * (TAPS + CHANNELS);
+    std::fill(sum, sum + TAPS * (TAPS + CHANNELS), Vec{});
+    const auto maps = shown.of(pack);
+    const Vec *bias1 = ZEROS, *bias2 = ZEROS;
+    if constexpr (Small::BIASED) bias1 = w.bias1, bias2 = w.bias2;
+    for (int n = 0; n < shown.images; ++n) {
+      const Vec* h = maps(n, nullptr);
+      const Vec* y = static_cast<const Vec*>(ys) + (int64_t(pack) * shown.images + n) * READ;
+      to_hidden<HIDDEN>(h, w.conv1, bias1, scratch.hidden);
+      for (int c = 0; c < CHANNELS; ++c)
+        for (int k = 0, p = c * READ_AREA; k < READ_AREA; ++k, ++p)
+          scratch.wanted[p] = y[p] - h[c * AREA + read_position(k)] - bias2[c];
+      scratch.padded = PaddedHidden(scratch.hidden);
+      add_equations(scratch.padded, scratch.wanted, sum);
+    }
   });
 }
 
@@ -214,21 +251,24 @@ void kt_show(int packs, const void* frozen, const float* pixels, int images, voi
   });
 }
 
-// logits [packs][images][10][16], of images first to first + images of the `kept` ones.
+// logits [packs][images][10][16], of images first to first + images of the `kept` ones; ys may be
+// null.
 void kt_shown_outputs_conv(int packs, const void* weights, const void* around, const void* maps,
-                           int kept, int first, int images, void* logits, int threads) {
+                           int kept, int first, int images, void* logits, void* ys,
+                           int threads) {
   kt::shown_outputs<kt::WithSmall<kt::SmallWeights>>(
-      packs, weights, {around, maps, kept, first, images}, logits, threads);
+      packs, weights, {around, maps, kept, first, images}, logits, ys, threads);
 }
 void kt_shown_outputs_conv_bias(int packs, const void* weights, const void* around,
                                 const void* maps, int kept, int first, int images, void* logits,
-                                int threads) {
+                                void* ys, int threads) {
   kt::shown_outputs<kt::WithSmall<kt::BiasedSmallWeights>>(
-      packs, weights, {around, maps, kept, first, images}, logits, threads);
+      packs, weights, {around, maps, kept, first, images}, logits, ys, threads);
 }
 void kt_shown_outputs_large(int packs, const void* weights, const void* around, const void* maps,
-                            int kept, int first, int images, void* logits, int threads) {
-  kt::shown_outputs<kt::WithLarge>(packs, weights, {around, maps, kept, first, images}, logits,
+                            int kept, int first, int images, void* logits, void* ys,
+                           int threads) {
+  kt::shown_outputs<kt::WithLarge>(packs, weights, {around, maps, kept, first, images}, logits, ys,
                                    threads);
 }
 
@@ -245,5 +285,16 @@ void kt_behaviour_conv_bias(int packs, const void* weights, const void* around, 
                             void* losses, int threads) {
   kt::behaviour<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images},
                                         targets, gradients, losses, threads);
+}
+
+// The normal equations [packs][27][33] of second convolutions: see above. All images are used.
+void kt_equations_conv(int packs, const void* weights, const void* around, const void* maps,
+                       int kept, const void* ys, void* sums, int threads) {
+  kt::equations<kt::SmallWeights>(packs, weights, {around, maps, kept, 0, kept}, ys, sums, threads);
+}
+void kt_equations_conv_bias(int packs, const void* weights, const void* around, const void* maps,
+                            int kept, const void* ys, void* sums, int threads) {
+  kt::equations<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, 0, kept}, ys, sums,
+                                        threads);
 }
 }

@@ -27,7 +27,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kt.blocks import CLASSES, IMAGE_SIZE, Network, block_shapes, skeleton, weights
+from kt.blocks import (
+    CHANNELS,
+    CLASSES,
+    HIDDEN,
+    IMAGE_SIZE,
+    Network,
+    block_shapes,
+    skeleton,
+    weights,
+)
 from kt.errors import KTError
 
 Weights = dict[str, Tensor]
@@ -42,6 +51,8 @@ FLAGS = [
 ]
 NATIVE = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
+READ_AREA, TAPS = 7 * 7, HIDDEN * 9
+"""Positions that the latter block reads; what the second convolution reads at each."""
 KINDS = ("large", "conv", "conv_bias")
 
 
@@ -218,6 +229,13 @@ class Shown:
         )
 
     def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
+        return self._outputs(kind, block, chosen, None)
+
+    def follow(self, large: Weights) -> Tensor:
+        self._large = torch.empty(self._frozen.count, self.images, CHANNELS * READ_AREA, LANES)
+        return self._outputs("large", large, slice(None), _address(self._large))
+
+    def _outputs(self, kind: str, block: Weights, chosen: slice, kept: int | None) -> Tensor:
         run = _function("shown_outputs", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
         logits = torch.empty(packed.count, count, CLASSES, LANES)
@@ -228,9 +246,26 @@ class Shown:
             first,
             count,
             _address(logits),
+            kept,
             self.threads,
         )
         return logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
+
+    def equations(self, kind: str, block: Weights) -> tuple[Tensor, Tensor]:
+        run = _function("equations", kind)
+        packed = _block(kind, block)
+        sums = torch.empty(packed.count, TAPS, TAPS + CHANNELS, LANES)
+        run(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            _address(self._large),
+            _address(sums),
+            self.threads,
+        )
+        sums = sums.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
+        products, wanted = sums.split([TAPS, CHANNELS], -1)
+        return products.triu() + products.triu(1).transpose(1, 2), wanted
 
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
@@ -303,8 +338,9 @@ class _Packs:
         self.networks = len(stacked[names[0]])
         self.count = -(-self.networks // LANES)
         flat = torch.cat([stacked[name].flatten(1) for name in names], 1).float()
-        filled = torch.arange(self.count * LANES).clamp(max=self.networks - 1)
-        self.values = flat[filled].view(self.count, LANES, -1).transpose(1, 2).contiguous()
+        if self.networks % LANES:
+            flat = flat[torch.arange(self.count * LANES).clamp(max=self.networks - 1)]
+        self.values = flat.view(self.count, LANES, -1).transpose(1, 2).contiguous()
         assert self.values.data_ptr() % 64 == 0  # PyTorch's alignment, which vectors rely on
 
     def unpacked(self, values: Tensor | None = None) -> Weights:
@@ -410,7 +446,8 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         for name, types in {
             "train": [count, address, address, address, *batch, real, real, count],
             "outputs": [count, address, address, address, count, address, count],
-            "shown_outputs": [count, *[address] * 3, count, count, count, address, count],
+            "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
+            "equations": [count, *[address] * 3, count, address, address, count],
             "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
         }.items():
             if hasattr(loaded, f"kt_{name}_{kind}"):

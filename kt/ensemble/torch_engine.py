@@ -182,6 +182,24 @@ class Shown:
     def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         return self._logits(kind, _in_company(block), chosen)[: self.count]
 
+    @torch.no_grad()
+    def follow(self, large: Weights) -> Tensor:
+        block = _vectorised(skeleton(BLOCKS["large"]).eval(), 0)
+        self._large = block(_in_company(large), self._maps)[..., ::2, ::2]
+        return self.outputs("large", large)
+
+    @torch.no_grad()
+    def equations(self, kind: str, block: Weights) -> tuple[Tensor, Tensor]:
+        block = _in_company(block)
+        patches = torch.vmap(_patches)(
+            self._maps, block["conv1.weight"], block.get("conv1.bias", _no_bias(block, 1))
+        )
+        wanted = self._large - self._maps[..., ::2, ::2]
+        wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
+        wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        transposed = patches.transpose(1, 2)
+        return (transposed @ patches)[: self.count], (transposed @ wanted)[: self.count]
+
     @torch.enable_grad()
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
@@ -196,6 +214,16 @@ class Shown:
     def _logits(self, kind: str, block: Weights, chosen: slice) -> Tensor:
         forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
         return forward(_prefixed("block", block) | self._latter, self._maps[:, chosen])
+
+
+def _patches(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What a small block's second convolution reads where the latter block reads: (B * 49, 27)."""
+    hidden = F.relu(F.conv2d(maps, weight, bias, padding=1))
+    return F.unfold(hidden, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+
+
+def _no_bias(block: Weights, i: int) -> Tensor:
+    return torch.zeros_like(block[f"conv{i}.weight"][:, :, 0, 0, 0])
 
 
 class _Back(nn.Module):

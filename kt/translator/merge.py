@@ -26,12 +26,14 @@ from kt.threads import one_thread
 
 Weights = dict[str, Tensor]
 KERNEL = 9
-CLUSTERED, CLUSTER_STEPS = 20_000, 15
-"""Images that prototypes are made of, at most, and steps of k-means."""
+CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
+"""Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
 LARGEST_STEP = 0.5
 KERNELS = CHANNELS * KERNEL
 FREE_RATE, LEAVING = 0.2, 0.1
 """Steps outside the span begin as their product, relative to the kernels."""
+QUICK = 10.0
+"""How much faster than other parameters their logarithm is learned."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,18 @@ class MergeConfig:
         images_per_layer: those of them that one layer looks at; the next looks at the next ones.
         fold: merge channels with batch norm folded in; False: the bare convolutions'.
         free: steps also leave the span of the large block's channels.
+        fit: the descent begins with the second convolution of least squares.
     """
 
     layers: int = 16
     hidden_size: int = 64
-    prototypes: int = 64
+    prototypes: int = 128
     images_per_layer: int = 8
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = True
     free: bool = True
+    fit: bool = True
 
 
 class Exchangeable(nn.Module):
@@ -106,7 +110,7 @@ class Descent(nn.Module):
         self.gain = nn.Linear(width, 2)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
-        self.free_rate = nn.Parameter(torch.full((max(layers, 1), 2), FREE_RATE).log())
+        self.free_rate = nn.Parameter(torch.full((max(layers, 1), 2), FREE_RATE).log() / QUICK)
 
     def forward(
         self, tokens: Tensor, x: Tensor, gradient: Tensor, momentum: Tensor, last: Tensor,
@@ -128,7 +132,7 @@ class Descent(nn.Module):
         pooled = self.columns(columns)[:, None] + self.rows(h.mean(2))[:, :, None]
         step = self.step(F.gelu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
         step = step - self.rate[:, None, None] * momentum
-        gain = (self.gain(columns) + self.free_rate[layer]).exp().transpose(1, 2)
+        gain = (self.gain(columns) + QUICK * self.free_rate[layer]).exp().transpose(1, 2)
         return LARGEST_STEP * (step / LARGEST_STEP).tanh(), gain[:, :, None]
 
 
@@ -156,6 +160,7 @@ class Merge(nn.Module):
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
         self.propose = nn.Linear(width, 2 * HIDDEN)
+        nn.init.normal_(self.propose.weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 
     def prepare(
@@ -190,19 +195,26 @@ class Merge(nn.Module):
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
+        x = x + _strongest(channels)
         small = _mixed(x, kernels)
         blocks = [self._block(small, channels)]
         if self.config.layers == 0:
             return blocks
         images = self.prototypes[: self._rounds * self._at_once]
         shown = ensemble.show(self.config.target, networks, pixels(images), compute)
-        wanted = shown.outputs("large", part(networks, "large")).softmax(-1).to(x.device)
+        wanted = shown.follow(part(networks, "large")).softmax(-1).to(x.device)
         entropy = torch.special.entr(wanted).sum(-1)
         tokens = self.descent.token(tokens)
         scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
         momentum = last = torch.zeros_like(x)
         slope = torch.zeros_like(small)
         outside: Tensor | float = 0.0
+        if self.config.fit:
+            nearest = shown.nearest(self.config.target, _detached(blocks[-1])).to(x.device)
+            outside = self._slope(_detached(blocks[-1]) | {"conv2.weight": nearest})
+            outside = F.pad((outside - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
+            small = small + outside
+            blocks = [self._block(small, channels)]
         for layer in range(self.config.layers):
             first = layer % self._rounds * self._at_once
             chosen = slice(first, first + self._at_once)
@@ -220,7 +232,7 @@ class Merge(nn.Module):
                 slope = 0.8 * slope + 0.2 * steepest
                 size = slope.square().mean((2, 3), True).sqrt() + 1e-8
                 outside = outside - scale * gain.transpose(-1, -2) * (slope / (slope.abs() + size))
-                small = small + outside
+            small = small + outside
             blocks.append(self._block(small, channels))
         return blocks
 
@@ -278,9 +290,12 @@ class Merge(nn.Module):
 def prototypes(
     images: ImageSet, count: int, generator: torch.Generator, mirrored: bool = True
 ) -> Tensor:
-    """Synthetic images that stand for `images`: centres of k-means, with more contrast.
+    """Synthetic images that stand for `images`: means of the few nearest to centres of k-means.
 
-    Every other image is mirrored if networks see them so. (count, 28, 28) uint8.
+    With more contrast; every other image is mirrored if networks see that.
+
+    Returns:
+        (count, 28, 28) uint8.
     """
     chosen = torch.randperm(len(images), generator=generator)[:CLUSTERED]
     points = pixels(images.images[chosen]).flatten(1)
@@ -293,12 +308,21 @@ def prototypes(
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         sizes = torch.bincount(nearest, minlength=count)
         centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
+    nearest = torch.cdist(centres, points).topk(min(BLENDED, len(points)), largest=False).indices
+    centres = points[nearest].mean(1)
     sharpened = ((centres - 0.3) * 2.5).clamp(0, 1)
     return sharpened.mul(255).round().to(torch.uint8).view(count, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def _detached(block: Weights) -> Weights:
     return {name: tensor.detach() for name, tensor in block.items()}
+
+
+def _strongest(channels: Weights) -> Tensor:
+    """Coefficients (N, 1, 6, 3) that keep the channels with the largest kernels on both sides."""
+    into, out = channels["hidden"][..., -2:].unbind(-1)
+    kept = (into * out).topk(HIDDEN, 1).indices
+    return F.one_hot(kept, into.shape[1]).float().transpose(1, 2)[:, None]
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
