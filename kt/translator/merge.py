@@ -2,10 +2,12 @@
 
 A small block's hidden channel k is a mixture of the large block's, with batch norm folded in:
 first convolution's row k = sum_j a[j, k] * row j, second convolution's column k = sum_j b[j, k] *
-column j. The output stays in the span of the input, whose order of channels does not matter.
+column j. Mixtures stay in the span of the input, whose order of channels does not matter; the
+second convolution of least squares (`fit`) and small steps of the weights (`free`) leave it.
 
 The coefficients are found by an unrolled descent, as in learned optimisation (Andrychowicz et al.,
-2016): an encoder that reads the weights proposes them; then every layer puts the merged block into
+2016): an encoder that reads the weights proposes them, beginning with the three strongest channels;
+then every layer puts the merged block into
 its network, compares the outputs on a few of the translator's own prototype images with those of
 the large block, and a small network turns the gradient into the next coefficients. The prototypes
 are part of the translator: translating needs no images.
@@ -50,10 +52,10 @@ class MergeConfig:
         fit: the descent begins with the second convolution of least squares.
     """
 
-    layers: int = 16
+    layers: int = 8
     hidden_size: int = 64
-    prototypes: int = 128
-    images_per_layer: int = 8
+    prototypes: int = 64
+    images_per_layer: int = 16
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = True
