@@ -2,10 +2,12 @@
 
 A small block's hidden channel k is a mixture of the large block's, with batch norm folded in:
 first convolution's row k = sum_j a[j, k] * row j, second convolution's column k = sum_j b[j, k] *
-column j. The output stays in the span of the input, whose order of channels does not matter.
+column j. Mixtures stay in the span of the input, whose order of channels does not matter; the
+second convolution of least squares (`fit`) and small steps of the weights (`free`) leave it.
 
 The coefficients are found by an unrolled descent, as in learned optimisation (Andrychowicz et al.,
-2016): an encoder that reads the weights proposes them; then every layer puts the merged block into
+2016): an encoder that reads the weights proposes them, beginning with the three strongest channels;
+then every layer puts the merged block into
 its network, compares the outputs on a few of the translator's own prototype images with those of
 the large block, and a small network turns the gradient into the next coefficients. The prototypes
 are part of the translator: translating needs no images.
@@ -50,10 +52,10 @@ class MergeConfig:
         fit: the descent begins with the second convolution of least squares.
     """
 
-    layers: int = 16
+    layers: int = 8
     hidden_size: int = 64
     prototypes: int = 64
-    images_per_layer: int = 8
+    images_per_layer: int = 16
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = True
@@ -160,6 +162,7 @@ class Merge(nn.Module):
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
         self.propose = nn.Linear(width, 2 * HIDDEN)
+        nn.init.normal_(self.propose.weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 
     def prepare(
@@ -194,6 +197,7 @@ class Merge(nn.Module):
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
+        x = x + _strongest(channels)
         small = _mixed(x, kernels)
         blocks = [self._block(small, channels)]
         if self.config.layers == 0:
@@ -314,6 +318,13 @@ def prototypes(
 
 def _detached(block: Weights) -> Weights:
     return {name: tensor.detach() for name, tensor in block.items()}
+
+
+def _strongest(channels: Weights) -> Tensor:
+    """Coefficients (N, 1, 6, 3) that keep the channels with the largest kernels on both sides."""
+    into, out = channels["hidden"][..., -2:].unbind(-1)
+    kept = (into * out).topk(HIDDEN, 1).indices
+    return F.one_hot(kept, into.shape[1]).float().transpose(1, 2)[:, None]
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
