@@ -25,6 +25,7 @@ class Strict(BaseModel):
 class MergeModel(Strict):
     prototypes: Count
     images_per_layer: Count
+    choose: bool
     fit: bool
     free: bool
     fold: bool
@@ -93,10 +94,14 @@ class Loss(Strict):
 
 
 class MergeTrain(Strict):
+    lr: Positive
+    warmup_epochs: Annotated[int, Field(ge=0)]
     symmetry: bool
 
 
 class MixerTrain(Strict):
+    lr: Positive
+    warmup_epochs: Annotated[int, Field(ge=0)]
     masking: Fraction
     noise: NotNegative
     side: Side
@@ -106,10 +111,8 @@ class MixerTrain(Strict):
 
 class Train(Strict):
     optimizer: Literal["adam", "sgd"]
-    lr: Positive
     momentum: Fraction
     schedule: Literal["cosine", "linear", "constant"]
-    warmup_epochs: Annotated[int, Field(ge=0)]
     weight_decay: NotNegative
     clip_norm: NotNegative
     dropout: Fraction

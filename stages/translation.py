@@ -112,8 +112,10 @@ def train(
 def training_of(params: Params) -> Training:
     """How the translator is trained."""
     chosen = {field.name for field in dataclasses.fields(Training)}
-    common = {name: value for name, value in params.train.model_dump().items() if name in chosen}
-    return Training(**params.schedule.model_dump(), **common, seed=params.seed)
+    own = getattr(params.train, params.model.kind)
+    known = params.train.model_dump() | own.model_dump() | params.schedule.model_dump()
+    known = {name: value for name, value in known.items() if name in chosen}
+    return Training(**known, seed=params.seed)
 
 
 def make_model(params: Params) -> Translator:

@@ -35,11 +35,11 @@ def test_the_paper_scale_is_the_papers_protocol():
     ("key", "value", "message"),
     [
         ("train.dropout", 1.3, "train.dropout: got 1.3; input should be less than 1"),
-        ("train.lr", "1e-4", "train.lr: got '1e-4'.*write 0.0001"),
-        ("train.lr", 0, "train.lr: got 0; input should be greater than 0"),
-        ("train.lr", float("inf"), "train.lr: got inf"),
+        ("train.mixer.lr", "1e-4", "train.mixer.lr: got '1e-4'.*write 0.0001"),
+        ("train.mixer.lr", 0, "train.mixer.lr: got 0; input should be greater than 0"),
+        ("train.merge.lr", float("inf"), "train.merge.lr: got inf"),
         ("train.schedule", "step", "train.schedule.*'cosine', 'linear' or 'constant'"),
-        ("train.lrr", 1, "train.lrr: unknown key; did you mean lr?"),
+        ("train.merge.lrr", 1, "train.merge.lrr: unknown key; did you mean lr?"),
         ("surprise", 1, "surprise: unknown key; known here: augment, "),
         ("model.layers", 2.5, "model.layers: got 2.5; input should be a valid integer"),
         ("model.layers", True, "model.layers: got True"),
@@ -148,8 +148,8 @@ def test_checkpoints_are_further_pairs_and_the_mixer_needs_small_blocks(tmp_path
 
 def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
     raw = copy.deepcopy(RAW)
-    del raw["train"]["lr"]
-    with pytest.raises(KTError, match=r"train\.lr: missing"):
+    del raw["train"]["merge"]["lr"]
+    with pytest.raises(KTError, match=r"train\.merge\.lr: missing"):
         load(tmp_path, raw)
     with pytest.raises(KTError, match="not valid YAML"):
         load(tmp_path, "train: [1, 2\nmodel: {")

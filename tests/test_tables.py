@@ -73,7 +73,7 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
     assert (results / "curve.png").exists()
     assert json.loads((results / "epochs.json").read_text())["2_epochs"]["gain"]["n"] == 2
     page = (results / "ablation.md").read_text()
-    assert "mixer" in page and len(page.splitlines()) == 4 + len(ablation)
+    assert "+ loss on behaviour" in page and len(page.splitlines()) == 4 + len(ablation)
 
     cell = prepared.folder / "tables" / "cells" / "tiny" / "curve" / "8.json"
     first = json.loads(cell.read_text())

@@ -236,11 +236,11 @@ class Shown:
         """`outputs` of the large blocks for all images; `nearest` goes by what they do."""
         return self._shown.follow(self._taken(large))
 
-    def nearest(self, kind: str, block: Weights) -> Tensor:
+    def nearest(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         """Second convolutions with which small blocks' outputs are nearest to the large blocks'.
 
-        They are those of least squares, over all images and the positions that latter blocks read,
-        with a little weight decay.
+        They are those of least squares, over the chosen images and the positions that latter blocks
+        read, with a little weight decay.
 
         Args:
             block: stacked blocks of a convolutional `kind`; its second convolutions do not matter.
@@ -248,7 +248,7 @@ class Shown:
         Returns:
             (N, 6, 3, 3, 3).
         """
-        products, wanted = self._shown.equations(kind, self._taken(block))
+        products, wanted = self._shown.equations(kind, self._taken(block), chosen)
         decay = DECAY * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
         products = products + decay[:, None, None] * torch.eye(
             products.shape[1], device=products.device

@@ -123,7 +123,7 @@ void shown_outputs(int packs, const void* weights, const Shown& shown, void* log
 }
 
 // For each pack the normal equations [27][27 + 6] of the second convolution that brings the small
-// blocks' outputs nearest to `ys`.
+// blocks' outputs nearest to `ys` [packs][kept][READ].
 template <class Small>
 void equations(int packs, const void* weights, const Shown& shown, const void* ys, void* sums,
                int threads) {
@@ -140,7 +140,8 @@ void equations(int packs, const void* weights, const Shown& shown, const void* y
     if constexpr (Small::BIASED) bias1 = w.bias1, bias2 = w.bias2;
     for (int n = 0; n < shown.images; ++n) {
       const Vec* h = maps(n, nullptr);
-      const Vec* y = static_cast<const Vec*>(ys) + (int64_t(pack) * shown.images + n) * READ;
+      const Vec* y =
+          static_cast<const Vec*>(ys) + (int64_t(pack) * shown.kept + shown.first + n) * READ;
       to_hidden<HIDDEN>(h, w.conv1, bias1, scratch.hidden);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0, p = c * READ_AREA; k < READ_AREA; ++k, ++p)
@@ -287,14 +288,16 @@ void kt_behaviour_conv_bias(int packs, const void* weights, const void* around, 
                                         targets, gradients, losses, threads);
 }
 
-// The normal equations [packs][27][33] of second convolutions: see above. All images are used.
+// The normal equations [packs][27][33] of second convolutions: see above.
 void kt_equations_conv(int packs, const void* weights, const void* around, const void* maps,
-                       int kept, const void* ys, void* sums, int threads) {
-  kt::equations<kt::SmallWeights>(packs, weights, {around, maps, kept, 0, kept}, ys, sums, threads);
+                       int kept, int first, int images, const void* ys, void* sums, int threads) {
+  kt::equations<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, ys, sums,
+                                  threads);
 }
 void kt_equations_conv_bias(int packs, const void* weights, const void* around, const void* maps,
-                            int kept, const void* ys, void* sums, int threads) {
-  kt::equations<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, 0, kept}, ys, sums,
-                                        threads);
+                            int kept, int first, int images, const void* ys, void* sums,
+                            int threads) {
+  kt::equations<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images}, ys,
+                                        sums, threads);
 }
 }

@@ -251,14 +251,18 @@ class Shown:
         )
         return logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
 
-    def equations(self, kind: str, block: Weights) -> tuple[Tensor, Tensor]:
+    def equations(
+        self, kind: str, block: Weights, chosen: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
         run = _function("equations", kind)
-        packed = _block(kind, block)
+        packed, (first, count) = _block(kind, block), self._range(chosen)
         sums = torch.empty(packed.count, TAPS, TAPS + CHANNELS, LANES)
         run(
             packed.count,
             _address(packed.values),
             *self._kept(),
+            first,
+            count,
             _address(self._large),
             _address(sums),
             self.threads,
@@ -447,7 +451,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
             "train": [count, address, address, address, *batch, real, real, count],
             "outputs": [count, address, address, address, count, address, count],
             "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
-            "equations": [count, *[address] * 3, count, address, address, count],
+            "equations": [count, *[address] * 3, *[count] * 3, address, address, count],
             "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
         }.items():
             if hasattr(loaded, f"kt_{name}_{kind}"):

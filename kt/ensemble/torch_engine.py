@@ -189,12 +189,14 @@ class Shown:
         return self.outputs("large", large)
 
     @torch.no_grad()
-    def equations(self, kind: str, block: Weights) -> tuple[Tensor, Tensor]:
-        block = _in_company(block)
+    def equations(
+        self, kind: str, block: Weights, chosen: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        block, maps = _in_company(block), self._maps[:, chosen]
         patches = torch.vmap(_patches)(
-            self._maps, block["conv1.weight"], block.get("conv1.bias", _no_bias(block, 1))
+            maps, block["conv1.weight"], block.get("conv1.bias", _no_bias(block, 1))
         )
-        wanted = self._large - self._maps[..., ::2, ::2]
+        wanted = self._large[:, chosen] - maps[..., ::2, ::2]
         wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
         transposed = patches.transpose(1, 2)

@@ -5,12 +5,12 @@ first convolution's row k = sum_j a[j, k] * row j, second convolution's column k
 column j. Mixtures stay in the span of the input, whose order of channels does not matter; the
 second convolution of least squares (`fit`) and small steps of the weights (`free`) leave it.
 
-The coefficients are found by an unrolled descent, as in learned optimisation (Andrychowicz et al.,
-2016): an encoder that reads the weights proposes them, beginning with the three strongest channels;
-then every layer puts the merged block into
-its network, compares the outputs on a few of the translator's own prototype images with those of
-the large block, and a small network turns the gradient into the next coefficients. The prototypes
-are part of the translator: translating needs no images.
+What guides it are the outputs of the network with its large block on the translator's own prototype
+images, which are part of the translator: translating needs no images. It begins with the three
+channels that do best there (`choose`), as pruning with images does (He et al., 2017), and with what
+an encoder, reading the weights, adds to them. An unrolled descent goes on from there, as in learned
+optimisation (Andrychowicz et al., 2016): every layer compares the outputs on a few prototypes, and
+a small network turns the gradient into the next coefficients.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from kt import ensemble, symmetry
 from kt.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
+from kt.compress.pruning import SUBSETS
 from kt.data import ImageSet, pixels
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute, Shown, part
 from kt.errors import KTError
 from kt.threads import one_thread
 
@@ -30,6 +31,8 @@ Weights = dict[str, Tensor]
 KERNEL = 9
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
+CHOOSING = 32
+"""Prototypes on which all ways to keep three channels are tried, at most."""
 LARGEST_STEP = 0.5
 KERNELS = CHANNELS * KERNEL
 FREE_RATE, LEAVING = 0.2, 0.1
@@ -49,7 +52,9 @@ class MergeConfig:
         images_per_layer: those of them that one layer looks at; the next looks at the next ones.
         fold: merge channels with batch norm folded in; False: the bare convolutions'.
         free: steps also leave the span of the large block's channels.
-        fit: the descent begins with the second convolution of least squares.
+        choose: the descent begins with the three hidden channels that do best on the prototypes;
+            False: with those of the largest kernels.
+        fit: it begins with the second convolution of least squares.
     """
 
     layers: int = 8
@@ -60,6 +65,7 @@ class MergeConfig:
     target: str = "conv"
     fold: bool = True
     free: bool = True
+    choose: bool = True
     fit: bool = True
 
 
@@ -197,14 +203,17 @@ class Merge(nn.Module):
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
-        x = x + _strongest(channels)
-        small = _mixed(x, kernels)
-        blocks = [self._block(small, channels)]
         if self.config.layers == 0:
-            return blocks
+            return [self._block(_mixed(x + _strongest(channels), kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
         shown = ensemble.show(self.config.target, networks, pixels(images), compute)
         wanted = shown.follow(part(networks, "large")).softmax(-1).to(x.device)
+        if self.config.choose:
+            x = x + self._best(channels, kernels, shown, wanted)
+        else:
+            x = x + _strongest(channels)
+        small = _mixed(x, kernels)
+        blocks = [self._block(small, channels)]
         entropy = torch.special.entr(wanted).sum(-1)
         tokens = self.descent.token(tokens)
         scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
@@ -242,6 +251,22 @@ class Merge(nn.Module):
         """The translation of the networks' large blocks: see `forward`."""
         with one_thread():
             return self(networks, compute)[-1]
+
+    @torch.no_grad()
+    def _best(self, channels: Weights, kernels: Tensor, shown: Shown, wanted: Tensor) -> Tensor:
+        """Coefficients (N, 1, 6, 3) that keep the three channels that do best on the prototypes.
+
+        All twenty ways are tried, each with the second convolution of least squares.
+        """
+        apart, few = [], slice(min(CHOOSING, self._rounds * self._at_once))
+        for kept in SUBSETS:
+            block = self._block(kernels[:, :, kept], channels)
+            block["conv2.weight"] = shown.nearest(self.config.target, block, few)
+            answers = shown.outputs(self.config.target, block, few).log_softmax(-1)
+            apart.append(-(wanted[:, few] * answers.to(wanted.device)).sum(-1).mean(-1))
+        kept = SUBSETS.to(wanted.device)[torch.stack(apart).argmin(0)]
+        strongest_first = _strengths(channels).gather(1, kept).argsort(1, descending=True)
+        return _keeping(kept.gather(1, strongest_first))
 
     @property
     def _at_once(self) -> int:
@@ -322,9 +347,18 @@ def _detached(block: Weights) -> Weights:
 
 def _strongest(channels: Weights) -> Tensor:
     """Coefficients (N, 1, 6, 3) that keep the channels with the largest kernels on both sides."""
+    return _keeping(_strengths(channels).topk(HIDDEN, 1).indices)
+
+
+def _strengths(channels: Weights) -> Tensor:
+    """Of the hidden channels, (N, 6): they do not depend on the channels' scales."""
     into, out = channels["hidden"][..., -2:].unbind(-1)
-    kept = (into * out).topk(HIDDEN, 1).indices
-    return F.one_hot(kept, into.shape[1]).float().transpose(1, 2)[:, None]
+    return into * out
+
+
+def _keeping(kept: Tensor) -> Tensor:
+    """Coefficients (N, 1, 6, 3) that keep the channels (N, 3) as they are."""
+    return F.one_hot(kept, CHANNELS).float().transpose(1, 2)[:, None]
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
