@@ -57,9 +57,9 @@ class MergeConfig:
         fit: it begins with the second convolution of least squares.
     """
 
-    layers: int = 8
+    layers: int = 16
     hidden_size: int = 64
-    prototypes: int = 64
+    prototypes: int = 256
     images_per_layer: int = 16
     dropout: float = 0.0
     target: str = "conv"
