@@ -47,7 +47,7 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
     ("module", "stage"),
     [
         *((name, stage) for name, stage in STAGES.items()),
-        *((f"tables.{name}", stage) for name, stage in TABLES.items()),
+        *((f"tables.{name}", stage.get("do", stage)) for name, stage in TABLES.items()),
     ],
 )
 def test_what_a_stage_imports_is_among_its_deps(module, stage):
@@ -66,8 +66,7 @@ def test_what_a_stage_imports_is_among_its_deps(module, stage):
         if dep.endswith(".py") and ROOT / dep not in used and dep != "kt/__init__.py"
     ]
     assert not surplus
-    cell = "".join(f" ${{item.{key}}}" for key in stage.get("matrix", {}))
-    assert stage["cmd"] == f"python -m stages.{module}{cell}"
+    assert stage["cmd"].split(" $")[0] == f"python -m stages.{module}"
 
 
 def test_the_library_knows_no_dvc_no_yaml_and_does_not_print():
