@@ -13,7 +13,9 @@ import pytest
 import torch
 import yaml
 
+from kt import ensemble
 from kt.data import ImageSet
+from kt.ensemble import Recipe
 from tests.tiny_params import shrink
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +27,12 @@ def images() -> ImageSet:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (70, 28, 28), generator=draw, dtype=torch.uint8)
     return ImageSet(pixels, torch.randint(0, 10, (70,), generator=draw))
+
+
+def trained_networks(images: ImageSet, count: int) -> dict[str, torch.Tensor]:
+    """Networks hardly trained, stacked: `former.*`, `large.*` and `latter.*`."""
+    trained = ensemble.train_networks(images, range(count), 1, Recipe(2, 16, 0.05))
+    return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from torch.testing import assert_close
 from kt import ensemble, losses, symmetry
 from kt.blocks import BLOCKS, TARGETS, initial_weights
 from kt.data import pixels
-from kt.ensemble import Compute, Recipe
+from kt.ensemble import Compute
 from kt.fit import Training, fit
 from kt.losses import LossWeights
 from kt.objectives import BehaviourObjective, WeightObjective
 from kt.translator import Mixer, MixerConfig
+from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 
 COUNT = 5
@@ -25,8 +26,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 @pytest.fixture
 def networks(images):
-    trained = ensemble.train_networks(images, range(COUNT), 1, Recipe(1, 16, 0.05))
-    return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
+    return trained_networks(images, COUNT)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from kt import ensemble, symmetry
 from kt.blocks import CONVOLUTIONAL
 from kt.compress import pruning
 from kt.data import pixels
-from kt.ensemble import Compute, Recipe, part
+from kt.ensemble import Compute, part
 from kt.errors import KTError
+from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 
 COUNT = 3
@@ -21,8 +22,7 @@ COUNT = 3
 
 @pytest.fixture
 def networks(images):
-    trained = ensemble.train_networks(images, range(COUNT), 1, Recipe(2, 16, 0.05))
-    return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
+    return trained_networks(images, COUNT)
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import ensemble, refine
+from kt import refine
 from kt.blocks import CONVOLUTIONAL, weights
 from kt.compress import pruning
 from kt.data import pixels
-from kt.ensemble import Recipe, part
+from kt.ensemble import part
 from kt.errors import KTError
+from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 
 COUNT, STEPS = 3, 30
@@ -19,8 +20,7 @@ COUNT, STEPS = 3, 30
 
 @pytest.fixture
 def networks(images):
-    trained = ensemble.train_networks(images, range(COUNT), 1, Recipe(2, 16, 0.05))
-    return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
+    return trained_networks(images, COUNT)
 
 
 @pytest.fixture(autouse=True)
