@@ -69,6 +69,11 @@ def test_what_a_stage_imports_is_among_its_deps(module, stage):
     assert stage["cmd"].split(" $")[0] == f"python -m stages.{module}"
 
 
+def test_compiled_python_is_no_dependency():
+    """Else a folder among the deps would differ from one machine, and one run, to the next."""
+    assert "__pycache__/" in (ROOT / ".dvcignore").read_text().splitlines()
+
+
 def test_the_library_knows_no_dvc_no_yaml_and_does_not_print():
     for path in (ROOT / "kt").rglob("*.py"):
         if path.name == "__main__.py":
