@@ -43,14 +43,24 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
+def cell_of(stage: dict) -> str:
+    """How a stage of a grid names its cell to the command."""
+    if "foreach" in stage:
+        return " ${key}"
+    return "".join(f" ${{item.{key}}}" for key in stage.get("matrix", {}))
+
+
 @pytest.mark.parametrize(
-    ("module", "stage"),
+    ("module", "stage", "cell"),
     [
-        *((name, stage) for name, stage in STAGES.items()),
-        *((f"tables.{name}", stage.get("do", stage)) for name, stage in TABLES.items()),
+        *((name, stage, "") for name, stage in STAGES.items()),
+        *(
+            (f"tables.{name}", stage.get("do", stage), cell_of(stage))
+            for name, stage in TABLES.items()
+        ),
     ],
 )
-def test_what_a_stage_imports_is_among_its_deps(module, stage):
+def test_what_a_stage_imports_is_among_its_deps(module, stage, cell):
     deps = [ROOT / dep for dep in stage["deps"]]
     used = imported(ROOT / "stages" / f"{module.replace('.', '/')}.py", set())
     missing = [
@@ -66,7 +76,7 @@ def test_what_a_stage_imports_is_among_its_deps(module, stage):
         if dep.endswith(".py") and ROOT / dep not in used and dep != "kt/__init__.py"
     ]
     assert not surplus
-    assert stage["cmd"].split(" $")[0] == f"python -m stages.{module}"
+    assert stage["cmd"] == f"python -m stages.{module}{cell}"
 
 
 def test_compiled_python_is_no_dependency():

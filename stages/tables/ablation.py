@@ -1,26 +1,19 @@
 """The ablation as one table: from the paper's translator to ours, row by row."""
 
-import json
-
 import pandas as pd
 
 from kt.ensemble import Compute
 from stages import figures, runtime
 from stages.params import Params
-from stages.tables import output
-from stages.tables.cell import CELLS
+from stages.tables import cell, output
 
 REFERENCES = ("random_initialisation", "retrained", "large")
 
 
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
-    folder = CELLS / params.scale
-    fixed = json.loads((folder / "ablation_fixed.json").read_text())
-    trained = {
-        row: json.loads((folder / "ablation" / f"{row}.json").read_text())
-        for row in params.tables.ablation.rows
-    }
+    fixed = cell.read(params, "ablation_fixed")
+    trained = {row: cell.read(params, f"ablation/{row}") for row in params.tables.ablation.rows}
     rows = {
         name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES
     }

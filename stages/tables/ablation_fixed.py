@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kt import refine, translator
 from kt.compress import pruning
+from kt.data import ImageSet
 from kt.ensemble import Compute
 from kt.pairs import Weights
 from kt.statistics import summary
@@ -14,7 +15,7 @@ from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import TRANSLATOR, image_set
 from stages.params import Params
-from stages.tables.cell import CELLS
+from stages.tables import cell
 
 PRUNING_IMAGES = 512
 """Unlabelled training images that choose among prunings, and that refitting looks at."""
@@ -27,7 +28,12 @@ def main(params: Params, compute: Compute) -> None:
     networks, target, seed = test.networks, params.target, params.seed
     steps = params.tables.ablation.refine_steps
     model = translator.load(TRANSLATOR, compute.device)
-    translated = translator.translate(model, networks, compute)
+    blocks: dict[str, Weights] = {}
+
+    def refined(images: ImageSet | None) -> Weights:
+        start = blocks["translation"]
+        return refine.refine(target, networks, start, images, steps, seed, compute)
+
     rows: dict[str, tuple[str, Callable[[], Weights]]] = {
         "prune_norm": (
             "pruning by norm",
@@ -47,25 +53,25 @@ def main(params: Params, compute: Compute) -> None:
         ),
         "refined_synthetic": (
             f"merge, then {steps} steps without any images",
-            lambda: refine.refine(target, networks, translated, None, steps, seed, compute),
+            lambda: refined(None),
         ),
         "refined_images": (
             f"merge, then {steps} steps on unlabelled images",
-            lambda: refine.refine(target, networks, translated, unlabelled, steps, seed, compute),
+            lambda: refined(unlabelled),
         ),
     }
     results = {}
     with runtime.progress_bar(len(rows), "fixed rows", "row") as bar:
         for name, (label, make) in rows.items():
-            block, seconds = timed(make)
-            accuracy: Tensor = test.with_small(block, compute)
+            blocks[name], seconds = timed(make)
+            accuracy: Tensor = test.with_small(blocks[name], compute)
             results[name] = {
                 "label": label,
                 "translation": summary(accuracy),
                 "seconds_per_network": round(seconds / len(test), 5),
             }
             bar.update()
-    runtime.write_json(CELLS / params.scale / "ablation_fixed.json", results)
+    cell.write(params, "ablation_fixed", results)
 
 
 def timed(make: Callable[[], Weights]) -> tuple[Weights, float]:

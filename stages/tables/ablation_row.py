@@ -3,14 +3,14 @@
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables.cell import CELLS, measured
+from stages.tables import cell
 
 
 def main(params: Params, compute: Compute, row: str) -> None:
     settings = params.tables.ablation.settings[row]
     changed = params.changed(settings.change, f"tables.ablation.settings.{row}.change")
-    result = {"label": settings.label, **measured(changed, compute, settings.store)}
-    runtime.write_json(CELLS / params.scale / "ablation" / f"{row}.json", result)
+    result = {"label": settings.label, **cell.measured(changed, compute, settings.store)}
+    cell.write(params, f"ablation/{row}", result)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """A cell of a table: a translator trained with changed parameters, and what it reaches."""
 
+import json
 from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.pairs import Pairs
 from kt.statistics import summary
-from stages import translation
+from stages import runtime, translation
 from stages.evaluation import Subjects
 from stages.inputs import PAIRS, image_set
 from stages.params import Params
@@ -13,6 +14,16 @@ from stages.params import Params
 CELLS = Path("tables/cells")
 MEASURED = 64
 """Training networks that are evaluated too, at most: a gap to unseen ones is memorising."""
+
+
+def write(params: Params, name: str, content: dict) -> None:
+    """Keep a cell of the active scale: `ablation/mixer`, say."""
+    runtime.write_json(CELLS / params.scale / f"{name}.json", content)
+
+
+def read(params: Params, name: str) -> dict:
+    """The cell that `write` kept."""
+    return json.loads((CELLS / params.scale / f"{name}.json").read_text())
 
 
 def measured(params: Params, compute: Compute, store: str) -> dict:

@@ -1,7 +1,5 @@
 """The learning curve: accuracy by number of training networks and by training time."""
 
-import json
-
 import numpy as np
 import pandas as pd
 from scipy.optimize import curve_fit
@@ -9,8 +7,7 @@ from scipy.optimize import curve_fit
 from kt.ensemble import Compute
 from stages import figures, runtime
 from stages.params import Params
-from stages.tables import output
-from stages.tables.cell import CELLS
+from stages.tables import cell, output
 
 MARKS = (85, 95)
 """Shares of the gap in percent for which the number of networks is asked."""
@@ -18,11 +15,7 @@ MARKS = (85, 95)
 
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
-    folder = CELLS / params.scale / "curve"
-    points = {
-        count: json.loads((folder / f"{count}.json").read_text())
-        for count in params.tables.curve.networks
-    }
+    points = {count: cell.read(params, f"curve/{count}") for count in params.tables.curve.networks}
     gaps = [output.gap(point["translation"]["mean"], baselines) for point in points.values()]
     fitted = power_law(np.array(list(points), float), np.array(gaps))
     needed = {share: networks_for(share, fitted) for share in MARKS}

@@ -6,7 +6,7 @@ Every point makes as many steps, so that all cost the same.
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables.cell import CELLS, measured
+from stages.tables import cell
 
 EVALUATIONS = 10
 STORE = "many"
@@ -23,8 +23,8 @@ def main(params: Params, compute: Compute, networks: str) -> None:
     )
     active = {"train": {"pairs": count, params.model.kind: changed.model_dump()}}
     change = params.tables.stores[STORE] | {"active": active | {"networks": {"train": count}}}
-    point = measured(params.changed(change, f"networks {count}"), compute, STORE)
-    runtime.write_json(CELLS / params.scale / "curve" / f"{count}.json", point)
+    point = cell.measured(params.changed(change, f"networks {count}"), compute, STORE)
+    cell.write(params, f"curve/{count}", point)
 
 
 if __name__ == "__main__":

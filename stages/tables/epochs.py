@@ -1,21 +1,16 @@
 """The default translator on networks trained for other numbers of epochs, as one table."""
 
-import json
-
 import pandas as pd
 
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables import output
-from stages.tables.cell import CELLS
+from stages.tables import cell, output
 
 
 def main(params: Params, compute: Compute) -> None:
-    folder = CELLS / params.scale / "epochs"
     results = {
-        f"{epochs}_epochs": json.loads((folder / f"{epochs}.json").read_text())
-        for epochs in params.tables.epochs
+        f"{epochs}_epochs": cell.read(params, f"epochs/{epochs}") for epochs in params.tables.epochs
     }
     table = pd.DataFrame(
         {

@@ -8,7 +8,7 @@ from stages.evaluation import Subjects
 from stages.generation import make_store
 from stages.inputs import TRANSLATOR, image_set
 from stages.params import Params
-from stages.tables.cell import CELLS
+from stages.tables import cell
 
 
 def main(params: Params, compute: Compute, epochs: str) -> None:
@@ -27,7 +27,7 @@ def main(params: Params, compute: Compute, epochs: str) -> None:
     }
     accuracies["gain"] = accuracies["translation"] - accuracies["random_initialisation"]
     result = {name: summary(values) for name, values in accuracies.items()}
-    runtime.write_json(CELLS / params.scale / "epochs" / f"{epochs}.json", result)
+    cell.write(params, f"epochs/{epochs}", result)
 
 
 if __name__ == "__main__":
