@@ -9,9 +9,9 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt import ensemble, symmetry
+from kt import symmetry
 from kt.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Shown
 
 Weights = dict[str, Tensor]
 
@@ -115,30 +115,17 @@ def _all_orders(block: Weights) -> Weights:
 # --- on what networks do: one number a network ---------------------------------------------------
 
 
-def behaviour(
-    kind: str,
-    block: Weights,
-    networks: Weights,
-    images: Tensor,
-    targets: Tensor,
-    compute: Compute = Compute(),
-) -> Tensor:
+def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tensor:
     """Kullback-Leibler divergence of assembled networks' outputs from wanted ones, per network.
 
     Args:
         block: stacked blocks of `kind`, {name: (N, ...)}, to which the loss is differentiable.
-        networks: stacked `former.*` and `latter.*`, in evaluation mode.
-        images: (B, 1, 28, 28) in [0, 1].
+        shown: the networks, and the images that they have been shown.
         targets: (N, B, 10) probabilities, the large networks' for instance.
 
     Returns:
         (N,), the mean over the images.
     """
-    return divergence(kind, block, ensemble.show(kind, networks, images, compute), targets)
-
-
-def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tensor:
-    """`behaviour` of networks that have been shown the images already."""
     names = list(block)
     targets = targets.to(block[names[0]].device)
     cross_entropy = _Behaviour.apply(kind, names, shown, targets, *(block[name] for name in names))

@@ -90,7 +90,7 @@ class BehaviourObjective:
 
     def shown(self, networks: Weights, drawn: ImageSet) -> Shown:
         """Networks (N, ...) that have been shown the images."""
-        return ensemble.show(self.target, networks, pixels(drawn.images), self.compute)
+        return Shown(self.target, networks, pixels(drawn.images), self.compute)
 
     def wanted(self, networks: Weights, shown: Shown) -> Tensor:
         """What the networks answer with their large blocks: probabilities (N, B, 10)."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from kt import ensemble, losses, seeds
 from kt.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
 from kt.data import ImageSet, pixels
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute, Shown, part
 from kt.errors import KTError
 from kt.threads import one_thread
 
@@ -93,7 +93,8 @@ def _descended(
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for batch, logits in zip(shown.images.split(BATCH), wanted.split(BATCH, 1), strict=True):
         targets = logits.softmax(-1)
-        loss = losses.behaviour(kind, learned, networks, pixels(batch), targets, compute)
+        now = Shown(kind, networks, pixels(batch), compute)
+        loss = losses.divergence(kind, learned, now, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()  # each network gets just its own gradient
         optimizer.step()

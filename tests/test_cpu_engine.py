@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt.blocks import BLOCKS, Network, initial_weights, weights
+from kt.compress import pruning
 from kt.ensemble import cpu_engine, part, torch_engine
 from kt.errors import KTError
 
@@ -156,16 +157,26 @@ def test_behaviour_is_the_references(networks, kind):
 
 @compiled
 @pytest.mark.parametrize("kind", ["conv", "conv_bias"])
-def test_normal_equations_are_the_references(networks, kind):
+def test_nearest_convolutions_and_choices_are_the_references(networks, kind):
     ((images, _),) = draw_batches(9, seed=4)
     _, former, block, latter = assembled(networks, kind)
+    large = part(networks, "block")
     found = []
     for engine in (cpu_engine, torch_engine):
         shown = engine.Shown(former, latter, images)
-        logits = shown.follow(part(networks, "block"))
-        assert_close(logits, shown.outputs("large", part(networks, "block")))
-        found.append([*shown.equations(kind, block), *shown.equations(kind, block, slice(2, 7))])
-    assert_close(*found, rtol=1e-4, atol=1e-4)
+        logits = shown.follow(large)
+        assert_close(logits, shown.outputs("large", large))
+        metric = pruning.reading(latter)
+        wide, some = pruning.folded(kind, large), slice(2, 7)
+        found.append(
+            [
+                shown.nearest(kind, block, slice(None), 1e-2),
+                shown.nearest(kind, block, some, 1e-2),
+                shown.choices(wide, pruning.SUBSETS, metric, slice(None), 1e-2),
+                shown.choices(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
+            ]
+        )
+    assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 @compiled

@@ -107,7 +107,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)
     x = pixels(images.images[:20])
     targets = torch.rand(len(SEEDS), 20, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    losses, gradient = ensemble.show(kind, networks, x, compute).behaviour(kind, block, targets)
+    losses, gradient = ensemble.Shown(kind, networks, x, compute).behaviour(kind, block, targets)
     network = assembled(kind, networks, block, 2)
     loss = F.cross_entropy(network(x), targets[2])
     loss.backward()
@@ -120,7 +120,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
 def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, networks, compute):
     block, large = initial_weights(kind, SEEDS), ensemble.part(networks, "block")
     few = images.subset(slice(0, 15))
-    shown = ensemble.show(kind, networks, pixels(few.images), compute)
+    shown = ensemble.Shown(kind, networks, pixels(few.images), compute)
     shown.follow(large)
     found = shown.nearest(kind, block)[1]
     maps = ensemble.features(few, networks)[1]

@@ -101,7 +101,7 @@ def _euclidean(a, b):
 def test_cross_entropy_is_that_of_the_plain_networks(networks, images):
     block = {k: v.requires_grad_() for k, v in initial_weights("conv", range(COUNT)).items()}
     x, labels = pixels(images.images[:10]), images.labels[:10]
-    loss = losses.cross_entropy("conv", block, ensemble.show("conv", networks, x), labels)
+    loss = losses.cross_entropy("conv", block, ensemble.Shown("conv", networks, x), labels)
     plain = assembled("conv", networks, block, 2)
     expected = F.cross_entropy(plain(x), labels)
     assert_close(loss[2], expected, **CLOSE)

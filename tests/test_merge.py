@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from kt import ensemble, losses, symmetry, translator
 from kt.blocks import CONVOLUTIONAL, initial_weights
 from kt.data import ImageSet, pixels
-from kt.ensemble import Compute, Recipe
+from kt.ensemble import Compute, Recipe, Shown
 from kt.errors import KTError
 from kt.objectives import BehaviourObjective
 from kt.translator import Merge, MergeConfig
@@ -48,7 +48,8 @@ def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine
     block = {k: v.requires_grad_() for k, v in initial_weights(kind, range(COUNT)).items()}
     x = pixels(images.images[:10])
     wanted = torch.rand(COUNT, 10, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
-    loss = losses.behaviour(kind, block, networks, x, wanted, Compute(engine=engine))
+    shown = Shown(kind, networks, x, Compute(engine=engine))
+    loss = losses.divergence(kind, block, shown, wanted)
     (3 * loss[2]).backward()
     plain = assembled(kind, networks, block, 2)
     expected = F.kl_div(plain(x).log_softmax(-1), wanted[2], reduction="batchmean")
@@ -62,7 +63,8 @@ def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine
 def test_a_network_behaves_as_itself(networks, images):
     block = initial_weights("conv", range(COUNT))
     wanted = ensemble.outputs("conv", images, networks, block).softmax(-1)
-    loss = losses.behaviour("conv", block, networks, pixels(images.images), wanted)
+    shown = Shown("conv", networks, pixels(images.images))
+    loss = losses.divergence("conv", block, shown, wanted)
     assert_close(loss, torch.zeros(COUNT), rtol=0, atol=1e-5)
 
 

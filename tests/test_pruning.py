@@ -1,18 +1,16 @@
-"""Pruning against plain modules, brute force and numpy's least squares."""
+"""Pruning against plain modules, brute force."""
 
 from itertools import combinations
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import ensemble, symmetry
 from kt.blocks import CONVOLUTIONAL
 from kt.compress import pruning
 from kt.data import pixels
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute, Shown, part
 from kt.errors import KTError
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
@@ -49,7 +47,7 @@ def test_the_best_subset_is_the_best_of_all_twenty_by_brute_force(kind, networks
     wanted = torch.stack([m(x).softmax(-1) for m in modules("large", networks, large)])
     tried = []
     for subset in combinations(range(6), 3):
-        block = pruning.keep(kind, large, torch.tensor(subset))
+        block = pruning.keep(pruning.folded(kind, large), torch.tensor(subset))
         answers = torch.stack([m(x).log_softmax(-1) for m in modules(kind, networks, block)])
         loss = F.kl_div(answers, wanted, reduction="none").sum(-1).mean(-1)
         tried.append((loss, block))
@@ -63,65 +61,42 @@ def test_the_best_subset_is_the_best_of_all_twenty_by_brute_force(kind, networks
 def test_pruning_channels_that_do_nothing_is_exact(kind, representable, images):
     x = pixels(images.images)
     original = modules("large", representable, part(representable, "large"))
-    for block in (
-        pruning.by_norm(kind, part(representable, "large")),
-        pruning.best_subset(kind, representable, images),
-        pruning.best_subset(kind, representable, images, refitted=True),
+    for block, close in (
+        (pruning.by_norm(kind, part(representable, "large")), 1e-3),
+        (pruning.best_subset(kind, representable, images), 1e-3),
+        # Weight decay keeps it a little away.
+        (pruning.best_subset(kind, representable, images, refitted=True), 0.1),
     ):
         for pruned, large in zip(modules(kind, representable, block), original, strict=True):
-            assert_close(pruned(x), large(x), rtol=1e-3, atol=1e-3)
+            assert_close(pruned(x), large(x), rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
-def test_refitting_recovers_a_second_convolution_that_was_lost(kind, representable, images):
-    block = pruning.by_norm(kind, part(representable, "large"))
-    lost = {name: t * 0 if name.startswith("conv2") else t for name, t in block.items()}
-    found = pruning.refit(kind, representable, lost, images)
-    x = pixels(images.images)
-    for a, b in zip(
-        modules(kind, representable, found), modules(kind, representable, block), strict=True
-    ):
-        assert_close(a(x), b(x), rtol=1e-3, atol=1e-3)
+def test_the_best_refitted_subset_leaves_the_least_error_of_all_twenty(kind, networks, images):
+    chosen = pruning.best_subset(kind, networks, images, refitted=True)
+    large, x = part(networks, "large"), pixels(images.images)
+    shown = Shown(kind, networks, x, Compute(engine="torch"))
+    shown.follow(large)
 
+    def error(i, block):
+        """Of what a latter block reads before the block's last ReLU, weighed by what follows."""
+        whole, tried = (
+            assembled("large", networks, large, i),
+            assembled(kind, networks, block, i),
+        )
+        h = tried.former(x)
+        apart = tried.block.conv2(F.relu(tried.block.conv1(h))) + h - whole.block(h)
+        spread = whole.latter.fc.weight.view(10, 12, 49).square().sum((0, 2)).sqrt()
+        scale = spread * whole.latter.bn.weight / (whole.latter.bn.running_var + 1e-5).sqrt()
+        read = F.conv2d(apart[..., ::2, ::2], whole.latter.conv.weight) * scale[:, None, None]
+        return read.square().sum().item()
 
-@pytest.mark.parametrize("kind", CONVOLUTIONAL)
-def test_refitting_is_least_squares(kind, networks, images):
-    few = images.subset(slice(0, 5))
-    block = pruning.by_norm(kind, part(networks, "large"))
-    fitted = pruning.refit(kind, networks, block, few)
-    folded = symmetry.fold(part(networks, "large"))
-    x = ensemble.features(few, networks)[1]
-
-    def second(weights, hidden):
-        bias = weights.get("conv2.bias")
-        return F.conv2d(hidden, weights["conv2.weight"][1], bias if bias is None else bias[1], 1, 1)
-
-    def first(weights):
-        bias = weights.get("conv1.bias")
-        weight, bias = weights["conv1.weight"][1], bias if bias is None else bias[1]
-        return F.relu(F.conv2d(x, weight, bias, 1, 1))
-
-    wanted = second(folded, first(folded))
-    error = (second(fitted, first(block)) - wanted).square().sum().item()
-    columns = F.unfold(first(block), 3, padding=1).transpose(1, 2).flatten(0, 1).numpy()
-    if kind == "conv_bias":
-        columns = np.concatenate([columns, np.ones((len(columns), 1))], 1)
-    values = wanted.flatten(2).transpose(1, 2).flatten(0, 1).numpy()
-    residuals = np.linalg.lstsq(columns.astype(float), values.astype(float), rcond=None)[1]
-    assert error == pytest.approx(residuals.sum(), rel=1e-3)
-    before = (second(block, first(block)) - wanted).square().sum().item()
-    assert error < before
-
-
-def test_refitting_all_subsets_at_once_is_refitting_each(networks, images):
-    chosen = pruning.best_subset("conv_bias", networks, images, refitted=True)
-    large = part(networks, "large")
-    subsets = [pruning.keep("conv_bias", large, subset) for subset in pruning.SUBSETS]
-    for i in range(COUNT):
-        match = [torch.equal(b["conv1.weight"][i], chosen["conv1.weight"][i]) for b in subsets]
-        again = pruning.refit("conv_bias", networks, subsets[match.index(True)], images)
-        assert_close(chosen["conv2.weight"][i], again["conv2.weight"][i], rtol=1e-3, atol=1e-4)
-        assert_close(chosen["conv2.bias"][i], again["conv2.bias"][i], rtol=1e-3, atol=1e-4)
+    tried = []
+    for subset in combinations(range(6), 3):
+        block = pruning.keep(pruning.folded(kind, large), torch.tensor(subset))
+        tried.append(block | {"conv2.weight": shown.nearest(kind, block)})
+    for i in range(COUNT):  # decay shrinks the fits a little
+        assert error(i, chosen) <= 1.02 * min(error(i, block) for block in tried)
 
 
 def test_a_network_is_pruned_alike_whatever_is_beside_it(networks, images):

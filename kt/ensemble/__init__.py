@@ -219,9 +219,17 @@ class Shown:
     """Networks that have been shown images, for trying blocks between their frozen parts.
 
     What the former blocks make of the images is computed once, and kept.
+
+    Args:
+        kind: of the blocks to try, beside large ones.
+        networks: stacked `former.*` and `latter.*` (others are ignored), batch norm in evaluation
+            mode.
+        images: (B, 1, 28, 28) in [0, 1], the same for all networks.
     """
 
-    def __init__(self, kind: str, networks: Weights, images: Tensor, compute: Compute) -> None:
+    def __init__(
+        self, kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()
+    ) -> None:
         engine = compute.engine_for(kind)
         options = {"threads": compute.workers} if engine is cpu_engine else {}
         self._device = compute.device
@@ -248,13 +256,26 @@ class Shown:
         Returns:
             (N, 6, 3, 3, 3).
         """
-        products, wanted = self._shown.equations(kind, self._taken(block), chosen)
-        decay = DECAY * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
-        products = products + decay[:, None, None] * torch.eye(
-            products.shape[1], device=products.device
-        )
-        solution = torch.cholesky_solve(wanted, torch.linalg.cholesky_ex(products)[0])
-        return solution.transpose(1, 2).unflatten(2, (-1, 3, 3))
+        return self._shown.nearest(kind, self._taken(block), chosen, DECAY)
+
+    def choices(
+        self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice = slice(None)
+    ) -> Tensor:
+        """How much of what large blocks do is explained by some of the hidden channels.
+
+        By blocks that keep these and have their `nearest` second convolutions.
+
+        Args:
+            wide: stacked `conv1.weight` (N, 6, 6, 3, 3) of six hidden channels, and `conv1.bias`
+                and `conv2.bias` if the block is to have them.
+            kept: choices of three, in increasing order (S, 3).
+            metric: (N, 6, 6), that of the squared error over the block's output channels.
+
+        Returns:
+            By how much the error is lower than without a second convolution, (N, S).
+        """
+        metric = metric.to(self._device)
+        return self._shown.choices(self._taken(wide), kept, metric, chosen, DECAY)
 
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
@@ -273,17 +294,6 @@ class Shown:
 
     def _taken(self, weights: Weights) -> Weights:
         return _take(weights, slice(None), self._device)
-
-
-def show(kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()) -> Shown:
-    """Show networks images, to try blocks of `kind` in them, and their large blocks.
-
-    Args:
-        networks: stacked `former.*` and `latter.*` (others are ignored), batch norm in evaluation
-            mode.
-        images: (B, 1, 28, 28) in [0, 1], the same for all networks.
-    """
-    return Shown(kind, networks, images, compute)
 
 
 def part(networks: Weights, name: str) -> Weights:

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu/frozen.h"
+#include "cpu/nearest.h"
 #include "cpu/state.h"
 #include "cpu/train.h"
 
@@ -122,33 +123,30 @@ void shown_outputs(int packs, const void* weights, const Shown& shown, void* log
   });
 }
 
-// For each pack the normal equations [27][27 + 6] of the second convolution that brings the small
-// blocks' outputs nearest to `ys` [packs][kept][READ].
+// Images of `ys` [packs][kept][READ], what large blocks made of them.
+const Vec* followed(const void* ys, int pack, const Shown& shown) {
+  return static_cast<const Vec*>(ys) + (int64_t(pack) * shown.kept + shown.first) * READ;
+}
+
+// The second convolutions [packs][6][3][3][3] that bring small blocks nearest to `ys`.
 template <class Small>
-void equations(int packs, const void* weights, const Shown& shown, const void* ys, void* sums,
-               int threads) {
+void nearest(int packs, const void* weights, const Shown& shown, const void* ys, float decay,
+             void* found, int threads) {
   struct Scratch {
-    Vec hidden[HIDDEN * AREA], wanted[READ];
-    PaddedHidden padded;
+    FirstConvolution<HIDDEN> first;
+    Equations<HIDDEN> equations;
   };
   for_each_pack(packs, threads, created<Scratch>, [&](int pack, Scratch& scratch) {
     const Small& w = static_cast<const Small*>(weights)[pack];
-    Vec* sum = static_cast<Vec*>(sums) + int64_t(pack) * TAPS * (TAPS + CHANNELS);
-    std::fill(sum, sum + TAPS * (TAPS + CHANNELS), Vec{});
+    auto& [first, equations] = scratch;
+    first.conv1 = w.conv1, first.bias1 = first.bias2 = ZEROS;
+    if constexpr (Small::BIASED) first.bias1 = w.bias1, first.bias2 = w.bias2;
+    equations = {};
     const auto maps = shown.of(pack);
-    const Vec *bias1 = ZEROS, *bias2 = ZEROS;
-    if constexpr (Small::BIASED) bias1 = w.bias1, bias2 = w.bias2;
-    for (int n = 0; n < shown.images; ++n) {
-      const Vec* h = maps(n, nullptr);
-      const Vec* y =
-          static_cast<const Vec*>(ys) + (int64_t(pack) * shown.kept + shown.first + n) * READ;
-      to_hidden<HIDDEN>(h, w.conv1, bias1, scratch.hidden);
-      for (int c = 0; c < CHANNELS; ++c)
-        for (int k = 0, p = c * READ_AREA; k < READ_AREA; ++k, ++p)
-          scratch.wanted[p] = y[p] - h[c * AREA + read_position(k)] - bias2[c];
-      scratch.padded = PaddedHidden(scratch.hidden);
-      add_equations(scratch.padded, scratch.wanted, sum);
-    }
+    const Vec* y = followed(ys, pack, shown);
+    for (int n = 0; n < shown.images; ++n) first.add(maps(n, nullptr), y + n * READ, equations);
+    equations.factorise(decay);
+    equations.solve(static_cast<Vec*>(found) + int64_t(pack) * vectors<SmallWeights>() / 2);
   });
 }
 
@@ -288,16 +286,47 @@ void kt_behaviour_conv_bias(int packs, const void* weights, const void* around, 
                                         targets, gradients, losses, threads);
 }
 
-// The normal equations [packs][27][33] of second convolutions: see above.
-void kt_equations_conv(int packs, const void* weights, const void* around, const void* maps,
-                       int kept, int first, int images, const void* ys, void* sums, int threads) {
-  kt::equations<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, ys, sums,
-                                  threads);
+// Second convolutions of least squares, found [packs][6][3][3][3][16]: see above.
+void kt_nearest_conv(int packs, const void* weights, const void* around, const void* maps,
+                     int kept, int first, int images, const void* ys, float decay, void* found,
+                     int threads) {
+  kt::nearest<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, ys, decay,
+                                found, threads);
 }
-void kt_equations_conv_bias(int packs, const void* weights, const void* around, const void* maps,
-                            int kept, int first, int images, const void* ys, void* sums,
-                            int threads) {
-  kt::equations<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images}, ys,
-                                        sums, threads);
+void kt_nearest_conv_bias(int packs, const void* weights, const void* around, const void* maps,
+                          int kept, int first, int images, const void* ys, float decay,
+                          void* found, int threads) {
+  kt::nearest<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images}, ys,
+                                      decay, found, threads);
+}
+
+// For each of `choices` [count][3] among the candidates' hidden channels, in increasing order, how
+// much second convolutions of least squares explain in the metric [packs][6][6][16]: explained
+// [packs][count][16].
+void kt_choices(int packs, const void* candidates, const void* around, const void* maps, int kept,
+                int first, int images, const void* ys, const int32_t* choices, int count,
+                const void* metric, float decay, void* explained, int threads) {
+  using namespace kt;
+  const Shown shown{around, maps, kept, first, images};
+  struct Scratch {
+    FirstConvolution<CHANNELS> first;
+    Equations<CHANNELS> all;
+    Equations<HIDDEN> some;
+  };
+  for_each_pack(packs, threads, created<Scratch>, [&](int pack, Scratch& scratch) {
+    const Candidates& w = static_cast<const Candidates*>(candidates)[pack];
+    auto& [first, all, some] = scratch;
+    first.conv1 = w.conv1, first.bias1 = w.bias1, first.bias2 = w.bias2;
+    all = {};
+    const auto of = shown.of(pack);
+    const Vec* y = followed(ys, pack, shown);
+    for (int n = 0; n < images; ++n) first.add(of(n, nullptr), y + n * READ, all);
+    for (int choice = 0; choice < count; ++choice) {
+      some.take(all, choices + choice * HIDDEN);
+      some.factorise(decay);
+      static_cast<Vec*>(explained)[int64_t(pack) * count + choice] = some.explained(
+          static_cast<const Vec*>(metric) + int64_t(pack) * CHANNELS * CHANNELS);
+    }
+  });
 }
 }

@@ -51,8 +51,8 @@ FLAGS = [
 ]
 NATIVE = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
-READ_AREA, TAPS = 7 * 7, HIDDEN * 9
-"""Positions that the latter block reads; what the second convolution reads at each."""
+READ_AREA = 7 * 7
+"""Positions that the latter block reads."""
 KINDS = ("large", "conv", "conv_bias")
 
 
@@ -207,7 +207,7 @@ def outputs(
 
 
 class Shown:
-    """Networks that have been shown images. See `kt.ensemble.show`."""
+    """Networks that have been shown images. See `kt.ensemble.Shown`."""
 
     def __init__(self, former: Weights, latter: Weights, images: Tensor, threads: int = 1) -> None:
         """Raises KTError: the engine is not available here."""
@@ -217,7 +217,7 @@ class Shown:
         self._frozen = _frozen(former, latter)
         packs = self._frozen.count
         self._around = torch.empty(packs, library().kt_around(), LANES)
-        self._maps = torch.empty(packs, len(images), library().kt_map(), LANES)
+        self._maps = _on_huge_pages(packs * len(images) * library().kt_map() * LANES)
         library().kt_show(
             packs,
             _address(self._frozen.values),
@@ -251,12 +251,10 @@ class Shown:
         )
         return logits.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
 
-    def equations(
-        self, kind: str, block: Weights, chosen: slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
-        run = _function("equations", kind)
+    def nearest(self, kind: str, block: Weights, chosen: slice, decay: float) -> Tensor:
+        run = _function("nearest", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
-        sums = torch.empty(packed.count, TAPS, TAPS + CHANNELS, LANES)
+        found = torch.empty(packed.count, CHANNELS, HIDDEN, 3, 3, LANES)
         run(
             packed.count,
             _address(packed.values),
@@ -264,20 +262,45 @@ class Shown:
             first,
             count,
             _address(self._large),
-            _address(sums),
+            decay,
+            _address(found),
             self.threads,
         )
-        sums = sums.permute(0, 3, 1, 2).flatten(0, 1)[: packed.networks]
-        products, wanted = sums.split([TAPS, CHANNELS], -1)
-        return products.triu() + products.triu(1).transpose(1, 2), wanted
+        return found.movedim(-1, 1).flatten(0, 1)[: packed.networks]
+
+    def choices(
+        self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
+    ) -> Tensor:
+        first, count = self._range(chosen)
+        none = torch.zeros(len(wide["conv1.weight"]), CHANNELS)
+        biases = {f"conv{i}.bias": wide.get(f"conv{i}.bias", none) for i in (1, 2)}
+        packed = _Packs(["conv1.weight", *biases], wide | biases)
+        metric = _Packs(["metric"], {"metric": metric})
+        kept = kept.to(torch.int32).contiguous()
+        explained = torch.empty(packed.count, len(kept), LANES)
+        library().kt_choices(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            first,
+            count,
+            _address(self._large),
+            _address(kept),
+            len(kept),
+            _address(metric.values),
+            decay,
+            _address(explained),
+            self.threads,
+        )
+        return explained.transpose(1, 2).flatten(0, 1)[: packed.networks]
 
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
         run = _function("behaviour", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
-        wanted = _Packs(["targets"], {"targets": targets})
         assert targets.shape[1:] == (count, CLASSES), targets.shape
+        wanted = _Packs(["targets"], {"targets": targets})
         gradient = torch.empty_like(packed.values)
         losses = torch.empty(packed.count, LANES)
         run(
@@ -446,12 +469,16 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         *(count, address, address, address, *batch, real, real, count, address, count)
     ]
     loaded.kt_show.argtypes = [count, address, address, count, address, address, count]
+    loaded.kt_choices.argtypes = [
+        *(count, address, address, address, count, count, count, address, address, count),
+        *(address, real, address, count),
+    ]
     for kind in KINDS:
         for name, types in {
             "train": [count, address, address, address, *batch, real, real, count],
             "outputs": [count, address, address, address, count, address, count],
             "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
-            "equations": [count, *[address] * 3, *[count] * 3, address, address, count],
+            "nearest": [count, *[address] * 3, *[count] * 3, address, real, address, count],
             "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
         }.items():
             if hasattr(loaded, f"kt_{name}_{kind}"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, Former, Latter, Network, skeleton
+from kt.blocks import BLOCKS, CHANNELS, Former, Latter, Network, skeleton
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -169,7 +169,7 @@ class _Front(nn.Module):
 
 
 class Shown:
-    """Networks that have been shown images. See `kt.ensemble.show`."""
+    """Networks that have been shown images. See `kt.ensemble.Shown`."""
 
     @torch.no_grad()
     def __init__(self, former: Weights, latter: Weights, images: Tensor) -> None:
@@ -189,18 +189,40 @@ class Shown:
         return self.outputs("large", large)
 
     @torch.no_grad()
-    def equations(
-        self, kind: str, block: Weights, chosen: slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
-        block, maps = _in_company(block), self._maps[:, chosen]
+    def nearest(self, kind: str, block: Weights, chosen: slice, decay: float) -> Tensor:
+        factors, wanted = self._equations(_in_company(block), chosen, decay)
+        solution = torch.cholesky_solve(wanted, factors)
+        return solution.mT.unflatten(2, (-1, 3, 3))[: self.count]
+
+    @torch.no_grad()
+    def choices(
+        self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
+    ) -> Tensor:
+        wide, explained = _in_company(wide), []
+        for channels in kept:
+            block = {k: w[:, channels] if k.startswith("conv1.") else w for k, w in wide.items()}
+            factors, wanted = self._equations(block, chosen, decay)
+            half = torch.linalg.solve_triangular(factors, wanted, upper=False)[: self.count]
+            explained.append((metric * (half.mT @ half)).sum((1, 2)))
+        return torch.stack(explained, 1)
+
+    def _equations(self, block: Weights, chosen: slice, decay: float) -> tuple[Tensor, Tensor]:
+        """The normal equations of second convolutions: Cholesky's factors, and the right side.
+
+        (N, 27, 27) and (N, 27, 6).
+        """
+        maps = self._maps[:, chosen]
         patches = torch.vmap(_patches)(
             maps, block["conv1.weight"], block.get("conv1.bias", _no_bias(block, 1))
         )
         wanted = self._large[:, chosen] - maps[..., ::2, ::2]
         wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
-        transposed = patches.transpose(1, 2)
-        return (transposed @ patches)[: self.count], (transposed @ wanted)[: self.count]
+        products = patches.mT @ patches
+        more = decay * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
+        identity = torch.eye(products.shape[1], device=products.device)
+        factors, _ = torch.linalg.cholesky_ex(products + more[:, None, None] * identity)
+        return factors, patches.mT @ wanted
 
     @torch.enable_grad()
     def behaviour(
@@ -225,7 +247,8 @@ def _patches(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _no_bias(block: Weights, i: int) -> Tensor:
-    return torch.zeros_like(block[f"conv{i}.weight"][:, :, 0, 0, 0])
+    count, channels = block["conv1.weight"].shape[:2]
+    return block["conv1.weight"].new_zeros(count, channels if i == 1 else CHANNELS)
 
 
 class _Back(nn.Module):

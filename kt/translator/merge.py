@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt import ensemble, symmetry
+from kt import symmetry
 from kt.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
-from kt.compress.pruning import SUBSETS
+from kt.compress.pruning import SUBSETS, reading
 from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, Shown, part
 from kt.errors import KTError
@@ -206,12 +206,9 @@ class Merge(nn.Module):
         if self.config.layers == 0:
             return [self._block(_mixed(x + _strongest(channels), kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
-        shown = ensemble.show(self.config.target, networks, pixels(images), compute)
+        shown = Shown(self.config.target, networks, pixels(images), compute)
         wanted = shown.follow(part(networks, "large")).softmax(-1).to(x.device)
-        if self.config.choose:
-            x = x + self._best(channels, kernels, shown, wanted)
-        else:
-            x = x + _strongest(channels)
+        x = x + (self._best(channels, shown) if self.config.choose else _strongest(channels))
         small = _mixed(x, kernels)
         blocks = [self._block(small, channels)]
         entropy = torch.special.entr(wanted).sum(-1)
@@ -253,18 +250,17 @@ class Merge(nn.Module):
             return self(networks, compute)[-1]
 
     @torch.no_grad()
-    def _best(self, channels: Weights, kernels: Tensor, shown: Shown, wanted: Tensor) -> Tensor:
+    def _best(self, channels: Weights, shown: Shown) -> Tensor:
         """Coefficients (N, 1, 6, 3) that keep the three channels that do best on the prototypes.
 
         All twenty ways are tried, each with the second convolution of least squares.
         """
-        apart, few = [], slice(min(CHOOSING, self._rounds * self._at_once))
-        for kept in SUBSETS:
-            block = self._block(kernels[:, :, kept], channels)
-            block["conv2.weight"] = shown.nearest(self.config.target, block, few)
-            answers = shown.outputs(self.config.target, block, few).log_softmax(-1)
-            apart.append(-(wanted[:, few] * answers.to(wanted.device)).sum(-1).mean(-1))
-        kept = SUBSETS.to(wanted.device)[torch.stack(apart).argmin(0)]
+        few = slice(min(CHOOSING, self._rounds * self._at_once))
+        wide = {"conv1.weight": channels["conv1"]}
+        if self.config.target == "conv_bias":
+            wide |= {"conv1.bias": channels["bias1"], "conv2.bias": channels["bias2"]}
+        explained = shown.choices(wide, SUBSETS, channels["metric"], few)
+        kept = SUBSETS[explained.argmax(1).cpu()].to(explained.device)
         strongest_first = _strengths(channels).gather(1, kept).argsort(1, descending=True)
         return _keeping(kept.gather(1, strongest_first))
 
@@ -386,11 +382,7 @@ def _channels(networks: Weights, fold: bool) -> Weights:
         biases = {f"conv{i}.bias": torch.zeros_like(large[f"bn{i}.bias"]) for i in (1, 2)}
         block = {f"conv{i}.weight": large[f"conv{i}.weight"] for i in (1, 2)} | biases
     first, first_bias = symmetry.fold_norm(former["conv.weight"], part(former, "bn"))
-    last, _ = symmetry.fold_norm(latter["conv.weight"], part(latter, "bn"))
-    last = last.flatten(2)  # (N, 12, 6)
-    # How strongly the outputs depend on what the latter block's channels read.
-    weight = latter["fc.weight"].unflatten(2, (last.shape[1], -1)).square().sum((1, 3))
-    metric = torch.einsum("no,noc,nod->ncd", weight, last, last)
+    metric = reading(latter)
     importance = metric.diagonal(dim1=1, dim2=2)
     metric = metric / importance.mean(1)[:, None, None].clamp(min=1e-6)
     return {
@@ -398,6 +390,7 @@ def _channels(networks: Weights, fold: bool) -> Weights:
         "bias1": block["conv1.bias"],
         "conv2": block["conv2.weight"],
         "bias2": block["conv2.bias"],
+        "metric": metric,
         "read": torch.einsum("ncd,ndjhw->ncjhw", metric, block["conv2.weight"]),
         "first": first.squeeze(2),
         "hidden": torch.stack(

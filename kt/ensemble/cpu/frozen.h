@@ -117,64 +117,6 @@ inline void small_gradient(int images, const Frozen& frozen, const Small& block,
   });
 }
 
-constexpr int TAPS = HIDDEN * 9;  // inputs of the second convolution at a position
-
-// Hidden maps with zeros above and on the left, where the strided positions' patches leave them.
-struct PaddedHidden {
-  static constexpr int PADDED_SIDE = SIDE + 1;
-  Vec values[HIDDEN][PADDED_SIDE][PADDED_SIDE];
-
-  PaddedHidden() = default;
-  explicit PaddedHidden(const Vec* hidden) : values{} {
-    for (int c = 0; c < HIDDEN; ++c)
-      for (int row = 0; row < SIDE; ++row)
-        std::memcpy(&values[c][row + 1][1], hidden + (c * SIDE + row) * SIDE, SIDE * sizeof(Vec));
-  }
-  // Three pixels of a row of the patch at a position that the latter block reads.
-  const Vec* at(int channel, int kh, int row, int column) const {
-    return &values[channel][2 * row + kh][2 * column];
-  }
-};
-
-// sums [27][27 + 6] += products of the patches' values with each other (only on and above the
-// diagonal's 9x9 blocks) and with `wanted` [6][7][7], at the positions that the latter block reads.
-inline void add_equations(const PaddedHidden& hidden, const Vec* wanted, Vec* sums) {
-  constexpr int COLUMNS = TAPS + CHANNELS;
-  for (int i = 0; i < HIDDEN; ++i)
-    for (int kh = 0; kh < 3; ++kh) {
-      Vec* const target = sums + (i * 9 + kh * 3) * COLUMNS;
-      for (int j = i; j < HIDDEN; ++j) {
-        Vec acc[3][9] = {};
-        for (int row = 0; row < READ_SIDE; ++row)
-          for (int column = 0; column < READ_SIDE; ++column) {
-            const Vec* left = hidden.at(i, kh, row, column);
-#pragma GCC unroll 3
-            for (int down = 0; down < 3; ++down) {
-              const Vec* right = hidden.at(j, down, row, column);
-#pragma GCC unroll 3
-              for (int a = 0; a < 3; ++a)
-#pragma GCC unroll 3
-                for (int b = 0; b < 3; ++b) acc[a][down * 3 + b] += left[a] * right[b];
-            }
-          }
-        for (int a = 0; a < 3; ++a)
-          for (int b = 0; b < 9; ++b) target[a * COLUMNS + j * 9 + b] += acc[a][b];
-      }
-      Vec acc[3][CHANNELS] = {};
-      for (int row = 0; row < READ_SIDE; ++row)
-        for (int column = 0; column < READ_SIDE; ++column) {
-          const Vec* left = hidden.at(i, kh, row, column);
-#pragma GCC unroll 6
-          for (int o = 0; o < CHANNELS; ++o)
-#pragma GCC unroll 3
-            for (int a = 0; a < 3; ++a)
-              acc[a][o] += left[a] * wanted[o * READ_AREA + row * READ_SIDE + column];
-        }
-      for (int a = 0; a < 3; ++a)
-        for (int o = 0; o < CHANNELS; ++o) target[a * COLUMNS + TAPS + o] += acc[a][o];
-    }
-}
-
 struct OutputScratch {
   Vec h[MAP], hidden[MAP], y[READ], features[FROZEN_GROUP * FEATURES];
 };

@@ -1,0 +1,152 @@
+// Second convolutions that bring blocks' outputs nearest to the large blocks': least squares over the
+// positions that the latter block reads.
+#pragma once
+
+#include "frozen.h"
+
+namespace kt {
+
+// Hidden maps with zeros above and on the left, where the strided positions' patches leave them.
+template <int C>
+struct PaddedHidden {
+  static constexpr int PADDED_SIDE = SIDE + 1;
+  Vec values[C][PADDED_SIDE][PADDED_SIDE];
+
+  PaddedHidden() = default;
+  explicit PaddedHidden(const Vec* hidden) : values{} {
+    for (int c = 0; c < C; ++c)
+      for (int row = 0; row < SIDE; ++row)
+        std::memcpy(&values[c][row + 1][1], hidden + (c * SIDE + row) * SIDE, SIDE * sizeof(Vec));
+  }
+  // Three pixels of a row of the patch at a position that the latter block reads.
+  const Vec* at(int channel, int kh, int row, int column) const {
+    return &values[channel][2 * row + kh][2 * column];
+  }
+};
+
+inline Vec inverse_root(Vec x) {
+  for (int lane = 0; lane < LANES; ++lane) x[lane] = 1 / std::sqrt(x[lane]);
+  return x;
+}
+
+// The normal equations of a second convolution that reads C hidden channels: products of the
+// patches' values with each other (only on and above the diagonal's 9x9 blocks) and with what is
+// wanted, summed over images and positions.
+template <int C>
+struct Equations {
+  static constexpr int TAPS = C * 9, COLUMNS = TAPS + CHANNELS;
+  Vec sums[TAPS][COLUMNS] = {};
+
+  // Adds an image's, with `wanted` [6][7][7].
+  void add(const PaddedHidden<C>& hidden, const Vec* wanted) {
+    for (int i = 0; i < C; ++i)
+      for (int kh = 0; kh < 3; ++kh) {
+        Vec(*const target)[COLUMNS] = &sums[i * 9 + kh * 3];
+        for (int j = i; j < C; ++j) {
+          Vec acc[3][9] = {};
+          for (int row = 0; row < READ_SIDE; ++row)
+            for (int column = 0; column < READ_SIDE; ++column) {
+              const Vec* left = hidden.at(i, kh, row, column);
+#pragma GCC unroll 3
+              for (int down = 0; down < 3; ++down) {
+                const Vec* right = hidden.at(j, down, row, column);
+#pragma GCC unroll 3
+                for (int a = 0; a < 3; ++a)
+#pragma GCC unroll 3
+                  for (int b = 0; b < 3; ++b) acc[a][down * 3 + b] += left[a] * right[b];
+              }
+            }
+          for (int a = 0; a < 3; ++a)
+            for (int b = 0; b < 9; ++b) target[a][j * 9 + b] += acc[a][b];
+        }
+        Vec acc[3][CHANNELS] = {};
+        for (int row = 0; row < READ_SIDE; ++row)
+          for (int column = 0; column < READ_SIDE; ++column) {
+            const Vec* left = hidden.at(i, kh, row, column);
+#pragma GCC unroll 6
+            for (int o = 0; o < CHANNELS; ++o)
+#pragma GCC unroll 3
+              for (int a = 0; a < 3; ++a)
+                acc[a][o] += left[a] * wanted[o * READ_AREA + row * READ_SIDE + column];
+          }
+        for (int a = 0; a < 3; ++a)
+          for (int o = 0; o < CHANNELS; ++o) target[a][TAPS + o] += acc[a][o];
+      }
+  }
+
+  // Those of some of the channels, in increasing order.
+  template <int WIDE>
+  void take(const Equations<WIDE>& wide, const int32_t* kept) {
+    for (int a = 0; a < C; ++a)
+      for (int tap = 0; tap < 9; ++tap) {
+        const Vec* source = wide.sums[kept[a] * 9 + tap];
+        Vec* target = sums[a * 9 + tap];
+        for (int b = a; b < C; ++b)
+          std::copy(source + kept[b] * 9, source + kept[b] * 9 + 9, target + b * 9);
+        std::copy(source + WIDE * 9, source + WIDE * 9 + CHANNELS, target + TAPS);
+      }
+  }
+
+  // Cholesky's factors of the products in place of them, and the right side solved by the first.
+  // `decay` is added to the diagonal, relative to its mean.
+  void factorise(float decay) {
+    Vec mean = {};
+    for (int j = 0; j < TAPS; ++j) mean += sums[j][j];
+    const Vec more = mean * (decay / TAPS) + 1e-6f;
+    for (int j = 0; j < TAPS; ++j) {
+      sums[j][j] += more;
+      for (int k = 0; k < j; ++k)
+        for (int i = j; i < COLUMNS; ++i) sums[j][i] -= sums[k][j] * sums[k][i];
+      const Vec inverse = inverse_root(sums[j][j]);
+      for (int i = j; i < COLUMNS; ++i) sums[j][i] *= inverse;
+    }
+  }
+
+  // The second convolution [6][C][3][3], once factorised.
+  void solve(Vec* weights) const {
+    for (int j = TAPS - 1; j >= 0; --j)
+      for (int o = 0; o < CHANNELS; ++o) {
+        Vec rest = sums[j][TAPS + o];
+        for (int i = j + 1; i < TAPS; ++i) rest -= sums[j][i] * weights[o * TAPS + i];
+        weights[o * TAPS + j] = rest / sums[j][j];
+      }
+  }
+
+  // Once factorised: by how much the squared error in the metric [6][6] is lower than without any
+  // second convolution.
+  Vec explained(const Vec* metric) const {
+    Vec sum = {};
+    for (int o = 0; o < CHANNELS; ++o)
+      for (int p = 0; p < CHANNELS; ++p) {
+        Vec product = {};
+        for (int j = 0; j < TAPS; ++j) product += sums[j][TAPS + o] * sums[j][TAPS + p];
+        sum += metric[o * CHANNELS + p] * product;
+      }
+    return sum;
+  }
+};
+
+// What makes the equations of blocks of C hidden channels from maps h behind the former block.
+template <int C>
+struct FirstConvolution {
+  const Vec *conv1, *bias1, *bias2;
+  Vec hidden[C * AREA], wanted[READ];
+  PaddedHidden<C> padded;
+
+  // `y` [6][7][7] is what the block's output should be before its last ReLU.
+  void add(const Vec* h, const Vec* y, Equations<C>& equations) {
+    to_hidden<C>(h, conv1, bias1, hidden);
+    for (int c = 0; c < CHANNELS; ++c)
+      for (int k = 0, p = c * READ_AREA; k < READ_AREA; ++k, ++p)
+        wanted[p] = y[p] - h[c * AREA + read_position(k)] - bias2[c];
+    padded = PaddedHidden<C>(hidden);
+    equations.add(padded, wanted);
+  }
+};
+
+// Hidden channels to choose from, batch norm folded in or none.
+struct Candidates {
+  Vec conv1[CHANNELS * CHANNELS * 9], bias1[CHANNELS], bias2[CHANNELS];
+};
+
+}  // namespace kt
