@@ -43,7 +43,7 @@ def main() -> None:
         "--refine",
         type=positive,
         metavar="STEPS",
-        help="refine the translated block in so many steps (200, say), without images",
+        help="refine the block in so many steps (200, say), on the translator's own images",
     )
     command.add_argument(
         "--refine-images",
@@ -67,7 +67,10 @@ def translate(options: argparse.Namespace) -> None:
     networks = {"before": before, "after": translator.compress(model, before)}
     seconds = None
     if options.refine:
-        shown = options.refine_images and data.load(options.refine_images, Path("data"))[0]
+        if options.refine_images:
+            shown, _ = data.load(options.refine_images, Path("data"))
+        else:
+            shown = translator.own_images(model)
         start = time.perf_counter()
         networks["refined"] = refined(before, networks["after"], shown, options.refine)
         seconds = time.perf_counter() - start

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kt import baselines, translator
+from kt import translator
 from kt.ensemble import Compute
 from kt.statistics import summary
 from stages import runtime
@@ -19,13 +19,7 @@ def main(params: Params, compute: Compute) -> None:
     metrics, rows = {}, []
     for fraction in params.partial.fractions:
         subjects = Subjects.of_store(f"partial/{fraction:g}", images, params.target)
-        random = baselines.random_initialisation(params.target, len(subjects), params.seed)
-        accuracies = {
-            "random_initialisation": subjects.with_small(random, compute),
-            "translation": subjects.translated(model, compute),
-            "large": subjects.with_large(compute),
-        }
-        accuracies["gain"] = accuracies["translation"] - accuracies["random_initialisation"]
+        accuracies = subjects.compared(model, params.seed, compute)
         results = {name: summary(values) for name, values in accuracies.items()}
         metrics[f"{fraction * 100:g}_percent".replace(".", "_")] = results
         row = {"fraction": fraction, "n": len(subjects)}

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kt import baselines, ensemble, translator
+from kt import baselines, translator
 from kt.ensemble import Compute
 from kt.statistics import summary
 from stages import runtime
@@ -15,22 +15,15 @@ OUT = RESULTS / "transfer"
 
 def main(params: Params, compute: Compute) -> None:
     transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
-    count = len(transfer)
-    random = baselines.random_initialisation(params.target, count, params.seed)
     model = translator.load(TRANSLATOR, compute.device)
-    accuracies = {
-        "random_initialisation": transfer.with_small(random, compute),
-        "identity": transfer.with_small(baselines.identity(params.target, count), compute),
-        "translation": transfer.translated(model, compute),
-        "retrained": transfer.with_small(ensemble.part(transfer.networks, "small"), compute),
-        "large": transfer.with_large(compute),
-    }
-    gain = accuracies["translation"] - accuracies["random_initialisation"]
+    accuracies = transfer.compared(model, params.seed, compute)
+    identity = baselines.identity(params.target, len(transfer))
+    accuracies["identity"] = transfer.with_small(identity, compute)
     chosen = params.active.images
     metrics = {"from": chosen.main, "to": chosen.transfer}
     metrics |= {name: summary(values) for name, values in accuracies.items()}
-    runtime.write_json(OUT / "metrics.json", metrics | {"gain": summary(gain)})
-    table = pd.DataFrame({"network": range(count), **accuracies})
+    runtime.write_json(OUT / "metrics.json", metrics)
+    table = pd.DataFrame({"network": range(len(transfer)), **accuracies})
     runtime.write_csv(OUT / "accuracies.csv", table)
 
 

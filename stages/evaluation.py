@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt import ensemble, translator
+from kt import baselines, ensemble, translator
 from kt.data import ImageSet
 from kt.ensemble import Compute
 from kt.pairs import Pairs, Weights
@@ -42,6 +42,25 @@ class Subjects:
     def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
         """The large blocks' translations in their place."""
         return self.with_small(translator.translate(model, self.networks, compute), compute)
+
+    def compared(self, model: torch.nn.Module, seed: int, compute: Compute) -> dict[str, Tensor]:
+        """Accuracies with fresh blocks, translated ones, re-trained ones if there are, large ones.
+
+        And what translation gains over fresh blocks, in points.
+
+        Args:
+            seed: of the fresh blocks.
+        """
+        fresh = baselines.random_initialisation(self.target, len(self), seed)
+        accuracies = {
+            "random_initialisation": self.with_small(fresh, compute),
+            "translation": self.translated(model, compute),
+        }
+        if retrained := ensemble.part(self.networks, "small"):
+            accuracies["retrained"] = self.with_small(retrained, compute)
+        accuracies["large"] = self.with_large(compute)
+        gain = accuracies["translation"] - accuracies["random_initialisation"]
+        return accuracies | {"gain": gain}
 
     def tensors(self) -> list[Tensor]:
         """Everything the accuracies depend on, for fingerprints."""

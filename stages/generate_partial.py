@@ -5,7 +5,7 @@ import torch
 from kt import seeds
 from kt.ensemble import Compute
 from stages import runtime
-from stages.generation import make_store
+from stages.generation import make_store, plan
 from stages.inputs import image_set
 from stages.params import Params
 
@@ -16,14 +16,8 @@ def main(params: Params, compute: Compute) -> None:
     order = torch.randperm(len(images), generator=draw)
     for fraction in params.partial.fractions:
         some = images.subset(order[: max(1, round(fraction * len(images)))])
-        make_store(
-            params,
-            compute,
-            f"partial/{fraction:g}",
-            params.active.networks.partial,
-            some,
-            with_small=False,
-        )
+        count = params.active.networks.partial
+        make_store(plan(params, f"partial/{fraction:g}", count, with_small=False), compute, some)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from kt import ensemble
 from kt.ensemble import Compute
 from kt.pairs import Pairs
 from stages import runtime
-from stages.generation import make_store
+from stages.generation import make_store, plan
 from stages.inputs import PAIRS, image_set
 from stages.params import Params
 
@@ -12,7 +12,8 @@ from stages.params import Params
 def main(params: Params, compute: Compute) -> None:
     test = Pairs(PAIRS / "test")
     large = ensemble.part(test.read("large"), "large")
-    make_store(params, compute, "transfer", len(test), image_set("transfer", "train"), large=large)
+    networks = plan(params, "transfer", len(test))
+    make_store(networks, compute, image_set("transfer", "train"), large=large)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from kt.ensemble import Compute
 from stages import runtime
-from stages.generation import make_store
+from stages.generation import make_store, plan
 from stages.inputs import image_set
 from stages.params import Params
 
@@ -10,8 +10,8 @@ from stages.params import Params
 def main(params: Params, compute: Compute) -> None:
     images = image_set("main", "train")
     networks = params.active.networks
-    make_store(params, compute, "selection", networks.selection, images)
-    make_store(params, compute, "test", networks.test, images)
+    make_store(plan(params, "selection", networks.selection), compute, images)
+    make_store(plan(params, "test", networks.test), compute, images)
 
 
 if __name__ == "__main__":

@@ -14,25 +14,20 @@ from stages.inputs import PAIRS, image_set
 from stages.params import Params
 
 
-def make_store(
+def plan(
     params: Params,
-    compute: Compute,
     split: str,
     count: int,
-    data: ImageSet,
     with_small: bool = True,
-    large: Weights | None = None,
     checkpoints: Sequence[int] = (),
-    folder: Path | None = None,
-) -> None:
-    """Train `count` networks on `data` into data/pairs/`split`, or another folder.
+) -> Plan:
+    """How `count` networks are trained as parameters say.
 
     Args:
         with_small: also train a small block of the target kind for each (step 2).
-        large: large blocks to freeze in the networks instead of training their own.
         checkpoints: epochs after which the networks are stored too, behind the trained ones.
     """
-    plan = Plan(
+    return Plan(
         split=split,
         count=count,
         networks_per_stream=params.active.networks.per_stream,
@@ -45,11 +40,26 @@ def make_store(
         shared_init=with_small and params.generate.small_init == "shared",
         checkpoints=tuple(checkpoints),
     )
+
+
+def make_store(
+    plan: Plan,
+    compute: Compute,
+    data: ImageSet,
+    folder: Path | None = None,
+    large: Weights | None = None,
+) -> None:
+    """Train a plan's networks on `data` into a folder, data/pairs/<split> if none is given.
+
+    Args:
+        large: large blocks to freeze in the networks instead of training their own.
+    """
     inputs = runtime.fingerprint(data.images, data.labels, *(large or {}).values())
-    engines = [compute.engine_for(kind).__name__ for kind in ("large", params.target)]
+    engines = [compute.engine_for(kind).__name__ for kind in ("large", plan.target or "large")]
+    title = f"{plan.split}: {plan.count} networks"
     with (
         runtime.scratch("generate", dataclasses.asdict(plan), inputs, engines) as kept,
-        runtime.progress_bar(plan.images(data), f"{split}: {count} networks", "image") as bar,
+        runtime.progress_bar(plan.images(data), title, "image") as bar,
     ):
 
         def show(images: int, done_before: bool) -> None:
@@ -58,18 +68,18 @@ def make_store(
             bar.update(images)
 
         parts = generate.run(plan, data, kept, compute, large, show)
-        pairs.write(folder or PAIRS / split, parts, plan.stored, {"plan": dataclasses.asdict(plan)})
+        pairs.write(
+            folder or PAIRS / plan.split, parts, plan.stored, {"plan": dataclasses.asdict(plan)}
+        )
 
 
 def make_training_store(params: Params, compute: Compute, folder: Path) -> None:
     """Train the networks that a translator learns from into a folder."""
-    make_store(
+    networks = plan(
         params,
-        compute,
         "train",
         params.active.networks.train,
-        image_set("main", "train"),
-        with_small=params.generate.small_blocks,
-        checkpoints=params.generate.checkpoints,
-        folder=folder,
+        params.generate.small_blocks,
+        params.generate.checkpoints,
     )
+    make_store(networks, compute, image_set("main", "train"), folder)

@@ -28,6 +28,7 @@ class MergeModel(Strict):
     choose: bool
     fit: bool
     free: bool
+    whiten: bool
     fold: bool
 
 

@@ -157,7 +157,7 @@ def test_behaviour_is_the_references(networks, kind):
 
 @compiled
 @pytest.mark.parametrize("kind", ["conv", "conv_bias"])
-def test_nearest_convolutions_and_choices_are_the_references(networks, kind):
+def test_equations_are_the_references(networks, kind):
     ((images, _),) = draw_batches(9, seed=4)
     _, former, block, latter = assembled(networks, kind)
     large = part(networks, "block")
@@ -172,6 +172,7 @@ def test_nearest_convolutions_and_choices_are_the_references(networks, kind):
             [
                 shown.nearest(kind, block, slice(None), 1e-2),
                 shown.nearest(kind, block, some, 1e-2),
+                *shown.whitening(kind, block, some, 0.1).values(),
                 shown.choices(wide, pruning.SUBSETS, metric, slice(None), 1e-2),
                 shown.choices(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
             ]

@@ -139,6 +139,26 @@ def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, n
     assert error(best) <= error(found) <= 1.05 * error(best)
 
 
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_whitened_inputs_have_no_correlations(kind, images, networks, compute, monkeypatch):
+    monkeypatch.setattr(ensemble, "DAMPING", 1e-4)
+    block = initial_weights(kind, SEEDS)
+    few = images.subset(slice(0, 30))
+    whitening = ensemble.Shown(kind, networks, pixels(few.images), compute).whitening(kind, block)
+    maps = ensemble.features(few, networks)[1]
+    weights = one(block, 1)
+    hidden = F.relu(F.conv2d(maps, weights["conv1.weight"], weights.get("conv1.bias"), padding=1))
+    for name, read in {"conv1.weight": maps, "conv2.weight": hidden}.items():
+        patches = F.unfold(read, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1).double()
+        products = patches.T @ patches
+        products = products / products.diagonal().mean()
+        expected = torch.linalg.inv(products + 1e-4 * torch.eye(len(products)))
+        found = whitening[name][1].double()
+        assert (found - expected).norm() < 0.02 * expected.norm()
+        # Along directions that the inputs have, the product is the identity.
+        assert (products @ found @ products - products).norm() < 0.01 * products.norm()
+
+
 @pytest.mark.parametrize("kind", [None, "large", "conv"])
 def test_features_are_those_of_the_modules(kind, images, networks):
     block = {} if kind is None else initial_weights(kind, SEEDS)

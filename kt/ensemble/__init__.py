@@ -72,6 +72,8 @@ class Compute:
 EVALUATION_BATCH = 250
 DECAY = 1e-3
 """Of `Shown.nearest`, relative to the mean square of what the convolutions read."""
+DAMPING = 0.1
+"""Of `Shown.whitening`, relative to the same."""
 
 
 def train_networks(
@@ -257,6 +259,21 @@ class Shown:
             (N, 6, 3, 3, 3).
         """
         return self._shown.nearest(kind, self._taken(block), chosen, DECAY)
+
+    def whitening(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Weights:
+        """What a gradient is multiplied by to take correlations of the inputs out of it.
+
+        For each convolution the inverse of the products of its input's patches, over their mean
+        square, averaged over images and the positions that latter blocks read, and damped: the
+        inputs' half of the natural gradient (K-FAC, Martens and Grosse, 2015).
+
+        Args:
+            block: stacked blocks of a convolutional `kind`.
+
+        Returns:
+            `conv1.weight` (N, 54, 54) and `conv2.weight` (N, 27, 27).
+        """
+        return self._shown.whitening(kind, self._taken(block), chosen, DAMPING)
 
     def choices(
         self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice = slice(None)

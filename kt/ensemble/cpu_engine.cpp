@@ -150,6 +150,34 @@ void nearest(int packs, const void* weights, const Shown& shown, const void* ys,
   });
 }
 
+// For each pack what whitens the gradients of small blocks' convolutions: [54][54], [27][27].
+template <class Small>
+void whitening(int packs, const void* weights, const Shown& shown, float damping, void* whitened,
+               int threads) {
+  struct Scratch {
+    Whitening<CHANNELS> first;
+    Whitening<HIDDEN> second;
+    Vec hidden[HIDDEN * AREA];
+  };
+  constexpr int FIRST = CHANNELS * 9 * CHANNELS * 9, BOTH = FIRST + HIDDEN * 9 * HIDDEN * 9;
+  for_each_pack(packs, threads, created<Scratch>, [&](int pack, Scratch& scratch) {
+    const Small& w = static_cast<const Small*>(weights)[pack];
+    const Vec* bias1 = ZEROS;
+    if constexpr (Small::BIASED) bias1 = w.bias1;
+    scratch.first.equations = {}, scratch.second.equations = {};
+    const auto maps = shown.of(pack);
+    for (int n = 0; n < shown.images; ++n) {
+      const Vec* h = maps(n, nullptr);
+      to_hidden<HIDDEN>(h, w.conv1, bias1, scratch.hidden);
+      scratch.first.add(h);
+      scratch.second.add(scratch.hidden);
+    }
+    Vec* out = static_cast<Vec*>(whitened) + int64_t(pack) * BOTH;
+    scratch.first.invert(damping, out);
+    scratch.second.invert(damping, out + FIRST);
+  });
+}
+
 template <class Small>
 void behaviour(int packs, const void* weights, const Shown& shown, const void* targets,
                void* gradients, void* losses, int threads) {
@@ -298,6 +326,20 @@ void kt_nearest_conv_bias(int packs, const void* weights, const void* around, co
                           void* found, int threads) {
   kt::nearest<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images}, ys,
                                       decay, found, threads);
+}
+
+// What whitens gradients, whitened [packs][54 * 54 + 27 * 27][16]: see above.
+void kt_whitening_conv(int packs, const void* weights, const void* around, const void* maps,
+                       int kept, int first, int images, float damping, void* whitened,
+                       int threads) {
+  kt::whitening<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, damping,
+                                  whitened, threads);
+}
+void kt_whitening_conv_bias(int packs, const void* weights, const void* around, const void* maps,
+                            int kept, int first, int images, float damping, void* whitened,
+                            int threads) {
+  kt::whitening<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images},
+                                        damping, whitened, threads);
 }
 
 // For each of `choices` [count][3] among the candidates' hidden channels, in increasing order, how

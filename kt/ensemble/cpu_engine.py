@@ -232,7 +232,9 @@ class Shown:
         return self._outputs(kind, block, chosen, None)
 
     def follow(self, large: Weights) -> Tensor:
-        self._large = torch.empty(self._frozen.count, self.images, CHANNELS * READ_AREA, LANES)
+        self._large = _on_huge_pages(
+            self._frozen.count * self.images * CHANNELS * READ_AREA * LANES
+        )
         return self._outputs("large", large, slice(None), _address(self._large))
 
     def _outputs(self, kind: str, block: Weights, chosen: slice, kept: int | None) -> Tensor:
@@ -267,6 +269,25 @@ class Shown:
             self.threads,
         )
         return found.movedim(-1, 1).flatten(0, 1)[: packed.networks]
+
+    def whitening(self, kind: str, block: Weights, chosen: slice, damping: float) -> Weights:
+        run = _function("whitening", kind)
+        packed, (first, count) = _block(kind, block), self._range(chosen)
+        sizes = {"conv1.weight": CHANNELS * 9, "conv2.weight": HIDDEN * 9}
+        found = torch.empty(packed.count, sum(s * s for s in sizes.values()), LANES)
+        run(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            first,
+            count,
+            damping,
+            _address(found),
+            self.threads,
+        )
+        found = found.transpose(1, 2).flatten(0, 1)[: packed.networks]
+        parts = found.split([size * size for size in sizes.values()], 1)
+        return {n: p.unflatten(1, (sizes[n], -1)) for n, p in zip(sizes, parts, strict=True)}
 
     def choices(
         self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
@@ -479,6 +500,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
             "outputs": [count, address, address, address, count, address, count],
             "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
             "nearest": [count, *[address] * 3, *[count] * 3, address, real, address, count],
+            "whitening": [count, *[address] * 3, *[count] * 3, real, address, count],
             "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
         }.items():
             if hasattr(loaded, f"kt_{name}_{kind}"):

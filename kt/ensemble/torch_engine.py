@@ -195,6 +195,21 @@ class Shown:
         return solution.mT.unflatten(2, (-1, 3, 3))[: self.count]
 
     @torch.no_grad()
+    def whitening(self, kind: str, block: Weights, chosen: slice, damping: float) -> Weights:
+        block, maps = _in_company(block), self._maps[:, chosen]
+        bias = block.get("conv1.bias", _no_bias(block, 1))
+        hidden = torch.vmap(_hidden)(maps, block["conv1.weight"], bias)
+        found = {}
+        for name, read in {"conv1.weight": maps, "conv2.weight": hidden}.items():
+            patches = torch.vmap(_patches)(read)
+            products = patches.mT @ patches
+            mean = products.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-6
+            identity = torch.eye(products.shape[1], device=products.device)
+            damped = products + (damping * (mean - 1e-6) + 1e-6) * identity
+            found[name] = (mean * torch.linalg.inv(damped))[: self.count]
+        return found
+
+    @torch.no_grad()
     def choices(
         self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
     ) -> Tensor:
@@ -212,9 +227,8 @@ class Shown:
         (N, 27, 27) and (N, 27, 6).
         """
         maps = self._maps[:, chosen]
-        patches = torch.vmap(_patches)(
-            maps, block["conv1.weight"], block.get("conv1.bias", _no_bias(block, 1))
-        )
+        bias = block.get("conv1.bias", _no_bias(block, 1))
+        patches = torch.vmap(_patches)(torch.vmap(_hidden)(maps, block["conv1.weight"], bias))
         wanted = self._large[:, chosen] - maps[..., ::2, ::2]
         wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
@@ -240,10 +254,13 @@ class Shown:
         return forward(_prefixed("block", block) | self._latter, self._maps[:, chosen])
 
 
-def _patches(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What a small block's second convolution reads where the latter block reads: (B * 49, 27)."""
-    hidden = F.relu(F.conv2d(maps, weight, bias, padding=1))
-    return F.unfold(hidden, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.relu(F.conv2d(maps, weight, bias, padding=1))
+
+
+def _patches(maps: Tensor) -> Tensor:
+    """What a convolution of maps (B, C, 14, 14) reads where latter blocks read: (B * 49, 9 * C)."""
+    return F.unfold(maps, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
 
 
 def _no_bias(block: Weights, i: int) -> Tensor:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from kt import pairs
 from kt.blocks import Network, weights
+from kt.data import ImageSet
 from kt.ensemble import Compute, part
 from kt.errors import KTError
 from kt.translator.merge import Merge, MergeConfig
@@ -70,6 +71,16 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
     return {
         name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]
     }
+
+
+def own_images(model: Translator) -> ImageSet | None:
+    """The images that a translator keeps for itself, without labels (zeros); None if it has none.
+
+    They are synthetic, and what a translated block can be refined on where there are no images.
+    """
+    if not isinstance(model, Merge):
+        return None
+    return ImageSet(model.prototypes.cpu(), torch.zeros(len(model.prototypes), dtype=torch.int64))
 
 
 def compress(model: Translator, network: Network) -> Network:

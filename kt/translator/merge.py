@@ -3,14 +3,16 @@
 A small block's hidden channel k is a mixture of the large block's, with batch norm folded in:
 first convolution's row k = sum_j a[j, k] * row j, second convolution's column k = sum_j b[j, k] *
 column j. Mixtures stay in the span of the input, whose order of channels does not matter; the
-second convolution of least squares (`fit`) and small steps of the weights (`free`) leave it.
+second convolution of least squares (`fit`) and steps of the weights themselves (`free`) leave it.
 
 What guides it are the outputs of the network with its large block on the translator's own prototype
 images, which are part of the translator: translating needs no images. It begins with the three
-channels that do best there (`choose`), as pruning with images does (He et al., 2017), and with what
-an encoder, reading the weights, adds to them. An unrolled descent goes on from there, as in learned
-optimisation (Andrychowicz et al., 2016): every layer compares the outputs on a few prototypes, and
-a small network turns the gradient into the next coefficients.
+channels that explain most there (`choose`), as pruning with images does (He et al., 2017), and with
+what an encoder, reading the weights, adds to them. An unrolled descent goes on from there, as in
+learned optimisation (Andrychowicz et al., 2016): every layer compares the outputs on a few
+prototypes, and a small network decides how far to go along the gradient, freed from the
+correlations of what the convolutions read (`whiten`: half of a natural gradient, as in K-FAC,
+Martens and Grosse, 2015).
 """
 
 from dataclasses import asdict, dataclass
@@ -31,12 +33,15 @@ Weights = dict[str, Tensor]
 KERNEL = 9
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
-CHOOSING = 32
+CHOOSING = 16
 """Prototypes on which all ways to keep three channels are tried, at most."""
 LARGEST_STEP = 0.5
 KERNELS = CHANNELS * KERNEL
-FREE_RATE, LEAVING = 0.2, 0.1
-"""Steps outside the span begin as their product, relative to the kernels."""
+FREE_RATE, LEAVING = 0.6, 0.1
+"""The first step outside the span begins as their product, relative to the kernels; the others
+begin in a linear decay."""
+WHITENING = 8
+"""Prototypes by which gradients are whitened, at most."""
 QUICK = 10.0
 """How much faster than other parameters their logarithm is learned."""
 
@@ -55,18 +60,20 @@ class MergeConfig:
         choose: the descent begins with the three hidden channels that do best on the prototypes;
             False: with those of the largest kernels.
         fit: it begins with the second convolution of least squares.
+        whiten: steps outside the span follow gradients that are whitened: see `Shown.whitening`.
     """
 
-    layers: int = 16
-    hidden_size: int = 64
+    layers: int = 8
+    hidden_size: int = 32
     prototypes: int = 256
-    images_per_layer: int = 16
+    images_per_layer: int = 8
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = True
     free: bool = True
     choose: bool = True
     fit: bool = True
+    whiten: bool = True
 
 
 class Exchangeable(nn.Module):
@@ -114,11 +121,12 @@ class Descent(nn.Module):
         self.step = nn.Linear(width, 2)
         nn.init.normal_(self.step.weight, std=1e-3)
         nn.init.zeros_(self.step.bias)
-        self.rate = nn.Parameter(torch.full((2,), 0.05))
+        self.rate = nn.Parameter(torch.zeros(2))
         self.gain = nn.Linear(width, 2)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
-        self.free_rate = nn.Parameter(torch.full((max(layers, 1), 2), FREE_RATE).log() / QUICK)
+        decay = 1 - torch.arange(max(layers, 1)) / max(layers, 1)
+        self.free_rate = nn.Parameter((FREE_RATE * decay).log()[:, None].repeat(1, 2) / QUICK)
 
     def forward(
         self, tokens: Tensor, x: Tensor, gradient: Tensor, momentum: Tensor, last: Tensor,
@@ -135,10 +143,10 @@ class Descent(nn.Module):
         about = torch.stack([size.log().flatten(), loss.clamp(1e-3, 10).log()], -1)
         network = self.about(about) + self.time[layer]
         h = self.entry(entries.permute(0, 2, 3, 1)) + (tokens + network[:, None])[:, :, None]
-        h = self.norm(self.hidden(F.gelu(h)))
+        h = self.norm(self.hidden(F.relu(h)))
         columns = h.mean(1)
         pooled = self.columns(columns)[:, None] + self.rows(h.mean(2))[:, :, None]
-        step = self.step(F.gelu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
+        step = self.step(F.relu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
         step = step - self.rate[:, None, None] * momentum
         gain = (self.gain(columns) + QUICK * self.free_rate[layer]).exp().transpose(1, 2)
         return LARGEST_STEP * (step / LARGEST_STEP).tanh(), gain[:, :, None]
@@ -223,6 +231,9 @@ class Merge(nn.Module):
             outside = F.pad((outside - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
             small = small + outside
             blocks = [self._block(small, channels)]
+        if self.config.whiten:
+            few = slice(min(WHITENING, self._rounds * self._at_once))
+            white = shown.whitening(self.config.target, _detached(blocks[-1]), few)
         for layer in range(self.config.layers):
             first = layer % self._rounds * self._at_once
             chosen = slice(first, first + self._at_once)
@@ -237,9 +248,14 @@ class Merge(nn.Module):
             x = x + last
             small = _mixed(x, kernels)
             if self.config.free:
-                slope = 0.8 * slope + 0.2 * steepest
+                if self.config.whiten:
+                    slopes |= {
+                        name: torch.bmm(slopes[name].flatten(2), w).view_as(slopes[name])
+                        for name, w in white.items()
+                    }
+                slope = 0.8 * slope + 0.2 * self._slope(slopes).to(x.device)
                 size = slope.square().mean((2, 3), True).sqrt() + 1e-8
-                outside = outside - scale * gain.transpose(-1, -2) * (slope / (slope.abs() + size))
+                outside = outside - scale * gain.transpose(-1, -2) * slope / size
             small = small + outside
             blocks.append(self._block(small, channels))
         return blocks

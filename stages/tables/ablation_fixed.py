@@ -1,5 +1,6 @@
 """The ablation's rows that train no further translator: prunings, the translation, refinements."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -47,12 +48,24 @@ def main(params: Params, compute: Compute) -> None:
             "the same, second convolutions refitted by least squares",
             lambda: pruning.best_subset(target, networks, few, compute, refitted=True),
         ),
+        "prune_best_bias": (
+            "best of the 20 prunings with biases (conv_bias)",
+            lambda: pruning.best_subset("conv_bias", networks, few, compute),
+        ),
+        "prune_refit_bias": (
+            "the same, refitted",
+            lambda: pruning.best_subset("conv_bias", networks, few, compute, refitted=True),
+        ),
         "translation": (
             "merge (the default translator)",
             lambda: translator.translate(model, networks, compute),
         ),
-        "refined_synthetic": (
-            f"merge, then {steps} steps without any images",
+        "refined_prototypes": (
+            f"merge, then {steps} steps on the translator's own images",
+            lambda: refined(translator.own_images(model)),
+        ),
+        "refined_strokes": (
+            f"merge, then {steps} steps on random strokes that fit batch norm's statistics",
             lambda: refined(None),
         ),
         "refined_images": (
@@ -64,7 +77,9 @@ def main(params: Params, compute: Compute) -> None:
     with runtime.progress_bar(len(rows), "fixed rows", "row") as bar:
         for name, (label, make) in rows.items():
             blocks[name], seconds = timed(make)
-            accuracy: Tensor = test.with_small(blocks[name], compute)
+            biased = "conv1.bias" in blocks[name]
+            judge = dataclasses.replace(test, target="conv_bias") if biased else test
+            accuracy: Tensor = judge.with_small(blocks[name], compute)
             results[name] = {
                 "label": label,
                 "translation": summary(accuracy),

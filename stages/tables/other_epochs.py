@@ -1,11 +1,11 @@
 """The default translator on networks trained for another number of epochs than its own."""
 
-from kt import baselines, ensemble, translator
+from kt import translator
 from kt.ensemble import Compute
 from kt.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
-from stages.generation import make_store
+from stages.generation import make_store, plan
 from stages.inputs import TRANSLATOR, image_set
 from stages.params import Params
 from stages.tables import cell
@@ -14,18 +14,11 @@ from stages.tables import cell
 def main(params: Params, compute: Compute, epochs: str) -> None:
     changed = params.changed({"active": {"recipe": {"epochs": int(epochs)}}}, "tables.epochs.list")
     split = f"epochs/{epochs}"
-    count = params.active.networks.selection
-    make_store(changed, compute, split, count, image_set("main", "train"))
+    networks = plan(changed, split, params.active.networks.selection)
+    make_store(networks, compute, image_set("main", "train"))
     subjects = Subjects.of_store(split, image_set("main", "test"), params.target)
     model = translator.load(TRANSLATOR, compute.device)
-    random = baselines.random_initialisation(params.target, count, params.seed)
-    accuracies = {
-        "random_initialisation": subjects.with_small(random, compute),
-        "translation": subjects.translated(model, compute),
-        "retrained": subjects.with_small(ensemble.part(subjects.networks, "small"), compute),
-        "large": subjects.with_large(compute),
-    }
-    accuracies["gain"] = accuracies["translation"] - accuracies["random_initialisation"]
+    accuracies = subjects.compared(model, params.seed, compute)
     result = {name: summary(values) for name, values in accuracies.items()}
     cell.write(params, f"epochs/{epochs}", result)
 

@@ -29,16 +29,16 @@ inline Vec inverse_root(Vec x) {
   return x;
 }
 
-// The normal equations of a second convolution that reads C hidden channels: products of the
-// patches' values with each other (only on and above the diagonal's 9x9 blocks) and with what is
-// wanted, summed over images and positions.
-template <int C>
+// The normal equations of a convolution that reads C channels: products of the patches' values with
+// each other (only on and above the diagonal's 9x9 blocks), summed over images and positions, and
+// RIGHT columns beside them.
+template <int C, int RIGHT = CHANNELS>
 struct Equations {
-  static constexpr int TAPS = C * 9, COLUMNS = TAPS + CHANNELS;
+  static constexpr int TAPS = C * 9, COLUMNS = TAPS + RIGHT;
   Vec sums[TAPS][COLUMNS] = {};
 
-  // Adds an image's, with `wanted` [6][7][7].
-  void add(const PaddedHidden<C>& hidden, const Vec* wanted) {
+  // Adds an image's products.
+  void add(const PaddedHidden<C>& hidden) {
     for (int i = 0; i < C; ++i)
       for (int kh = 0; kh < 3; ++kh) {
         Vec(*const target)[COLUMNS] = &sums[i * 9 + kh * 3];
@@ -59,6 +59,14 @@ struct Equations {
           for (int a = 0; a < 3; ++a)
             for (int b = 0; b < 9; ++b) target[a][j * 9 + b] += acc[a][b];
         }
+      }
+  }
+
+  // Adds those with `wanted` [6][7][7], which the convolution should give.
+  void add_right(const PaddedHidden<C>& hidden, const Vec* wanted) {
+    for (int i = 0; i < C; ++i)
+      for (int kh = 0; kh < 3; ++kh) {
+        Vec(*const target)[COLUMNS] = &sums[i * 9 + kh * 3];
         Vec acc[3][CHANNELS] = {};
         for (int row = 0; row < READ_SIDE; ++row)
           for (int column = 0; column < READ_SIDE; ++column) {
@@ -102,10 +110,10 @@ struct Equations {
     }
   }
 
-  // The second convolution [6][C][3][3], once factorised.
+  // The solution [RIGHT][C][3][3], once factorised.
   void solve(Vec* weights) const {
     for (int j = TAPS - 1; j >= 0; --j)
-      for (int o = 0; o < CHANNELS; ++o) {
+      for (int o = 0; o < RIGHT; ++o) {
         Vec rest = sums[j][TAPS + o];
         for (int i = j + 1; i < TAPS; ++i) rest -= sums[j][i] * weights[o * TAPS + i];
         weights[o * TAPS + j] = rest / sums[j][j];
@@ -140,7 +148,31 @@ struct FirstConvolution {
       for (int k = 0, p = c * READ_AREA; k < READ_AREA; ++k, ++p)
         wanted[p] = y[p] - h[c * AREA + read_position(k)] - bias2[c];
     padded = PaddedHidden<C>(hidden);
-    equations.add(padded, wanted);
+    equations.add(padded);
+    equations.add_right(padded, wanted);
+  }
+};
+
+// The inverse of what a convolution's patches have as products, over their mean square, with
+// `damping` on the diagonal: [TAPS][TAPS].
+template <int C>
+struct Whitening {
+  Equations<C, C * 9> equations;
+  PaddedHidden<C> padded;
+
+  // maps [C][14][14] that the convolution reads.
+  void add(const Vec* maps) {
+    padded = PaddedHidden<C>(maps);
+    equations.add(padded);
+  }
+  void invert(float damping, Vec* inverse) {
+    constexpr int TAPS = C * 9;
+    Vec mean = {};
+    for (int j = 0; j < TAPS; ++j) mean += equations.sums[j][j];
+    mean = mean * (1.0f / TAPS) + 1e-6f;
+    for (int j = 0; j < TAPS; ++j) equations.sums[j][TAPS + j] = mean;
+    equations.factorise(damping);
+    equations.solve(inverse);
   }
 };
 
