@@ -63,9 +63,7 @@ def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, mod
 
 
 @pytest.mark.parametrize("shown", [[], ["--refine-images", "digits"]])
-def test_a_translated_block_is_refined(shown, network, tmp_path):
-    torch.manual_seed(1)
-    model = Mixer(MixerConfig(layers=1, hidden_size=8, target="conv"))
+def test_a_translated_block_is_refined(shown, model, network, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
     translator.save(tmp_path / "t.safetensors", model)
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
@@ -74,9 +72,18 @@ def test_a_translated_block_is_refined(shown, network, tmp_path):
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
     assert rows["refined"].split()[1:3] == rows["after"].split()[1:3] and "%" in rows["refined"]
     assert rows["refined"].endswith(" s") and not rows["after"].endswith(" s")
-    written, start = load_file(tmp_path / "small.safetensors"), translator.compress(model, network)
+    written = load_file(tmp_path / "small.safetensors")
+    start = translator.compress(model.eval(), network)
     for name, tensor in weights(start).items():
         assert torch.equal(written[name], tensor) != name.startswith("block."), name
+
+
+def test_a_translator_lends_its_own_images_for_refining(model):
+    lent = translator.own_images(model)
+    if isinstance(model, Mixer):
+        assert lent is None
+    else:
+        assert torch.equal(lent.images, model.prototypes) and len(lent) == 32
 
 
 def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):

@@ -179,6 +179,31 @@ def test_the_encoder_is_shown_turned_kernels(symmetry, networks, images):
     assert any(turns) == symmetry
 
 
+def test_whitening_changes_the_steps_outside_the_span_alone(networks, images):
+    first, second = (
+        translator.translate(model(networks, images, whiten=whiten), networks)
+        for whiten in (True, False)
+    )
+    assert all((first[name] - second[name]).abs().max() > 1e-3 for name in first)
+    first, second = (
+        translator.translate(model(networks, images, free=False, whiten=whiten), networks)
+        for whiten in (True, False)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_steps_along_whitened_gradients_lower_the_divergence(networks, images):
+    """Even before anything is learned, on the prototypes that they look at."""
+    merge = Merge(MergeConfig(layers=6, hidden_size=16, prototypes=20, images_per_layer=20))
+    merge.prepare(networks, images, torch.Generator().manual_seed(0))
+    shown = Shown("conv", networks, pixels(merge.prototypes))
+    wanted = shown.follow(ensemble.part(networks, "large")).softmax(-1)
+    with torch.no_grad():
+        blocks = merge(networks)
+    first, last = (losses.divergence("conv", blocks[i], shown, wanted) for i in (0, -1))
+    assert (last < first).all(), (first, last)
+
+
 def test_it_refuses_what_it_cannot_translate_to():
     with pytest.raises(KTError, match="not to 'mlp'"):
         Merge(MergeConfig(target="mlp"))
