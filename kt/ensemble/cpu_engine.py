@@ -385,10 +385,13 @@ class _Packs:
         self.shapes = {name: stacked[name].shape[1:] for name in names}
         self.networks = len(stacked[names[0]])
         self.count = -(-self.networks // LANES)
-        flat = torch.cat([stacked[name].flatten(1) for name in names], 1).float()
-        if self.networks % LANES:
-            flat = flat[torch.arange(self.count * LANES).clamp(max=self.networks - 1)]
-        self.values = flat.view(self.count, LANES, -1).transpose(1, 2).contiguous()
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        self.values = torch.empty(self.count, sum(sizes), LANES)
+        filled = torch.arange(self.count * LANES).clamp(max=self.networks - 1)
+        for name, values in zip(names, self.values.split(sizes, 1), strict=True):
+            flat = stacked[name].flatten(1)
+            flat = flat[filled] if self.networks % LANES else flat
+            values.copy_(flat.view(self.count, LANES, -1).transpose(1, 2))
         assert self.values.data_ptr() % 64 == 0  # PyTorch's alignment, which vectors rely on
 
     def unpacked(self, values: Tensor | None = None) -> Weights:

@@ -33,7 +33,7 @@ Weights = dict[str, Tensor]
 KERNEL = 9
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
-CHOOSING = 16
+CHOOSING = 8
 """Prototypes on which all ways to keep three channels are tried, at most."""
 LARGEST_STEP = 0.5
 KERNELS = CHANNELS * KERNEL
@@ -66,7 +66,7 @@ class MergeConfig:
     layers: int = 8
     hidden_size: int = 32
     prototypes: int = 256
-    images_per_layer: int = 8
+    images_per_layer: int = 6
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = True
