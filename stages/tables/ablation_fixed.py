@@ -12,7 +12,7 @@ from kt.data import ImageSet
 from kt.ensemble import Compute
 from kt.pairs import Weights
 from kt.statistics import summary
-from stages import runtime
+from stages import runtime, translation
 from stages.evaluation import Subjects
 from stages.inputs import TRANSLATOR, image_set
 from stages.params import Params
@@ -29,6 +29,8 @@ def main(params: Params, compute: Compute) -> None:
     networks, target, seed = test.networks, params.target, params.seed
     steps = params.tables.ablation.refine_steps
     model = translator.load(TRANSLATOR, compute.device)
+    untrained = translation.make_model(params)
+    translation.make_objective(params, compute, untrained, translation.TRAINING)  # prototypes
     blocks: dict[str, Weights] = {}
 
     def refined(images: ImageSet | None) -> Weights:
@@ -55,6 +57,10 @@ def main(params: Params, compute: Compute) -> None:
         "prune_refit_bias": (
             "the same, refitted",
             lambda: pruning.best_subset("conv_bias", networks, few, compute, refitted=True),
+        ),
+        "merge_untrained": (
+            "merge before any training: equal steps, no encoder to speak of",
+            lambda: translator.translate(untrained, networks, compute),
         ),
         "translation": (
             "merge (the default translator)",
