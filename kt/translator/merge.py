@@ -175,8 +175,8 @@ class Merge(nn.Module):
         self.encoder = nn.Sequential(
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
-        self.propose = nn.Linear(width, 2 * HIDDEN)
-        nn.init.normal_(self.propose.weight, std=0.02)
+        self.propose = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
+        nn.init.normal_(self.propose[-1].weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 
     def prepare(
@@ -210,13 +210,14 @@ class Merge(nn.Module):
         kernels = self._kernels(channels)
         features = (_features(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
-        x = self.propose(tokens).unflatten(-1, (HIDDEN, 2)).permute(0, 3, 1, 2)  # (N, 2, 6, 3)
         if self.config.layers == 0:
-            return [self._block(_mixed(x + _strongest(channels), kernels), channels)]
+            x = self._proposal(tokens, _strongest(channels))
+            return [self._block(_mixed(x, kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
         shown = Shown(self.config.target, networks, pixels(images), compute)
-        wanted = shown.follow(part(networks, "large")).softmax(-1).to(x.device)
-        x = x + (self._best(channels, shown) if self.config.choose else _strongest(channels))
+        wanted = shown.follow(part(networks, "large")).softmax(-1).to(kernels.device)
+        kept = self._best(channels, shown) if self.config.choose else _strongest(channels)
+        x = self._proposal(tokens, kept)
         small = _mixed(x, kernels)
         blocks = [self._block(small, channels)]
         entropy = torch.special.entr(wanted).sum(-1)
@@ -231,8 +232,9 @@ class Merge(nn.Module):
             outside = F.pad((outside - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
             small = small + outside
             blocks = [self._block(small, channels)]
+        few = slice(min(WHITENING, self._rounds * self._at_once))
+        white = {}
         if self.config.whiten:
-            few = slice(min(WHITENING, self._rounds * self._at_once))
             white = shown.whitening(self.config.target, _detached(blocks[-1]), few)
         for layer in range(self.config.layers):
             first = layer % self._rounds * self._at_once
@@ -248,11 +250,9 @@ class Merge(nn.Module):
             x = x + last
             small = _mixed(x, kernels)
             if self.config.free:
-                if self.config.whiten:
-                    slopes |= {
-                        name: torch.bmm(slopes[name].flatten(2), w).view_as(slopes[name])
-                        for name, w in white.items()
-                    }
+                for name, whitening in white.items():
+                    flat = slopes[name].flatten(2)
+                    slopes[name] = torch.bmm(flat, whitening).view_as(slopes[name])
                 slope = 0.8 * slope + 0.2 * self._slope(slopes).to(x.device)
                 size = slope.square().mean((2, 3), True).sqrt() + 1e-8
                 outside = outside - scale * gain.transpose(-1, -2) * slope / size
@@ -265,9 +265,17 @@ class Merge(nn.Module):
         with one_thread():
             return self(networks, compute)[-1]
 
+    def _proposal(self, tokens: Tensor, kept: Tensor) -> Tensor:
+        """Coefficients (N, 2, 6, 3) that keep the channels (N, 3), and what the encoder adds."""
+        keeping = F.one_hot(kept, tokens.shape[1]).float()  # (N, 3, 6)
+        stay = (keeping @ tokens)[:, None].expand(-1, tokens.shape[1], -1, -1)
+        each = tokens[:, :, None].expand_as(stay)
+        added = self.propose(torch.cat([each, stay], -1))  # (N, 6, 3, 2)
+        return keeping.transpose(1, 2)[:, None] + added.permute(0, 3, 1, 2)
+
     @torch.no_grad()
     def _best(self, channels: Weights, shown: Shown) -> Tensor:
-        """Coefficients (N, 1, 6, 3) that keep the three channels that do best on the prototypes.
+        """The three hidden channels (N, 3) that explain most on the prototypes, strongest first.
 
         All twenty ways are tried, each with the second convolution of least squares.
         """
@@ -278,7 +286,7 @@ class Merge(nn.Module):
         explained = shown.choices(wide, SUBSETS, channels["metric"], few)
         kept = SUBSETS[explained.argmax(1).cpu()].to(explained.device)
         strongest_first = _strengths(channels).gather(1, kept).argsort(1, descending=True)
-        return _keeping(kept.gather(1, strongest_first))
+        return kept.gather(1, strongest_first)
 
     @property
     def _at_once(self) -> int:
@@ -358,19 +366,14 @@ def _detached(block: Weights) -> Weights:
 
 
 def _strongest(channels: Weights) -> Tensor:
-    """Coefficients (N, 1, 6, 3) that keep the channels with the largest kernels on both sides."""
-    return _keeping(_strengths(channels).topk(HIDDEN, 1).indices)
+    """The hidden channels (N, 3) with the largest kernels on both sides, strongest first."""
+    return _strengths(channels).topk(HIDDEN, 1).indices
 
 
 def _strengths(channels: Weights) -> Tensor:
     """Of the hidden channels, (N, 6): they do not depend on the channels' scales."""
     into, out = channels["hidden"][..., -2:].unbind(-1)
     return into * out
-
-
-def _keeping(kept: Tensor) -> Tensor:
-    """Coefficients (N, 1, 6, 3) that keep the channels (N, 3) as they are."""
-    return F.one_hot(kept, CHANNELS).float().transpose(1, 2)[:, None]
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
