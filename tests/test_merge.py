@@ -179,6 +179,21 @@ def test_the_encoder_is_shown_turned_kernels(symmetry, networks, images):
     assert any(turns) == symmetry
 
 
+def test_no_weight_belongs_to_one_width():
+    """The learned parts take blocks of other widths: ten hidden channels, of which four stay."""
+    torch.manual_seed(0)
+    merge, n, hidden, residual, kept = Merge(CONFIG), 2, 10, 7, 4
+    width = merge.embed.out_features
+    tokens = merge.encoder(torch.randn(n, hidden, residual, width)).mean(2)
+    stay = torch.tensor([[1, 2, 5, 9], [0, 3, 4, 8]])
+    x = merge._proposal(tokens, stay)
+    assert x.shape == (n, 2, hidden, kept)
+    assert torch.equal((x > 0.5).sum((1, 2, 3)), torch.tensor([2 * kept, 2 * kept]))
+    made = merge.descent.token(tokens)
+    step, gain = merge.descent(made, x, x.detach(), x.detach(), 0 * x, torch.ones(n), 1)
+    assert step.shape == x.shape and gain.shape == (n, 2, 1, kept)
+
+
 def test_whitening_changes_the_steps_outside_the_span_alone(networks, images):
     first, second = (
         translator.translate(model(networks, images, whiten=whiten), networks)
