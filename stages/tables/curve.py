@@ -16,8 +16,11 @@ MARKS = (85, 95)
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
     points = {count: cell.read(params, f"curve/{count}") for count in params.tables.curve.networks}
-    gaps = [output.gap(point["translation"]["mean"], baselines) for point in points.values()]
-    fitted = power_law(np.array(list(points), float), np.array(gaps))
+    counts = np.array(list(points), float)
+    gaps = np.array([output.gap(p["translation"]["mean"], baselines) for p in points.values()])
+    way = baselines["retrained"]["mean"] - baselines["random_initialisation"]["mean"]
+    widest = max(point["translation"]["ci95"] for point in points.values()) / way * 100
+    fitted = power_law(counts, gaps) if gaps.max() - gaps.min() > 2 * widest else None
     needed = {share: networks_for(share, fitted) for share in MARKS}
     table = pd.DataFrame(
         {
@@ -33,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
     caption = (
         f"{output.protocol(params)}. Every point makes as many training steps. Accuracy in percent "
         "on test images, of test networks (unseen, with the 95 % interval over them) and of "
-        f"networks that the translator was trained on (seen). {said(fitted, needed)}"
+        f"networks that the translator was trained on (seen). {said(fitted, needed, points, gaps)}"
     )
     metrics = {
         f"{count}_networks": {"unseen": p["translation"], "seen": p["training"]}
@@ -78,9 +81,18 @@ def levelled(gap: np.ndarray, levels: dict[str, float]) -> np.ndarray:
     return low + gap / 100 * (high - low)
 
 
-def said(fitted: tuple[float, float, float] | None, needed: dict[int, int | None]) -> str:
+def said(
+    fitted: tuple[float, float, float] | None,
+    needed: dict[int, int | None],
+    points: dict[int, dict],
+    gaps: np.ndarray,
+) -> str:
     if fitted is None:
-        return "Too few points for a fit."
+        fewest = min(points)
+        return (
+            "The points determine no fit: they are few, or differ by no more than their intervals. "
+            f"The fewest networks, {fewest}, close {gaps[list(points).index(fewest)]:.0f} %."
+        )
     limit, scale, power = fitted
     words = [f"Fitted: gap closed = {limit:.1f} - {scale:.0f} N^-{power:.2f} percent."]
     for share, count in needed.items():
