@@ -198,6 +198,7 @@ def learning_curve(
             ax.axhline(level, color=COLOURS[name], linestyle="--", linewidth=1, label=LABELS[name])
         ax.set(ylabel=f"accuracy, % (mean of {points[counts[0]]['translation']['n']} networks)")
     left.set(xlabel="training networks", xscale="log")
+    left.set_ylim(top=min(100, left.get_ylim()[1]))  # the interval of two networks is endless
     right.set(xlabel="training time, s")
     left.legend(frameon=False, fontsize=7)
     right.legend(frameon=False, fontsize=7, title="training networks", title_fontsize=7, ncols=2)

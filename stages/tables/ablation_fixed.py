@@ -59,7 +59,7 @@ def main(params: Params, compute: Compute) -> None:
             lambda: pruning.best_subset("conv_bias", networks, few, compute, refitted=True),
         ),
         "merge_untrained": (
-            "merge before any training: equal steps, no encoder to speak of",
+            "merge before any training: steps of fixed, falling size",
             lambda: translator.translate(untrained, networks, compute),
         ),
         "translation": (
