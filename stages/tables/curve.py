@@ -16,11 +16,12 @@ MARKS = (85, 95)
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
     points = {count: cell.read(params, f"curve/{count}") for count in params.tables.curve.networks}
-    counts = np.array(list(points), float)
-    gaps = np.array([output.gap(p["translation"]["mean"], baselines) for p in points.values()])
-    way = baselines["retrained"]["mean"] - baselines["random_initialisation"]["mean"]
-    widest = max(point["translation"]["ci95"] for point in points.values()) / way * 100
-    fitted = power_law(counts, gaps) if gaps.max() - gaps.min() > 2 * widest else None
+    unseen = [point["translation"] for point in points.values()]
+    gaps = np.array([output.gap(result["mean"], baselines) for result in unseen])
+    rise = np.ptp([result["mean"] for result in unseen])
+    fitted = None
+    if rise > 2 * max(result["ci95"] for result in unseen):
+        fitted = power_law(np.array(list(points), float), gaps)
     needed = {share: networks_for(share, fitted) for share in MARKS}
     table = pd.DataFrame(
         {
