@@ -177,7 +177,7 @@ def test_equations_are_the_references(networks, kind):
                 shown.choices(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
             ]
         )
-    assert_close(*found, rtol=1e-3, atol=1e-4)
+    assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @compiled

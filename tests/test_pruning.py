@@ -64,7 +64,7 @@ def test_pruning_channels_that_do_nothing_is_exact(kind, representable, images):
     for block, close in (
         (pruning.by_norm(kind, part(representable, "large")), 1e-3),
         (pruning.best_subset(kind, representable, images), 1e-3),
-        # Weight decay keeps it a little away.
+        # The fit is to what large blocks give behind their last ReLU, and so not exact.
         (pruning.best_subset(kind, representable, images, refitted=True), 0.1),
     ):
         for pruned, large in zip(modules(kind, representable, block), original, strict=True):
