@@ -42,8 +42,11 @@ class LargeBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + x)
+        return F.relu(self.before_relu(x))
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """What the last ReLU is applied to."""
+        return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + x
 
 
 class SmallBlock(nn.Module):

@@ -124,7 +124,8 @@ def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, n
     shown.follow(large)
     found = shown.nearest(kind, block)[1]
     maps = ensemble.features(few, networks)[1]
-    wanted = ensemble.features(few, networks, "large", large)[1] - maps
+    with torch.no_grad():
+        wanted = assembled("large", networks, large, 1).block.before_relu(maps) - maps
     hidden = F.relu(
         F.conv2d(maps, block["conv1.weight"][1], one(block, 1).get("conv1.bias"), padding=1)
     )

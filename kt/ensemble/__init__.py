@@ -249,6 +249,7 @@ class Shown:
     def nearest(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         """Second convolutions with which small blocks' outputs are nearest to the large blocks'.
 
+        Before their last ReLU: so the fit is linear, and exact where a small block can do the same.
         They are those of least squares, over the chosen images and the positions that latter blocks
         read, with a little weight decay.
 

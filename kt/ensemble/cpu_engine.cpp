@@ -60,7 +60,9 @@ struct WithSmall {
   template <class Run>
   static void with_block(const void* weights, int pack, Run&& run) {
     const Small& w = static_cast<const Small*>(weights)[pack];
-    run([&](const Vec* h, Vec* hidden, Vec* y) { small_forward(w, h, hidden, y); });
+    run([&](const Vec* h, Vec* hidden, Vec* y, Vec* before = nullptr) {
+      small_forward(w, h, hidden, y, before);
+    });
   }
 };
 struct WithLarge {
@@ -74,9 +76,9 @@ struct WithLarge {
     Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
     fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
     fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
-    run([&](const Vec* h, Vec* hidden, Vec* y) {
+    run([&](const Vec* h, Vec* hidden, Vec* y, Vec* before = nullptr) {
       to_hidden<CHANNELS>(h, conv1, bias1, hidden);
-      to_output<CHANNELS>(hidden, conv2, bias2, h, y);
+      to_output<CHANNELS>(hidden, conv2, bias2, h, y, before);
     });
   }
 };
@@ -106,7 +108,8 @@ struct Shown {
   }
 };
 
-// `ys`, if there are any, are the blocks' outputs where the latter blocks read, [packs][images][READ].
+// `ys`, if there are any, are the blocks' outputs before their last ReLU where the latter blocks
+// read, [packs][images][READ].
 template <class Kind>
 void shown_outputs(int packs, const void* weights, const Shown& shown, void* logits, void* ys,
                    int threads) {
@@ -115,8 +118,8 @@ void shown_outputs(int packs, const void* weights, const Shown& shown, void* log
     Vec* kept = ys ? static_cast<Vec*>(ys) + int64_t(pack) * shown.images * READ : nullptr;
     Kind::with_block(weights, pack, [&](const auto& block) {
       const auto keeping = [&](const Vec* h, Vec* hidden, Vec* y) {
-        block(h, hidden, y);
-        if (kept) kept = std::copy(y, y + READ, kept);
+        block(h, hidden, y, kept);
+        if (kept) kept += READ;
       };
       to_logits(shown.images, shown.frozen(pack), keeping, scratch, shown.of(pack), out);
     });

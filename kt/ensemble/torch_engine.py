@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, CHANNELS, Former, Latter, Network, skeleton
+from kt.blocks import BLOCKS, CHANNELS, Former, LargeBlock, Latter, Network, skeleton
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -184,8 +184,8 @@ class Shown:
 
     @torch.no_grad()
     def follow(self, large: Weights) -> Tensor:
-        block = _vectorised(skeleton(BLOCKS["large"]).eval(), 0)
-        self._large = block(_in_company(large), self._maps)[..., ::2, ::2]
+        block = _prefixed("block", _in_company(large))
+        self._large = _vectorised(skeleton(_LargeSum).eval(), 0)(block, self._maps)[..., ::2, ::2]
         return self.outputs("large", large)
 
     @torch.no_grad()
@@ -266,6 +266,17 @@ def _patches(maps: Tensor) -> Tensor:
 def _no_bias(block: Weights, i: int) -> Tensor:
     count, channels = block["conv1.weight"].shape[:2]
     return block["conv1.weight"].new_zeros(count, channels if i == 1 else CHANNELS)
+
+
+class _LargeSum(nn.Module):
+    """The large block without its last ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = LargeBlock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block.before_relu(x)
 
 
 class _Back(nn.Module):

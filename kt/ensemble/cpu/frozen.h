@@ -39,12 +39,17 @@ struct Frozen {
   }
 };
 
-// y = relu(second convolution of hidden + h) where the latter block reads it.
+// y = relu(second convolution of hidden + h) where the latter block reads it; `before`, if it is
+// given, what comes before the ReLU.
 template <int IN>
-inline void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Vec* h, Vec* y) {
+inline void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Vec* h, Vec* y,
+                      Vec* before = nullptr) {
   convolve_read<IN, CHANNELS>(hidden, w, bias, [&](int c, int at, const Vec* values) {
-    for (int k = 0; k < TILE; ++k)
-      y[c * READ_AREA + at + k] = relu(values[k] + h[c * AREA + read_position(at + k)]);
+    for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p) {
+      const Vec sum = values[k] + h[c * AREA + read_position(at + k)];
+      if (before) before[p] = sum;
+      y[p] = relu(sum);
+    }
   });
 }
 
@@ -56,11 +61,12 @@ inline void to_hidden(const Vec* h, const Vec* w, const Vec* bias, Vec* hidden) 
 }
 
 template <class Small>
-inline void small_forward(const Small& block, const Vec* h, Vec* hidden, Vec* y) {
+inline void small_forward(const Small& block, const Vec* h, Vec* hidden, Vec* y,
+                          Vec* before = nullptr) {
   const Vec *bias1 = ZEROS, *bias2 = ZEROS;
   if constexpr (Small::BIASED) bias1 = block.bias1, bias2 = block.bias2;
   to_hidden<HIDDEN>(h, block.conv1, bias1, hidden);
-  to_output<HIDDEN>(hidden, block.conv2, bias2, h, y);
+  to_output<HIDDEN>(hidden, block.conv2, bias2, h, y, before);
 }
 
 // sums [ROWS] += the sums of the rows of x [ROWS][COLUMNS].
