@@ -139,15 +139,27 @@ def make_model(params: Params) -> Translator:
     return model
 
 
+def prepared_model(params: Params, compute: Compute) -> Merge:
+    """A merging translator before any training, with its prototypes."""
+    model = make_model(params)
+    networks, _ = _behaviour(params, compute, TRAINING)
+    _prepare(params, model, networks)
+    return model
+
+
+def _prepare(params: Params, model: Merge, learning: BehaviourObjective) -> None:
+    first = {name: rows[:PREPARED] for name, rows in learning.networks.items()}
+    draw = seeds.generator(params.seed, "translator", "prototypes")
+    model.prepare(first, image_set("main", "train"), draw, params.generate.flip)
+
+
 def make_objective(
     params: Params, compute: Compute, model: Translator, store: Path
 ) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
     """What the translator learns, and checksums of what it learns from."""
     if isinstance(model, Merge):
         networks, learned_from = _behaviour(params, compute, store)
-        first = {name: rows[:PREPARED] for name, rows in networks.networks.items()}
-        draw = seeds.generator(params.seed, "translator", "prototypes")
-        model.prepare(first, image_set("main", "train"), draw, params.generate.flip)
+        _prepare(params, model, networks)
         symmetric = params.train.merge.symmetry
         return dataclasses.replace(networks, symmetry=symmetric), learned_from
     train, loss = params.train.mixer, params.train.mixer.loss

@@ -127,7 +127,7 @@ def test_training_on_behaviour_lowers_the_divergence(networks, images):
         optimizer.zero_grad()
         seen.append(objective.backward(merge, torch.arange(COUNT)).item())
         optimizer.step()
-    assert sum(seen[-10:]) < 0.8 * sum(seen[:10])
+    assert max(seen[-10:]) < 0.8 * seen[0]
 
 
 def test_a_network_does_not_depend_on_its_company(networks, images):
@@ -209,7 +209,9 @@ def test_whitening_changes_the_steps_outside_the_span_alone(networks, images):
 
 def test_steps_along_whitened_gradients_lower_the_divergence(networks, images):
     """Even before anything is learned, on the prototypes that they look at."""
-    merge = Merge(MergeConfig(layers=6, hidden_size=16, prototypes=20, images_per_layer=20))
+    torch.manual_seed(0)
+    config = MergeConfig(layers=6, hidden_size=16, prototypes=20, images_per_layer=20, fit=False)
+    merge = Merge(config)
     merge.prepare(networks, images, torch.Generator().manual_seed(0))
     shown = Shown("conv", networks, pixels(merge.prototypes))
     wanted = shown.follow(ensemble.part(networks, "large")).softmax(-1)

@@ -218,24 +218,37 @@ class Merge(nn.Module):
         wanted = shown.follow(part(networks, "large")).softmax(-1).to(kernels.device)
         kept = self._best(channels, shown) if self.config.choose else _strongest(channels)
         x = self._proposal(tokens, kept)
-        small = _mixed(x, kernels)
-        blocks = [self._block(small, channels)]
-        entropy = torch.special.entr(wanted).sum(-1)
-        tokens = self.descent.token(tokens)
-        scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
-        momentum = last = torch.zeros_like(x)
-        slope = torch.zeros_like(small)
-        outside: Tensor | float = 0.0
-        if self.config.fit:
-            nearest = shown.nearest(self.config.target, _detached(blocks[-1])).to(x.device)
-            outside = self._slope(_detached(blocks[-1]) | {"conv2.weight": nearest})
-            outside = F.pad((outside - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
-            small = small + outside
-            blocks = [self._block(small, channels)]
+        outside = self._fitted(_mixed(x, kernels), channels, shown) if self.config.fit else 0.0
+        return self._descended(x, outside, kernels, tokens, channels, shown, wanted)
+
+    def _fitted(self, small: Tensor, channels: Weights, shown: Shown) -> Tensor:
+        """What least squares adds to (N, 2, 3, numbers): other second convolutions."""
+        block = _detached(self._block(small, channels))
+        nearest = shown.nearest(self.config.target, block).to(small.device)
+        fitted = self._slope(block | {"conv2.weight": nearest})
+        return F.pad((fitted - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
+
+    def _descended(
+        self, x: Tensor, outside: Tensor | float, kernels: Tensor, tokens: Tensor,
+        channels: Weights, shown: Shown, wanted: Tensor,
+    ) -> list[Weights]:  # fmt: skip
+        """The blocks at the beginning of the descent and after each layer.
+
+        Args:
+            x: coefficients to begin with, (N, 2, 6, 3).
+            outside: what is added to their mixtures, (N, 2, 3, numbers).
+            wanted: what the networks with their large blocks say of the prototypes, (N, P, 10).
+        """
+        blocks = [self._block(_mixed(x, kernels) + outside, channels)]
         few = slice(min(WHITENING, self._rounds * self._at_once))
         white = {}
         if self.config.whiten:
             white = shown.whitening(self.config.target, _detached(blocks[-1]), few)
+        entropy = torch.special.entr(wanted).sum(-1)
+        tokens = self.descent.token(tokens)
+        scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
+        momentum = last = torch.zeros_like(x)
+        slope: Tensor | float = 0.0
         for layer in range(self.config.layers):
             first = layer % self._rounds * self._at_once
             chosen = slice(first, first + self._at_once)
@@ -248,7 +261,6 @@ class Merge(nn.Module):
             loss = loss.to(x.device) - entropy[:, chosen].mean(-1)
             last, gain = self.descent(tokens, x, gradient, momentum, last.detach(), loss, layer)
             x = x + last
-            small = _mixed(x, kernels)
             if self.config.free:
                 for name, whitening in white.items():
                     flat = slopes[name].flatten(2)
@@ -256,8 +268,7 @@ class Merge(nn.Module):
                 slope = 0.8 * slope + 0.2 * self._slope(slopes).to(x.device)
                 size = slope.square().mean((2, 3), True).sqrt() + 1e-8
                 outside = outside - scale * gain.transpose(-1, -2) * slope / size
-            small = small + outside
-            blocks.append(self._block(small, channels))
+            blocks.append(self._block(_mixed(x, kernels) + outside, channels))
         return blocks
 
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
