@@ -2,10 +2,18 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.errors import KTError
@@ -169,29 +177,6 @@ Change = dict[str, Any]
 """Nested parameters to replace; `active` stands for the block of the chosen scale."""
 
 
-class Row(Strict):
-    label: str
-    store: str
-    change: Change
-
-
-class Ablation(Strict):
-    refine_steps: Count
-    rows: Annotated[list[str], Field(min_length=1)]
-    settings: dict[str, Row]
-
-
-class Curve(Strict):
-    networks: Annotated[list[Count], Field(min_length=1)]
-
-
-class Tables(Strict):
-    stores: dict[str, Change]
-    ablation: Ablation
-    curve: Curve
-    epochs: list[Count]
-
-
 class Params(Strict):
     """All of `params.yaml`."""
 
@@ -203,7 +188,7 @@ class Params(Strict):
     augment: Augment
     train: Train
     partial: Partial
-    tables: Tables
+    tables: dict[str, Any]
     scales: dict[str, Scale]
 
     @model_validator(mode="after")
@@ -265,18 +250,23 @@ class Params(Strict):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _known_cells(self) -> "Params":
-        ablation, stores = self.tables.ablation, ["train", *self.tables.stores]
-        for row in ablation.rows:
-            if row not in ablation.settings:
-                raise ValueError(f"tables.ablation.rows: {row!r} has no tables.ablation.settings")
-            if (store := ablation.settings[row].store) not in stores:
-                raise ValueError(
-                    f"tables.ablation.settings.{row}.store: got {store!r}; accepts "
-                    f"{', '.join(stores)}"
-                )
-        return self
+    def table(self, name: str, schema: Any) -> Any:
+        """The settings of one table, `tables.<name>`, as its own stages define and check them.
+
+        So a new table, or a change of another's settings, makes no stage run again.
+
+        Args:
+            schema: a type that pydantic can check: a `Strict` model, or a list of `Count`.
+
+        Raises:
+            KTError: there are none, or they are not valid.
+        """
+        if name not in self.tables:
+            raise KTError(f"params.yaml: tables.{name}: missing")
+        try:
+            return TypeAdapter(schema).validate_python(self.tables[name], strict=True)
+        except ValidationError as error:
+            raise KTError(f"params.yaml: {_explain(error, schema, ('tables', name))}") from None
 
     def changed(self, change: Change, key: str) -> "Params":
         """These parameters with some replaced, checked like a file's.
@@ -294,7 +284,7 @@ class Params(Strict):
         try:
             return Params.model_validate(merged)
         except ValidationError as error:
-            raise KTError(f"params.yaml: {key}: {_explain(error.errors()[0])}") from None
+            raise KTError(f"params.yaml: {key}: {_explain(error, Params)}") from None
 
     @property
     def schedule(self) -> Schedule:
@@ -325,7 +315,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise KTError(f"{path}: {_explain(error.errors()[0])}") from None
+        raise KTError(f"{path}: {_explain(error, Params)}") from None
 
 
 def _merged(base: dict, change: dict) -> dict:
@@ -338,11 +328,12 @@ def _merged(base: dict, change: dict) -> dict:
     return base | change | nested
 
 
-def _explain(error: dict) -> str:
-    """One line for one of pydantic's errors."""
-    key = ".".join(str(step) for step in error["loc"])
+def _explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
+    """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
+    error = failure.errors()[0]
+    key = ".".join(str(step) for step in (*place, *error["loc"]))
     if error["type"] == "extra_forbidden":
-        accepted = sorted(_section(error["loc"][:-1]).model_fields)
+        accepted = sorted(_section(schema, error["loc"][:-1]).model_fields)
         close = difflib.get_close_matches(str(error["loc"][-1]), accepted, 1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(accepted)}"
         return f"{key}: unknown key; {hint}"
@@ -356,11 +347,9 @@ def _explain(error: dict) -> str:
     return f"{key}: got {error['input']!r}; {message[0].lower()}{message[1:]}"
 
 
-def _section(location: tuple) -> type[BaseModel]:
-    """The model of a nested section of the parameters."""
-    model: type[BaseModel] = Params
+def _section(schema: Any, location: tuple) -> type[BaseModel]:
+    """The model of a nested section; in a mapping of sections the key says nothing of the type."""
     for step in location:
-        if model is Params and step == "scales":
-            continue
-        model = model.model_fields[step].annotation if step in model.model_fields else Scale
-    return model
+        of_mapping = get_args(schema)[1:]
+        schema = of_mapping[0] if of_mapping else schema.model_fields[step].annotation
+    return schema

@@ -9,6 +9,8 @@ from kt.errors import KTError
 from kt.statistics import gap_closed
 from stages import params
 from stages.tables import curve
+from stages.tables.ablation_row import Ablation
+from stages.tables.curve_store import Curve
 
 
 def test_a_change_replaces_leaves_and_is_checked():
@@ -26,10 +28,35 @@ def test_a_change_replaces_leaves_and_is_checked():
 
 def test_every_row_of_the_ablation_is_valid():
     loaded = params.load()
-    for name, row in loaded.tables.ablation.settings.items():
+    ablation = loaded.table("ablation", Ablation)
+    stores = loaded.table("stores", dict[str, params.Change])
+    assert {row.store for row in ablation.settings.values()} <= {"train", *stores}
+    for name, row in ablation.settings.items():
         loaded.changed(row.change, name)
-    for name, change in loaded.tables.stores.items():
+    for name, change in stores.items():
         loaded.changed(change, name)
+
+
+def test_settings_of_a_table_are_checked_by_its_stages():
+    loaded = params.load()
+
+    def ablation(change):
+        tables = {"ablation": loaded.tables["ablation"] | change}
+        return loaded.model_copy(update={"tables": tables}).table("ablation", Ablation)
+
+    with pytest.raises(KTError, match=r"params.yaml: tables.ablation.row: unknown key; did.*rows"):
+        ablation({"row": []})
+    with pytest.raises(KTError, match=r"tables.ablation.refine_steps: got 0; input should be gre"):
+        ablation({"refine_steps": 0})
+    with pytest.raises(KTError, match=r"tables.ablation: rows: 'x' is none of the settings: mix"):
+        ablation({"rows": ["x"]})
+    row = {"mixer": {"label": "", "store": "", "change": {}, "changed": {}}}
+    with pytest.raises(KTError, match=r"settings.mixer.changed: unknown key; did you mean change"):
+        ablation({"rows": ["mixer"], "settings": row})
+    with pytest.raises(KTError, match=r"tables.curve: missing"):
+        loaded.model_copy(update={"tables": {}}).table("curve", Curve)
+    with pytest.raises(KTError, match=r"tables.epochs.1: got 0; input should be greater"):
+        loaded.model_copy(update={"tables": {"epochs": [1, 0]}}).table("epochs", list[params.Count])
 
 
 def test_the_fit_finds_a_known_power_law_and_inverts_it():
@@ -53,7 +80,8 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
     prepared.succeed(
         "train_translator",
         "evaluate_baselines",
-        *(f"tables.store {name}" for name in ("shared", "checkpoints", "many")),
+        *(f"tables.store {name}" for name in ("shared", "checkpoints")),
+        "tables.curve_store",
         *(f"tables.ablation_row {row}" for row in ("mixer_behaviour", "merge_checkpoints")),
         "tables.ablation_fixed",
         "tables.ablation",

@@ -41,7 +41,6 @@ def shrink_tables(tables: dict) -> dict:
     two_epochs = {"generate": {"small_blocks": False, "checkpoints": [1]}}
     two_epochs["active"] = {"recipe": {"epochs": 2}, "train": {"pairs": 16}}
     tiny["stores"]["checkpoints"] = two_epochs
-    tiny["stores"]["many"]["active"] = {"networks": {"train": 8}}
     ablation = tiny["ablation"]
     ablation |= {"refine_steps": 2, "rows": ["mixer_behaviour", "merge_checkpoints"]}
     ablation["settings"]["merge_checkpoints"]["change"] = two_epochs

@@ -6,6 +6,7 @@ from kt.ensemble import Compute
 from stages import figures, runtime
 from stages.params import Params
 from stages.tables import cell, output
+from stages.tables.ablation_row import Ablation
 
 REFERENCES = ("random_initialisation", "retrained", "large")
 
@@ -13,7 +14,8 @@ REFERENCES = ("random_initialisation", "retrained", "large")
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
     fixed = cell.read(params, "ablation_fixed")
-    trained = {row: cell.read(params, f"ablation/{row}") for row in params.tables.ablation.rows}
+    settings = params.table("ablation", Ablation)
+    trained = {row: cell.read(params, f"ablation/{row}") for row in settings.rows}
     rows = {
         name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES
     }

@@ -17,6 +17,7 @@ from stages.evaluation import Subjects
 from stages.inputs import TRANSLATOR, image_set
 from stages.params import Params
 from stages.tables import cell
+from stages.tables.ablation_row import Ablation
 
 PRUNING_IMAGES = 512
 """Unlabelled training images that choose among prunings, and that refitting looks at."""
@@ -27,10 +28,9 @@ def main(params: Params, compute: Compute) -> None:
     unlabelled = image_set("main", "train")
     few = unlabelled.subset(slice(0, PRUNING_IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
-    steps = params.tables.ablation.refine_steps
+    steps = params.table("ablation", Ablation).refine_steps
     model = translator.load(TRANSLATOR, compute.device)
-    untrained = translation.make_model(params)
-    translation.make_objective(params, compute, untrained, translation.TRAINING)  # prototypes
+    untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 
     def refined(images: ImageSet | None) -> Weights:

@@ -8,6 +8,7 @@ from kt.ensemble import Compute
 from stages import figures, runtime
 from stages.params import Params
 from stages.tables import cell, output
+from stages.tables.curve_store import Curve
 
 MARKS = (85, 95)
 """Shares of the gap in percent for which the number of networks is asked."""
@@ -15,7 +16,8 @@ MARKS = (85, 95)
 
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
-    points = {count: cell.read(params, f"curve/{count}") for count in params.tables.curve.networks}
+    counts = params.table("curve", Curve).networks
+    points = {count: cell.read(params, f"curve/{count}") for count in counts}
     unseen = [point["translation"] for point in points.values()]
     gaps = np.array([output.gap(result["mean"], baselines) for result in unseen])
     rise = np.ptp([result["mean"] for result in unseen])

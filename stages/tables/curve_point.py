@@ -7,9 +7,9 @@ from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
 from stages.tables import cell
+from stages.tables.curve_store import STORE, with_networks
 
 EVALUATIONS = 10
-STORE = "many"
 
 
 def main(params: Params, compute: Compute, networks: str) -> None:
@@ -18,12 +18,11 @@ def main(params: Params, compute: Compute, networks: str) -> None:
     default = params.active.train.pairs
     steps = schedule.epochs * -(-default // schedule.batch_size)
     epochs = max(1, round(steps / -(-count // schedule.batch_size)))
-    changed = schedule.model_copy(
+    schedule = schedule.model_copy(
         update={"epochs": epochs, "evaluate_every": max(1, epochs // EVALUATIONS)}
     )
-    active = {"train": {"pairs": count, params.model.kind: changed.model_dump()}}
-    change = params.tables.stores[STORE] | {"active": active | {"networks": {"train": count}}}
-    point = cell.measured(params.changed(change, f"networks {count}"), compute, STORE)
+    changed = with_networks(params, count, schedule.model_dump())
+    point = cell.measured(changed, compute, STORE)
     cell.write(params, f"curve/{count}", point)
 
 

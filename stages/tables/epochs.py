@@ -4,13 +4,14 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages import runtime
-from stages.params import Params
+from stages.params import Count, Params
 from stages.tables import cell, output
 
 
 def main(params: Params, compute: Compute) -> None:
     results = {
-        f"{epochs}_epochs": cell.read(params, f"epochs/{epochs}") for epochs in params.tables.epochs
+        f"{epochs}_epochs": cell.read(params, f"epochs/{epochs}")
+        for epochs in params.table("epochs", list[Count])
     }
     table = pd.DataFrame(
         {

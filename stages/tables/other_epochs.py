@@ -12,7 +12,9 @@ from stages.tables import cell
 
 
 def main(params: Params, compute: Compute, epochs: str) -> None:
-    changed = params.changed({"active": {"recipe": {"epochs": int(epochs)}}}, "tables.epochs.list")
+    changed = params.changed(
+        {"active": {"recipe": {"epochs": int(epochs)}}}, f"tables.epochs: {epochs}"
+    )
     split = f"epochs/{epochs}"
     networks = plan(changed, split, params.active.networks.selection)
     make_store(networks, compute, image_set("main", "train"))

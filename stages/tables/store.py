@@ -4,12 +4,12 @@ from kt.ensemble import Compute
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS
-from stages.params import Params
+from stages.params import Change, Params
 
 
 def main(params: Params, compute: Compute, name: str) -> None:
-    changed = params.changed(params.tables.stores[name], f"tables.stores.{name}")
-    make_training_store(changed, compute, PAIRS / name)
+    change = params.table("stores", dict[str, Change])[name]
+    make_training_store(params.changed(change, f"tables.stores.{name}"), compute, PAIRS / name)
 
 
 if __name__ == "__main__":
