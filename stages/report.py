@@ -4,16 +4,14 @@ import json
 
 import pandas as pd
 
-from kt import baselines, ensemble, translator
+from kt import translator
 from kt.ensemble import Compute
-from kt.pairs import Pairs
 from kt.statistics import gap_closed
-from stages import figures, runtime
-from stages.inputs import PAIRS, RESULTS, TRANSLATOR, image_set
+from stages import feature_maps, figures, runtime
+from stages.inputs import RESULTS, TRANSLATOR
 from stages.params import Params
 
 FIGURES = RESULTS / "figures"
-SHOWN_IMAGES = 4
 PAPER = {
     "random_initialisation": "27.38",
     "random_replacement": "23.67",
@@ -40,7 +38,8 @@ def main(params: Params, compute: Compute) -> None:
         if name == "translation" or name in baselines
     }
     draw(params, accuracies, transfer)
-    draw_features(params, compute)
+    features = feature_maps.draw(params, compute, translator.load(TRANSLATOR, compute.device))
+    features.savefig(FIGURES / "features.png", metadata={"Software": None})
     page = "\n".join(
         [
             *introduction(params, train),
@@ -77,32 +76,6 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         figure.savefig(FIGURES / f"{name}.png", metadata={"Software": None})
-
-
-def draw_features(params: Params, compute: Compute) -> None:
-    """Feature maps of one test network with every block in turn (the paper's Figure 5)."""
-    images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
-    network = Pairs(PAIRS / "test").read(first=1)
-    model = translator.load(TRANSLATOR, compute.device)
-    replaced = ensemble.part(Pairs(PAIRS / "train").read("small"), "small")
-    target, replacement = params.target, {}
-    if replaced:
-        drawn = baselines.random_replacement(replaced, 1, params.seed)
-        replacement = {"random replacement": (target, drawn)}
-    blocks = {
-        "former block": (None, {}),
-        "large block": ("large", ensemble.part(network, "large")),
-        "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
-        **replacement,
-        "translation": (target, translator.translate(model, network, compute)),
-        "re-trained": (target, ensemble.part(network, "small")),
-    }
-    maps = {
-        label: ensemble.features(images, network, kind, block, compute)[0]
-        for label, (kind, block) in blocks.items()
-    }
-    figure = figures.feature_maps(images.images, maps)
-    figure.savefig(FIGURES / "features.png", metadata={"Software": None})
 
 
 def features_section(params: Params) -> list[str]:

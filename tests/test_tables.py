@@ -12,6 +12,8 @@ from stages.tables import curve
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
 
+KINDS = ("mlp", "attention")
+
 
 def test_a_change_replaces_leaves_and_is_checked():
     loaded = params.load()
@@ -89,6 +91,17 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
         "tables.curve",
         "tables.other_epochs 2",
         "tables.epochs",
+        "tables.table2",
+        "tables.merge_cell",
+        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0.0, 0.1)),
+        *(f"tables.grid {table}" for table in ("table3", "table4")),
+        *(
+            f"tables.{name} {target}"
+            for name in ("target_store", "target_cell")
+            for target in KINDS
+        ),
+        "tables.table6",
+        "tables.figure6",
     )
     results = prepared.folder / "tables" / "results" / "tiny"
     ablation = json.loads((results / "ablation.json").read_text())
@@ -108,3 +121,58 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
     prepared.succeed("tables.curve_point 8")
     second = json.loads(cell.read_text())
     assert first["translation"] == second["translation"] and first["loss"] == second["loss"]
+
+
+def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
+    prepared.succeed(
+        "train_translator",
+        "evaluate_baselines",
+        "generate_transfer",
+        "generate_partial",
+        "eval_transfer_usps",
+        "eval_partial_data",
+        "tables.table2",
+        "tables.merge_cell",
+        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0.0, 0.1)),
+        *(f"tables.grid {table}" for table in ("table3", "table4")),
+        *(
+            f"tables.{name} {target}"
+            for name in ("target_store", "target_cell")
+            for target in KINDS
+        ),
+        "tables.table6",
+        *(f"tables.paper_translator {size}" for size in ("base", "large")),
+        *(f"tables.figure{number}" for number in (5, 6, 7, 8)),
+        "tables.usps",
+    )
+    results = prepared.folder / "tables" / "results" / "tiny"
+    table2 = json.loads((results / "table2.json").read_text())
+    assert {size: row["parameters"] for size, row in table2.items()} == {
+        "small": 1_385_965, "base": 2_741_293, "large": 4_096_621, "wide": 4_316_605
+    }  # fmt: skip
+    # Tokens of 9 to 128 numbers; 8 layers mix 72 tokens by 256 and 128 channels by 512; the heads.
+    layer = 2 * (72 * 256 * 128) + 2 * (128 * 512 * 72)
+    heads = (72 * 256 + 256 * 36) * 128 + 36 * 128 * 9
+    assert table2["small"]["multiply_adds"] == 72 * 9 * 128 + 8 * layer + heads
+    table3 = json.loads((results / "table3.json").read_text())
+    assert table3["small_dropout_0"]["n"] == table3["merge"]["n"] == 3
+    assert "| small, dropout 0.1 |" in (results / "table3.md").read_text()
+    assert "31.08" in (results / "table3.md").read_text()  # the paper's
+    assert set(json.loads((results / "table6.json").read_text())) == set(KINDS)
+    assert "| 27.38 |" in (results / "table3.md").read_text()
+    assert all((results / f"figure{number}.png").exists() for number in (5, 6, 7, 8))
+    figure7 = json.loads((results / "figure7.json").read_text())
+    again = json.loads((prepared.folder / "results" / "train" / "metrics.json").read_text())
+    assert figure7["merge"]["mean"] == again["translation"]["mean"]
+    assert json.loads((results / "figure8.json").read_text())["50_percent"]["gain"]["n"] == 2
+    assert "| 11.11 | 3 |" in (results / "usps.md").read_text()
+
+
+def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):
+    path = prepared.folder / "params.yaml"
+    path.write_text(path.read_text().replace("tiny: 2", "other: 2"))
+    status, errors = prepared.run("tables.paper_translator", "base")
+    assert status != 0 and len(errors.strip().splitlines()) == 1
+    assert "tables.translators.base.epochs: none for scale 'tiny'; there are some for other" in (
+        errors
+    )

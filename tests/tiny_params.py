@@ -44,6 +44,14 @@ def shrink_tables(tables: dict) -> dict:
     ablation = tiny["ablation"]
     ablation |= {"refine_steps": 2, "rows": ["mixer_behaviour", "merge_checkpoints"]}
     ablation["settings"]["merge_checkpoints"]["change"] = two_epochs
+    for name in ("table3", "table4", "table6"):
+        tiny[name]["epochs"] = {"tiny": 4, "paper": 300}
+    for name in ("table3", "table4"):
+        tiny[name] |= {"sizes": ["small"], "dropout": [0.0, 0.1]}
+    tiny["table6"] |= {"size": "small"}
+    for size in ("base", "large"):
+        tiny["translators"][size]["epochs"] = {"tiny": 2}
+    tiny["figure6"]["sizes"] = ["small"]
     return tiny | {"curve": {"networks": [4, 8]}, "epochs": [2]}
 
 

@@ -1,0 +1,37 @@
+"""Figure 5 of the paper: what blocks make of images, in one test network."""
+
+from matplotlib.figure import Figure
+
+from kt import baselines, ensemble, translator
+from kt.ensemble import Compute
+from kt.pairs import Pairs
+from kt.translator import Translator
+from stages import figures
+from stages.inputs import PAIRS, image_set
+from stages.params import Params
+
+SHOWN_IMAGES = 4
+
+
+def draw(params: Params, compute: Compute, model: Translator) -> Figure:
+    """The first test network's former block, and every block behind it in turn."""
+    images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
+    network = Pairs(PAIRS / "test").read(first=1)
+    replaced = ensemble.part(Pairs(PAIRS / "train").read("small"), "small")
+    target, replacement = params.target, {}
+    if replaced:
+        drawn = baselines.random_replacement(replaced, 1, params.seed)
+        replacement = {"random replacement": (target, drawn)}
+    blocks = {
+        "former block": (None, {}),
+        "large block": ("large", ensemble.part(network, "large")),
+        "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
+        **replacement,
+        "translation": (target, translator.translate(model, network, compute)),
+        "re-trained": (target, ensemble.part(network, "small")),
+    }
+    maps = {
+        label: ensemble.features(images, network, kind, block, compute)[0]
+        for label, (kind, block) in blocks.items()
+    }
+    return figures.feature_maps(images.images, maps)

@@ -1,0 +1,47 @@
+"""Figure 6 of the paper: training loss and accuracy over epochs, deep and wide translators."""
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params, Strict
+from stages.tables import cell, charts, output, paper
+
+
+class Compared(Strict):
+    """`tables.figure6` of the parameters: cells of Table 3."""
+
+    sizes: list[paper.Size]
+    dropout: float
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = params.table("figure6", Compared)
+    found = {
+        size: cell.read(params, f"table3/{size}/{chosen.dropout}")["evaluations"]
+        for size in chosen.sizes
+    }
+    table = pd.DataFrame(
+        {
+            "translator": size,
+            "epoch": at["epoch"],
+            "training loss": f"{at['loss']:.6f}",
+            "selection accuracy": f"{at['selection']:.2f}",
+            "test accuracy": f"{at['test']:.2f}",
+        }
+        for size, evaluations in found.items()
+        for at in evaluations
+    )
+    caption = (
+        f"{output.protocol(params)}: the paper's translators of Table 3 with dropout "
+        f"{chosen.dropout:g}, {params.active.train.pairs:,} pairs. Mean accuracies in percent, of "
+        "selection networks on held-back images and of test networks on test images."
+    )
+    last = {size: evaluations[-1] for size, evaluations in found.items()}
+    metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}
+    output.write(params, "figure6", caption, metrics, table)
+    charts.save(charts.training_of_sizes(found), params, "figure6")
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,47 @@
+"""Figure 7 of the paper: the accuracies of all test networks in bins of 5 %."""
+
+import pandas as pd
+import torch
+
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import runtime
+from stages.inputs import RESULTS
+from stages.params import Params
+from stages.tables import charts, output, paper, paper_translator
+
+SIZE = "large"
+
+
+def main(params: Params, compute: Compute) -> None:
+    found = {
+        "random initialisation": pd.read_csv(RESULTS / "baselines" / "accuracies.csv")[
+            "random_initialisation"
+        ],
+        "the paper's mixer": pd.read_csv(paper_translator.folder(params, SIZE) / "accuracies.csv")[
+            "translation"
+        ],
+        params.model.kind: pd.read_csv(RESULTS / "train" / "accuracies.csv")["translation"],
+    }
+    summaries = {name: summary(torch.tensor(values.to_numpy())) for name, values in found.items()}
+    table = pd.DataFrame(
+        {
+            "block": name,
+            "mean": paper.spread(result),
+            **{key: f"{result[key]:.2f}" for key in ("std", "min", "max")},
+            "n": result["n"],
+        }
+        for name, result in summaries.items()
+    )
+    caption = (
+        f"{output.protocol(params)}: accuracies in percent of test networks on test images, "
+        f"translated by {paper_translator.named(params, SIZE)}, and by the main job's translator "
+        f"({params.model.kind}); epochs chosen on selection networks."
+    )
+    metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}
+    output.write(params, "figure7", caption, metrics, table)
+    charts.save(charts.histograms(found), params, "figure7")
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

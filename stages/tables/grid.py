@@ -1,0 +1,34 @@
+"""Table 3 or 4 of the paper: its translators by size and dropout, beside the baselines."""
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params
+from stages.tables import cell, output, paper
+from stages.tables.grid_cell import Grid
+from stages.tables.merge_cell import LABEL
+
+
+def main(params: Params, compute: Compute, table: str) -> None:
+    grid, baselines = params.table(table, Grid), output.references()
+    rows, metrics = paper.references(baselines), dict(baselines)
+    for size in grid.sizes:
+        for dropout in grid.dropout:
+            result = cell.read(params, f"{table}/{size}/{dropout}")
+            printed = paper.printed(table, size, dropout)
+            rows.append(paper.row(f"{size}, dropout {dropout:g}", result, baselines, printed))
+            metrics[f"{size}_dropout_{dropout:g}".replace(".", "_")] = paper.numbers(result)
+    merge = cell.read(params, "merge")
+    rows.append(paper.row(LABEL, merge, baselines))
+    metrics["merge"] = paper.numbers(merge)
+    caption = (
+        f"{output.protocol(params)}; {params.active.train.pairs:,} pairs, "
+        f"{paper.epochs_at_scale(params, table, grid.epochs)} epochs (the paper: 300,000 pairs, "
+        f"{paper.PRINTED_EPOCHS[table]:,} epochs). {paper.RULES}"
+    )
+    output.write(params, table, caption, metrics, pd.DataFrame(rows).fillna(""))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "table")

@@ -1,0 +1,45 @@
+"""The paper's translator in one size, trained and kept for the figures that look closer at it."""
+
+from pathlib import Path
+
+from kt.ensemble import Compute
+from stages import runtime, translation
+from stages.params import Count, Fraction, Params, Strict
+from stages.tables import paper
+
+TABLE = "translators"
+TRANSLATORS = Path("tables/translators")
+
+
+class Settings(Strict):
+    """Of one size, `tables.translators.<size>`; epochs by scale."""
+
+    dropout: Fraction
+    epochs: dict[str, Count]
+
+
+def folder(params: Params, size: str) -> Path:
+    """Where the translator and its accuracies are kept."""
+    return TRANSLATORS / params.scale / size
+
+
+def named(params: Params, size: str) -> str:
+    """Such a translator in words."""
+    settings = params.table(TABLE, dict[paper.Size, Settings])[size]
+    epochs = paper.epochs_at_scale(params, f"{TABLE}.{size}", settings.epochs)
+    return (
+        f"the paper's mixer ({size}, dropout {settings.dropout:g}, {epochs} epochs on "
+        f"{params.active.train.pairs:,} pairs)"
+    )
+
+
+def main(params: Params, compute: Compute, size: str) -> None:
+    settings = params.table(TABLE, dict[paper.Size, Settings])[size]
+    epochs = paper.epochs_at_scale(params, f"{TABLE}.{size}", settings.epochs)
+    change = paper.mixer(size, epochs, dropout=settings.dropout)
+    changed = params.changed(change, f"tables.{TABLE}.{size}")
+    translation.train(changed, compute, folder(params, size))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "size")

@@ -1,0 +1,53 @@
+"""Table 2 of the paper: the translator's four sizes, counted."""
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kt.blocks import initial_weights, parameter_count
+from kt.ensemble import Compute
+from kt.translator import Mixer
+from kt.translator.mixer import PAPER_SIZES
+from stages import runtime
+from stages.params import Params
+from stages.tables import output, paper
+
+MEGA = 2**20
+
+
+def main(params: Params, compute: Compute) -> None:
+    metrics, rows = {}, []
+    for size, config in PAPER_SIZES.items():
+        model = Mixer(config)
+        parameters, products = parameter_count(model), multiply_adds(model)
+        metrics[size] = {"parameters": parameters, "multiply_adds": products}
+        rows.append(
+            {
+                "translator": size,
+                "layers": config.layers,
+                "hidden size": config.hidden_size,
+                "D_S": config.sequence_dim,
+                "D_C": config.channel_dim,
+                "parameters": f"{parameters:,}",
+                "in 2^20": f"{parameters / MEGA:.2f}",
+                "the paper's M": paper.PRINTED_MILLIONS[size],
+                "multiply-adds": f"{products:,}",
+            }
+        )
+    caption = (
+        "The paper's MLP-Mixers, counted: sequence length 72, conv target. Its M is 2^20. "
+        "Multiply-adds are of one translation, in linear layers."
+    )
+    output.write(params, "table2", caption, metrics, pd.DataFrame(rows))
+
+
+def multiply_adds(model: Mixer) -> int:
+    """Multiplications with additions that one translation takes, in linear layers."""
+    large = initial_weights("large", [0])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(large)
+    return counter.get_total_flops() // 2
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

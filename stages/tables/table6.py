@@ -1,0 +1,46 @@
+"""Table 6 of the paper: other kinds of small blocks."""
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params
+from stages.tables import cell, output, paper
+from stages.tables.target_store import TABLE, Targets
+
+
+def main(params: Params, compute: Compute) -> None:
+    table = params.table(TABLE, Targets)
+    epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
+    results = {target: cell.read(params, f"{TABLE}/{target}") for target in table.targets}
+    rows = []
+    for target, result in results.items():
+        random, translation = paper.PRINTED_TARGETS[target]
+        rows.append(
+            {
+                "target": target,
+                "random initialisation": paper.spread(result["random_initialisation"]),
+                "the paper's random": random,
+                "translation": paper.spread(result["translation"]),
+                "best epoch on test": paper.spread(result["paper_rule_best_on_test"]),
+                "the paper's translation": translation,
+                "n": result["translation"]["n"],
+                "seen": f"{result['training']['mean']:.2f}",
+                "pairs": result["networks"],
+                "training, s": f"{result['seconds']:.0f}",
+            }
+        )
+    metrics = {
+        target: {"random_initialisation": result["random_initialisation"]}
+        | {"translation": paper.numbers(result)}
+        for target, result in results.items()
+    }
+    caption = (
+        f"{output.protocol(params)}; the {table.size} mixer, {epochs} epochs. "
+        f"Merge translates to convolutional blocks only. {paper.RULES}"
+    )
+    output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

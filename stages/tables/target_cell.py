@@ -1,0 +1,24 @@
+"""A row of Table 6: translation to another kind of small block, and that block left random."""
+
+from kt import baselines
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import image_set
+from stages.params import Params
+from stages.tables import cell, paper
+from stages.tables.target_store import STORES, TABLE, change
+
+
+def main(params: Params, compute: Compute, target: str) -> None:
+    test = Subjects.of_store("test", image_set("main", "test"), target)
+    fresh = baselines.random_initialisation(target, len(test), params.seed)
+    result = {"random_initialisation": summary(test.with_small(fresh, compute))}
+    store = f"{STORES}/{target}"
+    result |= paper.measure(params, compute, TABLE, change(params, target), store)
+    cell.write(params, f"{TABLE}/{target}", result)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "target")

@@ -1,0 +1,42 @@
+"""Training pairs whose small blocks are MLPs, or attention (Table 6)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kt.blocks import CONVOLUTIONAL, TARGETS
+from kt.ensemble import Compute
+from stages import runtime
+from stages.generation import make_training_store
+from stages.inputs import PAIRS
+from stages.params import Change, Count, Params, Strict
+from stages.tables import paper
+
+STORES = "target"
+TABLE = "table6"
+
+
+class Targets(Strict):
+    """`tables.table6` of the parameters; epochs by scale."""
+
+    size: paper.Size
+    targets: Annotated[
+        list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]], Field(min_length=1)
+    ]
+    epochs: dict[str, Count]
+
+
+def change(params: Params, target: str) -> Change:
+    """The change of parameters that translates to another kind of block."""
+    table = params.table(TABLE, Targets)
+    epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
+    return paper.mixer(table.size, epochs) | {"target": target}
+
+
+def main(params: Params, compute: Compute, target: str) -> None:
+    changed = params.changed(change(params, target), f"tables.{TABLE}")
+    make_training_store(changed, compute, PAIRS / STORES / target)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "target")

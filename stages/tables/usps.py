@@ -1,0 +1,58 @@
+"""Section 5.5 of the paper: the same large blocks between blocks trained on other images."""
+
+import json
+
+import pandas as pd
+
+from kt import translator
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import runtime
+from stages.evaluation import Subjects
+from stages.inputs import RESULTS, TRANSLATOR, image_set
+from stages.params import Params
+from stages.tables import output, paper, paper_translator
+
+SIZE = "large"
+PRINTED_GAIN = "11.11"
+
+
+def main(params: Params, compute: Compute) -> None:
+    model = translator.load(paper_translator.folder(params, SIZE) / TRANSLATOR.name, compute.device)
+    subjects = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
+    accuracies = subjects.compared(model, params.seed, compute)
+    mixer = {name: summary(values) for name, values in accuracies.items()}
+    ours = json.loads((RESULTS / "transfer" / "metrics.json").read_text())
+    rows = [
+        {
+            "translator": label,
+            **{
+                title: paper.spread(result[key])
+                for key, title in (
+                    ("random_initialisation", "random initialisation"),
+                    ("translation", "translation"),
+                    ("retrained", "re-trained"),
+                    ("gain", "gain, points"),
+                )
+                if key in result
+            },
+            "the paper's gain": printed,
+            "n": result["gain"]["n"],
+        }
+        for label, result, printed in (
+            (paper_translator.named(params, SIZE), mixer, PRINTED_GAIN),
+            (f"{params.model.kind} (the main job's)", ours, ""),
+        )
+    ]
+    images = params.active.images
+    caption = (
+        f"{output.protocol(params)}. The test networks' large blocks, frozen, between former and "
+        f"latter blocks trained on {images.transfer}; accuracy in percent on its test images, "
+        "gains over random initialisation; intervals are 95 % over networks (Student). The "
+        "paper's is from MNIST to USPS."
+    )
+    output.write(params, "usps", caption, {"mixer": mixer}, pd.DataFrame(rows).fillna(""))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)
