@@ -25,8 +25,8 @@ def main(params: Params, compute: Compute) -> None:
     lines = [
         "# Results",
         "",
-        "Every table and figure of the paper beside ours, then our own; a command makes each anew at "
-        "the scale that `params.yaml` names. What is missing at a scale has not been run there.",
+        "Every table and figure of the paper beside ours, then our own; a command makes each anew "
+        "at the scale that `params.yaml` names. What is missing at a scale has not been run there.",
         "",
         *(f"* [{title}](#{name})" for name, title in TITLES.items()),
     ]
