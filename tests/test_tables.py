@@ -93,7 +93,7 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
         "tables.epochs",
         "tables.table2",
         "tables.merge_cell",
-        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0.0, 0.1)),
+        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0, 0.1)),
         *(f"tables.grid {table}" for table in ("table3", "table4")),
         *(
             f"tables.{name} {target}"
@@ -133,7 +133,7 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         "eval_partial_data",
         "tables.table2",
         "tables.merge_cell",
-        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0.0, 0.1)),
+        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0, 0.1)),
         *(f"tables.grid {table}" for table in ("table3", "table4")),
         *(
             f"tables.{name} {target}"

@@ -47,7 +47,7 @@ def shrink_tables(tables: dict) -> dict:
     for name in ("table3", "table4", "table6"):
         tiny[name]["epochs"] = {"tiny": 4, "paper": 300}
     for name in ("table3", "table4"):
-        tiny[name] |= {"sizes": ["small"], "dropout": [0.0, 0.1]}
+        tiny[name] |= {"sizes": ["small"], "dropout": [0, 0.1]}
     tiny["table6"] |= {"size": "small"}
     for size in ("base", "large"):
         tiny["translators"][size]["epochs"] = {"tiny": 2}

@@ -3,24 +3,23 @@
 import pandas as pd
 
 from kt.ensemble import Compute
+from kt.errors import KTError
 from stages import runtime
 from stages.params import Params, Strict
 from stages.tables import cell, charts, output, paper
+from stages.tables.grid_cell import Grid, Rate
 
 
 class Compared(Strict):
     """`tables.figure6` of the parameters: cells of Table 3."""
 
     sizes: list[paper.Size]
-    dropout: float
+    dropout: Rate
 
 
 def main(params: Params, compute: Compute) -> None:
     chosen = params.table("figure6", Compared)
-    found = {
-        size: cell.read(params, f"table3/{size}/{chosen.dropout}")["evaluations"]
-        for size in chosen.sizes
-    }
+    found = {size: evaluations(params, size, chosen.dropout) for size in chosen.sizes}
     table = pd.DataFrame(
         {
             "translator": size,
@@ -29,18 +28,33 @@ def main(params: Params, compute: Compute) -> None:
             "selection accuracy": f"{at['selection']:.2f}",
             "test accuracy": f"{at['test']:.2f}",
         }
-        for size, evaluations in found.items()
-        for at in evaluations
+        for size, way in found.items()
+        for at in way
     )
     caption = (
         f"{output.protocol(params)}: the paper's translators of Table 3 with dropout "
         f"{chosen.dropout:g}, {params.active.train.pairs:,} pairs. Mean accuracies in percent, of "
         "selection networks on held-back images and of test networks on test images."
     )
-    last = {size: evaluations[-1] for size, evaluations in found.items()}
+    last = {size: way[-1] for size, way in found.items()}
     metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}
     output.write(params, "figure6", caption, metrics, table)
     charts.save(charts.training_of_sizes(found), params, "figure6")
+
+
+def evaluations(params: Params, size: str, dropout: float) -> list[dict]:
+    """Those on the way of a cell of Table 3's training.
+
+    Raises:
+        KTError: Table 3 has no such cell.
+    """
+    grid = params.table("table3", Grid)
+    for rate in grid.dropout:
+        if size in grid.sizes and rate == dropout:
+            return cell.read(params, f"table3/{size}/{rate}")["evaluations"]
+    raise KTError(
+        f"params.yaml: tables.figure6: {size} with dropout {dropout:g} is not in tables.table3"
+    )
 
 
 if __name__ == "__main__":

@@ -6,15 +6,19 @@ from pydantic import Field
 
 from kt.ensemble import Compute
 from stages import runtime
-from stages.params import Count, Fraction, Params, Strict
+from stages.params import Count, Params, Strict
 from stages.tables import cell, paper
+
+
+Rate = Annotated[int | float, Field(ge=0, lt=1)]
+"""Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
 
 
 class Grid(Strict):
     """`tables.table3` and `tables.table4` of the parameters; epochs by scale."""
 
     sizes: Annotated[list[paper.Size], Field(min_length=1)]
-    dropout: Annotated[list[Fraction], Field(min_length=1)]
+    dropout: Annotated[list[Rate], Field(min_length=1)]
     epochs: dict[str, Count]
 
 
