@@ -9,7 +9,6 @@ from stages import runtime
 from stages.params import Count, Params, Strict
 from stages.tables import cell, paper
 
-
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
 
