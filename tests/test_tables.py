@@ -144,6 +144,7 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         *(f"tables.paper_translator {size}" for size in ("base", "large")),
         *(f"tables.figure{number}" for number in (5, 6, 7, 8)),
         "tables.usps",
+        "tables.page",
     )
     results = prepared.folder / "tables" / "results" / "tiny"
     table2 = json.loads((results / "table2.json").read_text())
@@ -166,6 +167,10 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert figure7["merge"]["mean"] == again["translation"]["mean"]
     assert json.loads((results / "figure8.json").read_text())["50_percent"]["gain"]["n"] == 2
     assert "| 11.11 | 3 |" in (results / "usps.md").read_text()
+    page = (results.parent / "README.md").read_text()
+    shown = [results / f"{name}.md" for name in ("table2", "table3", "table6", "figure8", "usps")]
+    assert all(table.read_text().rstrip() in page for table in shown)
+    assert "(tiny/figure5.png)" in page and "curve.png" not in page
 
 
 def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):

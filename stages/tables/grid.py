@@ -27,7 +27,9 @@ def main(params: Params, compute: Compute, table: str) -> None:
         f"{paper.epochs_at_scale(params, table, grid.epochs)} epochs (the paper: 300,000 pairs, "
         f"{paper.PRINTED_EPOCHS[table]:,} epochs). {paper.RULES}"
     )
-    output.write(params, table, caption, metrics, pd.DataFrame(rows).fillna(""))
+    columns = list(rows[-1])  # what needs no translator has fewer
+    lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
+    output.write(params, table, caption, metrics, lines)
 
 
 if __name__ == "__main__":
