@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.ensemble import Compute
@@ -17,20 +17,30 @@ TABLE = "table6"
 
 
 class Targets(Strict):
-    """`tables.table6` of the parameters; epochs by scale."""
+    """`tables.table6` of the parameters; pairs and epochs by scale."""
 
     size: paper.Size
     targets: Annotated[
         list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]], Field(min_length=1)
     ]
+    pairs: dict[str, Count]
     epochs: dict[str, Count]
+
+    @model_validator(mode="after")
+    def _same_scales(self) -> "Targets":
+        if self.pairs.keys() != self.epochs.keys():
+            raise ValueError(f"pairs are for {', '.join(self.pairs)}, epochs for others")
+        return self
 
 
 def change(params: Params, target: str) -> Change:
     """The change of parameters that translates to another kind of block."""
     table = params.table(TABLE, Targets)
     epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
-    return paper.mixer(table.size, epochs) | {"target": target}
+    pairs = table.pairs[params.scale]
+    changed = paper.mixer(table.size, epochs, pairs)
+    changed["active"]["networks"] = {"train": pairs}
+    return changed | {"target": target}
 
 
 def main(params: Params, compute: Compute, target: str) -> None:
