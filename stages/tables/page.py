@@ -20,9 +20,9 @@ TITLES = {
     "epochs": "Networks trained for other numbers of epochs",
 }
 FEW_PAIRS = (
-    "With the few pairs of the small scales a mixer learns only that the average small block is "
-    "nearly zero: its chosen epoch does what the identity block does, whatever its size and "
-    "dropout. The paper's own numbers need its 300,000 pairs (scale `paper`)."
+    "With the few pairs of the small scales a mixer learns little more than that the average small "
+    "block is nearly zero: its chosen epoch does about what the identity block does, whatever its "
+    "size and dropout. The paper's own numbers need its 300,000 pairs (scale `paper`)."
 )
 REMARKS = {
     "table2": "The counts agree with the paper's, whose 3.90 and 4.11 are cut off, not rounded.",
