@@ -164,9 +164,8 @@ def make_objective(
         return dataclasses.replace(networks, symmetry=symmetric), learned_from
     train, loss = params.train.mixer, params.train.mixer.loss
     function, learned_from = _behaviour(params, compute, store) if loss.looks else (None, [])
-    # With a look at the networks there are no augmented copies: both stores hold the same pairs.
-    augmented = store == TRAINING and not loss.looks
-    pairs = Pairs(AUGMENTED if augmented else store)
+    augmented = store == TRAINING and params.augment.copies > 0
+    pairs = _augmented(params) if augmented else Pairs(store)
     first = None if augmented else params.active.train.pairs
     large, small = (
         _on(compute, ensemble.part(pairs.mapped(side, first=first), side))
@@ -186,6 +185,17 @@ def make_objective(
         function=function,
     )
     return objective, [pairs.checksum, *learned_from]
+
+
+def _augmented(params: Params) -> Pairs:
+    """The chosen pairs and their copies, as the stage `augment` wrote them."""
+    pairs, wanted = Pairs(AUGMENTED), params.active.train.pairs
+    if pairs.about["pairs"] != wanted:
+        raise KTError(
+            f"{AUGMENTED} holds copies of {pairs.about['pairs']} pairs, but {wanted} are to be "
+            "learned from: this table needs augment.copies 0"
+        )
+    return pairs
 
 
 def _behaviour(

@@ -13,6 +13,7 @@ from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
 
 KINDS = ("mlp", "attention")
+NOISES = ("noise/0.01", "noise/0.1")
 
 
 def test_a_change_replaces_leaves_and_is_checked():
@@ -124,6 +125,8 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         "tables.merge_cell",
         *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0, 0.1)),
         *(f"tables.grid {table}" for table in ("table3", "table4")),
+        *(f"tables.augmentation_cell {c}" for c in ("none", "masking/0.1", *NOISES)),
+        "tables.table5",
         *(
             f"tables.{name} {target}"
             for name in ("target_store", "target_cell")
@@ -148,6 +151,16 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert table3["small_dropout_0"]["n"] == table3["merge"]["n"] == 3
     assert "| small, dropout 0.1 |" in (results / "table3.md").read_text()
     assert "31.08" in (results / "table3.md").read_text()  # the paper's
+    table5 = json.loads((results / "table5.json").read_text())
+    assert table5["all_pairs"] == table3["small_dropout_0"]
+    cells = {
+        n: json.loads((prepared.folder / "tables/cells/tiny/table5" / f"{n}.json").read_text())
+        for n in NOISES
+    }
+    best = max(NOISES, key=lambda name: cells[name]["selection"]["mean"])
+    assert table5["noise_chosen"]["mean"] == cells[best]["translation"]["mean"]
+    assert all(c["networks"] == 4 for c in cells.values())  # of 8, for twice as many epochs
+    assert all(c["evaluations"][-1]["epoch"] == 8 for c in cells.values())
     assert set(json.loads((results / "table6.json").read_text())) == set(KINDS)
     assert "| 27.38 |" in (results / "table3.md").read_text()
     assert all((results / f"figure{number}.png").exists() for number in (5, 6, 7, 8))
@@ -157,9 +170,28 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert json.loads((results / "figure8.json").read_text())["50_percent"]["gain"]["n"] == 2
     assert "| 11.11 | 3 |" in (results / "usps.md").read_text()
     page = (results.parent / "README.md").read_text()
-    shown = [results / f"{name}.md" for name in ("table2", "table3", "table6", "figure8", "usps")]
+    shown = [results / f"{name}.md" for name in ("table2", "table3", "table5", "table6", "usps")]
     assert all(table.read_text().rstrip() in page for table in shown)
     assert "(tiny/figure5.png)" in page and "curve.png" not in page
+
+
+def test_a_cell_learns_from_its_own_pairs_and_not_from_copies_of_others(prepared):
+    prepared.succeed("tables.augmentation_cell none")
+    prepared.params["augment"]["copies"] = 1
+    prepared.write_params()
+    prepared.succeed("augment")
+    status, errors = prepared.run("tables.augmentation_cell", "none")
+    assert status == 1 and errors.strip().count("\n") == 0
+    assert "holds copies of 8 pairs, but 4 are to be learned from" in errors
+    status, errors = prepared.run("tables.augmentation_cell", "blur/1")
+    assert status == 1 and "'blur/1' is no cell of table5; accepts none, masking/M" in errors
+
+
+def test_a_table_that_shows_a_cell_of_another_says_so_where_there_is_none(prepared):
+    prepared.params["tables"]["figure6"]["sizes"] = ["wide"]
+    prepared.write_params()
+    status, errors = prepared.run("tables.figure6")
+    assert status == 1 and "tables.table3: wide with dropout 0 is not there" in errors
 
 
 def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):

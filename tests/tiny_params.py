@@ -48,6 +48,7 @@ def shrink_tables(tables: dict) -> dict:
         tiny[name]["epochs"] = {"tiny": 4, "paper": 300}
     for name in ("table3", "table4"):
         tiny[name] |= {"sizes": ["small"], "dropout": [0, 0.1]}
+    tiny["table5"] |= {"size": "small", "share": 2, "masking": [0.1], "noise": [0.01, 0.1]}
     tiny["table6"] |= {"size": "small", "pairs": {"tiny": 8, "paper": 300000}}
     for size in ("base", "large"):
         tiny["translators"][size]["epochs"] = {"tiny": 2}

@@ -40,7 +40,7 @@ def in_words(row: dict, baselines: dict) -> dict[str, str]:
     seconds = row.get("seconds_per_network")
     return {
         "row": row["label"],
-        "accuracy": f"{test['mean']:.2f} ± {test['ci95']:.2f}",
+        "accuracy": output.spread(test),
         "n": test["n"],
         "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
         "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",

@@ -28,7 +28,7 @@ def main(params: Params, compute: Compute) -> None:
     table = pd.DataFrame(
         {
             "networks": count,
-            "unseen": f"{point['translation']['mean']:.2f} ± {point['translation']['ci95']:.2f}",
+            "unseen": output.spread(point["translation"]),
             "n": point["translation"]["n"],
             "seen": f"{point['training']['mean']:.2f}",
             "gap, %": f"{gap:.1f}",

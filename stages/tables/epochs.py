@@ -16,10 +16,7 @@ def main(params: Params, compute: Compute) -> None:
     table = pd.DataFrame(
         {
             "epochs": name.removesuffix("_epochs"),
-            **{
-                title: f"{result[key]['mean']:.2f} ± {result[key]['ci95']:.2f}"
-                for key, title in TITLES.items()
-            },
+            **{title: output.spread(result[key]) for key, title in TITLES.items()},
             "n": result["gain"]["n"],
         }
         for name, result in results.items()

@@ -4,9 +4,9 @@ import pandas as pd
 
 from kt import ensemble, translator
 from kt.ensemble import Compute
+from kt.pairs import Pairs
 from stages import feature_maps, runtime
-from stages.evaluation import Subjects
-from stages.inputs import TRANSLATOR, image_set
+from stages.inputs import PAIRS, image_set
 from stages.params import Params
 from stages.tables import charts, output, paper_translator
 
@@ -14,11 +14,11 @@ SIZE = "base"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = translator.load(paper_translator.folder(params, SIZE) / TRANSLATOR.name, compute.device)
-    test = Subjects.of_store("test", image_set("main", "test"), params.target)
-    large = ensemble.features(test.images, first(test.networks), "large", first(test.large))
-    translated = translator.translate(model, first(test.networks), compute)
-    small = ensemble.features(test.images, first(test.networks), params.target, translated)
+    model = paper_translator.load(params, SIZE, compute)
+    network, images = Pairs(PAIRS / "test").read(first=1), image_set("main", "test")
+    large = ensemble.features(images, network, "large", ensemble.part(network, "large"))
+    translated = translator.translate(model, network, compute)
+    small = ensemble.features(images, network, params.target, translated)
     distance = ((small - large).square().mean() / large.square().mean()).item()
     caption = (
         f"{output.protocol(params)}: what blocks make of the first test images in the first test "
@@ -27,11 +27,6 @@ def main(params: Params, compute: Compute) -> None:
     table = pd.DataFrame({"relative squared distance to the large block's": [f"{distance:.3f}"]})
     output.write(params, "figure5", caption, {"relative_squared_distance": distance}, table)
     charts.save(feature_maps.draw(params, compute, model), params, "figure5")
-
-
-def first(stacked: ensemble.Weights) -> ensemble.Weights:
-    """The first of stacked networks, (1, ...)."""
-    return {name: tensor[:1] for name, tensor in stacked.items()}
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.errors import KTError
 from stages import runtime
 from stages.params import Params, Strict
-from stages.tables import cell, charts, output, paper
-from stages.tables.grid_cell import Grid, Rate
+from stages.tables import cell, charts, grid_cell, output, paper
+from stages.tables.grid_cell import Rate
 
 
 class Compared(Strict):
@@ -19,7 +18,8 @@ class Compared(Strict):
 
 def main(params: Params, compute: Compute) -> None:
     chosen = params.table("figure6", Compared)
-    found = {size: evaluations(params, size, chosen.dropout) for size in chosen.sizes}
+    names = {s: grid_cell.name_of(params, "table3", s, chosen.dropout) for s in chosen.sizes}
+    found = {size: cell.read(params, name)["evaluations"] for size, name in names.items()}
     table = pd.DataFrame(
         {
             "translator": size,
@@ -40,21 +40,6 @@ def main(params: Params, compute: Compute) -> None:
     metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}
     output.write(params, "figure6", caption, metrics, table)
     charts.save(charts.training_of_sizes(found), params, "figure6")
-
-
-def evaluations(params: Params, size: str, dropout: float) -> list[dict]:
-    """Those on the way of a cell of Table 3's training.
-
-    Raises:
-        KTError: Table 3 has no such cell.
-    """
-    grid = params.table("table3", Grid)
-    for rate in grid.dropout:
-        if size in grid.sizes and rate == dropout:
-            return cell.read(params, f"table3/{size}/{rate}")["evaluations"]
-    raise KTError(
-        f"params.yaml: tables.figure6: {size} with dropout {dropout:g} is not in tables.table3"
-    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from kt.statistics import summary
 from stages import runtime
 from stages.inputs import RESULTS
 from stages.params import Params
-from stages.tables import charts, output, paper, paper_translator
+from stages.tables import charts, output, paper_translator
 
 SIZE = "large"
 
@@ -27,7 +27,7 @@ def main(params: Params, compute: Compute) -> None:
     table = pd.DataFrame(
         {
             "block": name,
-            "mean": paper.spread(result),
+            "mean": output.spread(result),
             **{key: f"{result[key]:.2f}" for key in ("std", "min", "max")},
             "n": result["n"],
         }

@@ -2,20 +2,19 @@
 
 import pandas as pd
 
-from kt import translator
 from kt.ensemble import Compute
 from kt.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
-from stages.inputs import RESULTS, TRANSLATOR, image_set
+from stages.inputs import RESULTS, image_set
 from stages.params import Params
-from stages.tables import charts, output, paper, paper_translator
+from stages.tables import charts, output, paper_translator
 
 SIZE = "large"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = translator.load(paper_translator.folder(params, SIZE) / TRANSLATOR.name, compute.device)
+    model = paper_translator.load(params, SIZE, compute)
     ours = pd.read_csv(RESULTS / "partial" / "partial.csv").set_index("fraction")
     images, rows, metrics, gains = image_set("main", "test"), [], {}, {}
     for fraction in params.partial.fractions:
@@ -29,11 +28,11 @@ def main(params: Params, compute: Compute) -> None:
             {
                 "images": f"{fraction * 100:g} %",
                 **{
-                    key.replace("_", " "): paper.spread(results[key])
+                    key.replace("_", " "): output.spread(results[key])
                     for key in ("large", "random_initialisation", "translation")
                 },
-                "gain, points": paper.spread(results["gain"]),
-                f"gain of {params.model.kind}": paper.spread(main_gain),
+                "gain, points": output.spread(results["gain"]),
+                f"gain of {params.model.kind}": output.spread(main_gain),
                 "n": results["gain"]["n"],
             }
         )

@@ -5,27 +5,27 @@ import pandas as pd
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables import cell, output, paper
+from stages.tables import cell, grid_cell, output, printed
 from stages.tables.grid_cell import Grid
 from stages.tables.merge_cell import LABEL
 
 
 def main(params: Params, compute: Compute, table: str) -> None:
     grid, baselines = params.table(table, Grid), output.references()
-    rows, metrics = paper.references(baselines), dict(baselines)
+    rows, metrics = printed.references(baselines), dict(baselines)
     for size in grid.sizes:
         for dropout in grid.dropout:
             result = cell.read(params, f"{table}/{size}/{dropout}")
-            printed = paper.printed(table, size, dropout)
-            rows.append(paper.row(f"{size}, dropout {dropout:g}", result, baselines, printed))
-            metrics[f"{size}_dropout_{dropout:g}".replace(".", "_")] = paper.numbers(result)
+            theirs = printed.accuracy(table, size, dropout)
+            rows.append(printed.row(f"{size}, dropout {dropout:g}", result, baselines, theirs))
+            metrics[f"{size}_dropout_{dropout:g}".replace(".", "_")] = printed.numbers(result)
     merge = cell.read(params, "merge")
-    rows.append(paper.row(LABEL, merge, baselines))
-    metrics["merge"] = paper.numbers(merge)
+    rows.append(printed.row(LABEL, merge, baselines))
+    metrics["merge"] = printed.numbers(merge)
     caption = (
         f"{output.protocol(params)}; {params.active.train.pairs:,} pairs, "
-        f"{paper.epochs_at_scale(params, table, grid.epochs)} epochs (the paper: 300,000 pairs, "
-        f"{paper.PRINTED_EPOCHS[table]:,} epochs). {paper.RULES}"
+        f"{grid_cell.epochs(params, table)} epochs (the paper: 300,000 pairs, "
+        f"{printed.EPOCHS[table]:,} epochs). {printed.RULES}"
     )
     columns = list(rows[-1])  # what needs no translator has fewer
     lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kt.ensemble import Compute
+from kt.errors import KTError
 from stages import runtime
 from stages.params import Count, Params, Strict
 from stages.tables import cell, paper
@@ -21,10 +22,30 @@ class Grid(Strict):
     epochs: dict[str, Count]
 
 
+def epochs(params: Params, table: str) -> int:
+    """Of every cell's training at the active scale."""
+    return paper.epochs_at_scale(params, table, params.table(table, Grid).epochs)
+
+
+def name_of(params: Params, table: str, size: str, dropout: float) -> str:
+    """The name of a cell, as `stages.tables.cell.read` takes it.
+
+    Raises:
+        KTError: the table has no such cell.
+    """
+    grid = params.table(table, Grid)
+    for rate in grid.dropout:
+        if size in grid.sizes and rate == dropout:
+            return f"{table}/{size}/{rate}"
+    raise KTError(
+        f"params.yaml: tables.{table}: {size} with dropout {dropout:g} is not there, but another "
+        "table shows it"
+    )
+
+
 def main(params: Params, compute: Compute, name: str) -> None:
     table, size, dropout = name.split("/")
-    epochs = paper.epochs_at_scale(params, table, params.table(table, Grid).epochs)
-    change = paper.mixer(size, epochs, dropout=float(dropout))
+    change = paper.mixer(size, epochs(params, table), dropout=float(dropout))
     cell.write(params, name, paper.measure(params, compute, table, change))
 
 

@@ -31,6 +31,11 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
     (folder / f"{name}.md").write_text("\n".join([caption, "", *lines]) + "\n")
 
 
+def spread(summary: dict) -> str:
+    """A mean with its interval, as tables show it."""
+    return f"{summary['mean']:.2f} ± {summary['ci95']:.2f}"
+
+
 def references() -> dict[str, dict]:
     """Summaries of the blocks that need no translator, on the test networks."""
     return json.loads((RESULTS / "baselines" / "metrics.json").read_text())

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from kt import translator
 from kt.ensemble import Compute
+from kt.translator import Translator
 from stages import runtime, translation
+from stages.inputs import TRANSLATOR
 from stages.params import Count, Fraction, Params, Strict
 from stages.tables import paper
 
@@ -21,6 +24,15 @@ class Settings(Strict):
 def folder(params: Params, size: str) -> Path:
     """Where the translator and its accuracies are kept."""
     return TRANSLATORS / params.scale / size
+
+
+def load(params: Params, size: str, compute: Compute) -> Translator:
+    """The translator that `main` trained.
+
+    Raises:
+        KTError: it is missing or damaged.
+    """
+    return translator.load(folder(params, size) / TRANSLATOR.name, compute.device)
 
 
 def named(params: Params, size: str) -> str:

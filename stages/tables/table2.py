@@ -10,7 +10,7 @@ from kt.translator import Mixer
 from kt.translator.mixer import PAPER_SIZES
 from stages import runtime
 from stages.params import Params
-from stages.tables import output, paper
+from stages.tables import output, printed
 
 MEGA = 2**20
 
@@ -30,7 +30,7 @@ def main(params: Params, compute: Compute) -> None:
                 "D_C": config.channel_dim,
                 "parameters": f"{parameters:,}",
                 "in 2^20": f"{parameters / MEGA:.2f}",
-                "the paper's M": paper.PRINTED_MILLIONS[size],
+                "the paper's M": printed.MILLIONS[size],
                 "multiply-adds": f"{products:,}",
             }
         )

@@ -5,7 +5,7 @@ import pandas as pd
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables import cell, output, paper
+from stages.tables import cell, output, paper, printed
 from stages.tables.target_store import TABLE, Targets
 
 
@@ -13,16 +13,17 @@ def main(params: Params, compute: Compute) -> None:
     table = params.table(TABLE, Targets)
     epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
     results = {target: cell.read(params, f"{TABLE}/{target}") for target in table.targets}
-    rows = []
+    identity, rows = output.references()["identity"], []
     for target, result in results.items():
-        random, translation = paper.PRINTED_TARGETS[target]
+        random, translation = printed.TARGETS[target]
         rows.append(
             {
                 "target": target,
-                "random initialisation": paper.spread(result["random_initialisation"]),
+                "random initialisation": output.spread(result["random_initialisation"]),
                 "the paper's random": random,
-                "translation": paper.spread(result["translation"]),
-                "best epoch on test": paper.spread(result["paper_rule_best_on_test"]),
+                "identity": output.spread(identity),
+                "translation": output.spread(result["translation"]),
+                "best epoch on test": output.spread(result["paper_rule_best_on_test"]),
                 "the paper's translation": translation,
                 "n": result["translation"]["n"],
                 "seen": f"{result['training']['mean']:.2f}",
@@ -32,12 +33,13 @@ def main(params: Params, compute: Compute) -> None:
         )
     metrics = {
         target: {"random_initialisation": result["random_initialisation"]}
-        | {"translation": paper.numbers(result)}
+        | {"translation": printed.numbers(result)}
         for target, result in results.items()
     }
     caption = (
         f"{output.protocol(params)}; the {table.size} mixer, {epochs} epochs. "
-        f"Merge translates to convolutional blocks only. {paper.RULES}"
+        "*Identity* is a block of zero weights, which passes its input on whatever its kind. Merge "
+        f"translates to convolutional blocks only. {printed.RULES}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

@@ -4,21 +4,19 @@ import json
 
 import pandas as pd
 
-from kt import translator
 from kt.ensemble import Compute
 from kt.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
-from stages.inputs import RESULTS, TRANSLATOR, image_set
+from stages.inputs import RESULTS, image_set
 from stages.params import Params
-from stages.tables import output, paper, paper_translator
+from stages.tables import output, paper_translator, printed
 
 SIZE = "large"
-PRINTED_GAIN = "11.11"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = translator.load(paper_translator.folder(params, SIZE) / TRANSLATOR.name, compute.device)
+    model = paper_translator.load(params, SIZE, compute)
     subjects = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
@@ -27,7 +25,7 @@ def main(params: Params, compute: Compute) -> None:
         {
             "translator": label,
             **{
-                title: paper.spread(result[key])
+                title: output.spread(result[key])
                 for key, title in (
                     ("random_initialisation", "random initialisation"),
                     ("translation", "translation"),
@@ -36,11 +34,11 @@ def main(params: Params, compute: Compute) -> None:
                 )
                 if key in result
             },
-            "the paper's gain": printed,
+            "the paper's gain": theirs,
             "n": result["gain"]["n"],
         }
-        for label, result, printed in (
-            (paper_translator.named(params, SIZE), mixer, PRINTED_GAIN),
+        for label, result, theirs in (
+            (paper_translator.named(params, SIZE), mixer, printed.USPS_GAIN),
             (f"{params.model.kind} (the main job's)", ours, ""),
         )
     ]
