@@ -39,10 +39,12 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
         for name in names:
             if name.split(".")[0] not in ("kt", "stages"):
                 continue
-            place = ROOT / name.replace(".", "/")
-            for file in (place.with_suffix(".py"), place / "__init__.py"):
-                if file.exists():
-                    imported(file, seen)
+            steps = name.split(".")
+            for depth in range(1, len(steps) + 1):  # packages on the way are imported too
+                place = ROOT.joinpath(*steps[:depth])
+                for file in (place.with_suffix(".py"), place / "__init__.py"):
+                    if file.exists():
+                        imported(file, seen)
     return seen
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from kt.errors import KTError
+from kt.pairs import Pairs
 from kt.statistics import gap_closed
 from stages import params
-from stages.tables import curve
+from stages.tables import curve, figure4_cell
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
 
 KINDS = ("mlp", "attention")
 NOISES = ("noise/0.01", "noise/0.1")
+TRANSLATORS = ("mixer", "attention", "convolution")
 
 
 def test_a_change_replaces_leaves_and_is_checked():
@@ -60,6 +62,24 @@ def test_settings_of_a_table_are_checked_by_its_stages():
         loaded.model_copy(update={"tables": {}}).table("curve", Curve)
     with pytest.raises(KTError, match=r"tables.epochs.1: got 0; input should be greater"):
         loaded.model_copy(update={"tables": {"epochs": [1, 0]}}).table("epochs", list[params.Count])
+
+
+def test_the_translators_of_figure_4_cost_the_same_or_are_refused():
+    loaded = params.load()
+    costs = [products for _, products in figure4_cell.matched(loaded).values()]
+    assert len(costs) == 3 and max(costs) <= 1.05 * min(costs)
+
+    def matched(kind, **sizes):
+        changed = json.loads(json.dumps(loaded.tables["figure4"]))
+        changed["translators"][kind] |= sizes
+        tables = loaded.tables | {"figure4": changed}
+        return figure4_cell.matched(loaded.model_copy(update={"tables": tables}))
+
+    matched("convolution", channel_dim=272)  # 4 % less
+    with pytest.raises(KTError, match=r"figure4.translators: .*convolution 14,.*at most 5% betw"):
+        matched("convolution", channel_dim=264)
+    with pytest.raises(KTError, match=r"figure4.translators.attention: heads is 3, which does not"):
+        matched("attention", heads=3)
 
 
 def test_the_fit_finds_a_known_power_law_and_inverts_it():
@@ -134,7 +154,9 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         ),
         "tables.table6",
         *(f"tables.paper_translator {size}" for size in ("base", "large")),
-        *(f"tables.figure{number}" for number in (5, 6, 7, 8)),
+        "tables.figure4_store",
+        *(f"tables.figure4_cell {translator}" for translator in TRANSLATORS),
+        *(f"tables.figure{number}" for number in range(4, 9)),
         "tables.usps",
         "tables.page",
     )
@@ -163,7 +185,15 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert all(c["evaluations"][-1]["epoch"] == 8 for c in cells.values())
     assert set(json.loads((results / "table6.json").read_text())) == set(KINDS)
     assert "| 27.38 |" in (results / "table3.md").read_text()
-    assert all((results / f"figure{number}.png").exists() for number in (5, 6, 7, 8))
+    assert all((results / f"figure{number}.png").exists() for number in range(4, 9))
+    pairs = prepared.files("data/pairs/figure4", "data/pairs/train")
+    shard = "00000.safetensors"  # generate_train's networks, as many as asked for
+    assert pairs[f"data/pairs/figure4/{shard}"] == pairs[f"data/pairs/train/{shard}"]
+    figure4 = json.loads((results / "figure4.json").read_text())
+    assert set(figure4) == set(TRANSLATORS)
+    assert len({curve["multiply_adds"] for curve in figure4.values()}) == 1
+    figure4 = (results / "figure4.md").read_text()
+    assert "| epoch | MLP (the mixer), training |" in figure4 and figure4.count("\n| ") == 6
     figure7 = json.loads((results / "figure7.json").read_text())
     again = json.loads((prepared.folder / "results" / "train" / "metrics.json").read_text())
     assert figure7["merge"]["mean"] == again["translation"]["mean"]
@@ -192,6 +222,16 @@ def test_a_table_that_shows_a_cell_of_another_says_so_where_there_is_none(prepar
     prepared.write_params()
     status, errors = prepared.run("tables.figure6")
     assert status == 1 and "tables.table3: wide with dropout 0 is not there" in errors
+
+
+def test_figure_4_takes_more_pairs_than_there_are_from_where_they_come_from(prepared):
+    prepared.params["tables"]["figure4"]["pairs"]["tiny"] = 10
+    prepared.write_params()
+    prepared.succeed("tables.figure4_store")
+    train = Pairs(prepared.folder / "data" / "pairs" / "train").read()
+    more = Pairs(prepared.folder / "data" / "pairs" / "figure4").read()
+    assert more.keys() == train.keys()
+    assert all(len(more[name]) == 10 and more[name][:8].equal(train[name]) for name in train)
 
 
 def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):

@@ -45,7 +45,7 @@ def name_of(params: Params, table: str, size: str, dropout: float) -> str:
 
 def main(params: Params, compute: Compute, name: str) -> None:
     table, size, dropout = name.split("/")
-    change = paper.mixer(size, epochs(params, table), dropout=float(dropout))
+    change = paper.mixer(params, size, epochs(params, table), dropout=float(dropout))
     cell.write(params, name, paper.measure(params, compute, table, change))
 
 

@@ -12,12 +12,12 @@ Size = Literal[tuple(PAPER_SIZES)]
 """A size of the translator (Table 2)."""
 
 
+EVALUATIONS = 6
+"""Of a translator on the way, at least: a schedule of few epochs is evaluated more often."""
+
+
 def mixer(
-    size: str,
-    epochs: int,
-    pairs: int | None = None,
-    schedule: dict[str, int] | None = None,
-    **train: object,
+    params: Params, size: str, epochs: int, pairs: int | None = None, **train: object
 ) -> Change:
     """The change of parameters that trains the paper's translator the paper's way.
 
@@ -25,11 +25,11 @@ def mixer(
         size: a key of `PAPER_SIZES`.
         epochs: of its training, at the active scale.
         pairs: how many it learns from; None: as many as the scale says.
-        schedule: what else of its schedule changes.
         train: further parameters under `train`.
     """
     config = PAPER_SIZES[size]
-    learning: dict = {"mixer": {"epochs": epochs} | (schedule or {})}
+    every = min(params.active.train.mixer.evaluate_every, -(-epochs // EVALUATIONS))
+    learning: dict = {"mixer": {"epochs": epochs, "evaluate_every": every}}
     return {
         "model": {
             "kind": "mixer",

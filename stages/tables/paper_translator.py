@@ -48,7 +48,7 @@ def named(params: Params, size: str) -> str:
 def main(params: Params, compute: Compute, size: str) -> None:
     settings = params.table(TABLE, dict[paper.Size, Settings])[size]
     epochs = paper.epochs_at_scale(params, f"{TABLE}.{size}", settings.epochs)
-    change = paper.mixer(size, epochs, dropout=settings.dropout)
+    change = paper.mixer(params, size, epochs, dropout=settings.dropout)
     changed = params.changed(change, f"tables.{TABLE}.{size}")
     translation.train(changed, compute, folder(params, size))
 

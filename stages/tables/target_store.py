@@ -38,7 +38,7 @@ def change(params: Params, target: str) -> Change:
     table = params.table(TABLE, Targets)
     epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
     pairs = table.pairs[params.scale]
-    changed = paper.mixer(table.size, epochs, pairs)
+    changed = paper.mixer(params, table.size, epochs, pairs)
     changed["active"]["networks"] = {"train": pairs}
     return changed | {"target": target}
 
