@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.blocks import BLOCKS, Network, initial_weights, weights
+from kt.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 from kt.compress import pruning
 from kt.ensemble import cpu_engine, part, torch_engine
 from kt.errors import KTError
@@ -110,7 +110,7 @@ def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
+@pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize(("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)])
 def test_step_2_is_plain_sgd_on_the_small_block(networks, kind, sizes, tolerance):
     small = initial_weights(kind, range(NETWORKS))
@@ -127,7 +127,7 @@ def assembled(networks, kind):
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["large", "conv", "conv_bias"])
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_outputs_are_the_references(networks, kind):
     images = [batch for batch, _ in draw_batches(50, 13, seed=3)]
     whole = assembled(networks, kind)
@@ -140,7 +140,7 @@ def test_outputs_are_the_references(networks, kind):
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_behaviour_is_the_references(networks, kind):
     ((images, _),) = draw_batches(31, seed=4)
     targets = torch.randn(NETWORKS, 31, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
@@ -156,7 +156,22 @@ def test_behaviour_is_the_references(networks, kind):
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["conv", "conv_bias"])
+def test_sharp_attention_is_the_references(networks):
+    """Scores in the hundreds: softmaxes that are nearly 0 and 1."""
+    ((images, _),) = draw_batches(12, seed=4)
+    targets = torch.rand(NETWORKS, 12, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    _, former, block, latter = assembled(networks, "attention")
+    block = {k: 30 * w if k in ("query.weight", "key.weight") else w for k, w in block.items()}
+    (losses, gradient), (expected_losses, expected) = (
+        engine.Shown(former, latter, images).behaviour("attention", block, targets)
+        for engine in (cpu_engine, torch_engine)
+    )
+    assert_close(losses, expected_losses)
+    assert_near(gradient, expected, {k: torch.zeros_like(v) for k, v in expected.items()}, 1e-4)
+
+
+@compiled
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_equations_are_the_references(networks, kind):
     ((images, _),) = draw_batches(9, seed=4)
     _, former, block, latter = assembled(networks, kind)
@@ -221,16 +236,18 @@ def test_blank_and_full_images(initial):
 def test_a_network_does_not_depend_on_its_company():
     batches = draw_batches(20, 7, seed=5)
     many = initial_weights(Network, range(19))  # a full pack and one of three
-    small = initial_weights("conv", range(19))
+    small = {kind: initial_weights(kind, range(19)) for kind in TARGETS}
 
     def run(index):
         chosen = rows(many, index)
         former, latter = part(chosen, "former"), part(chosen, "latter")
-        large = cpu_engine.train_networks(chosen, batches, LR, MOMENTUM)
-        blocks = cpu_engine.train_blocks(
-            "conv", rows(small, index), former, latter, batches, LR, MOMENTUM
-        )
-        return large | {f"small.{k}": v for k, v in blocks.items()}
+        trained = cpu_engine.train_networks(chosen, batches, LR, MOMENTUM)
+        for kind in TARGETS:
+            blocks = cpu_engine.train_blocks(
+                kind, rows(small[kind], index), former, latter, batches, LR, MOMENTUM
+            )
+            trained |= {f"{kind}.{k}": v for k, v in blocks.items()}
+        return trained
 
     together = run(torch.arange(19))
     assert_same_bits(run(torch.tensor([4])), rows(together, slice(4, 5)))
@@ -241,20 +258,22 @@ def test_a_network_does_not_depend_on_its_company():
 @compiled
 def test_a_network_does_not_depend_on_the_threads():
     batches = draw_batches(12, 5, seed=6)
-    many, small = initial_weights(Network, range(40)), initial_weights("conv", range(40))
-    former, latter = part(many, "former"), part(many, "latter")
-    runs = [
-        (
-            cpu_engine.train_networks(many, batches, LR, MOMENTUM, threads=threads),
-            cpu_engine.train_blocks(
-                "conv", small, former, latter, batches, LR, MOMENTUM, threads=threads
-            ),
-        )
-        for threads in (1, 2, 5)
-    ]
-    for run in runs[1:]:
-        assert_same_bits(run[0], runs[0][0])
-        assert_same_bits(run[1], runs[0][1])
+    many = initial_weights(Network, range(40))
+    small = {kind: initial_weights(kind, range(40)) for kind in TARGETS}
+    around = part(many, "former"), part(many, "latter")
+
+    def run(threads):
+        trained = cpu_engine.train_networks(many, batches, LR, MOMENTUM, threads=threads)
+        for kind in TARGETS:
+            blocks = cpu_engine.train_blocks(
+                kind, small[kind], *around, batches, LR, MOMENTUM, threads=threads
+            )
+            trained |= {f"{kind}.{k}": v for k, v in blocks.items()}
+        return trained
+
+    alone = run(1)
+    assert_same_bits(run(2), alone)
+    assert_same_bits(run(5), alone)
 
 
 @compiled
@@ -267,12 +286,18 @@ def test_inputs_are_left_alone(initial):
 # --- what is not there --------------------------------------------------------------------------
 
 
-def test_other_kinds_are_refused_in_one_line(initial):
-    assert not cpu_engine.supports("mlp")
+def test_every_kind_is_supported():
+    assert all(map(cpu_engine.supports, BLOCKS))
+    assert not cpu_engine.supports("other")
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("name", "kind"), [("train", "large"), ("behaviour", "large"), ("nearest", "mlp")]
+)
+def test_what_is_not_there_is_refused_in_one_line(name, kind):
     with pytest.raises(KTError, match="torch"):
-        cpu_engine.train_blocks("mlp", {}, {}, {}, [], LR, MOMENTUM)
-    with pytest.raises(KTError, match="torch"):
-        cpu_engine._function("behaviour", "large")
+        cpu_engine._function(name, kind)
 
 
 @pytest.fixture

@@ -54,43 +54,37 @@ void train_small(int packs, void* weights, void* momenta, const void* frozen, co
   });
 }
 
-// A block of a kind as `to_logits` takes it: with_block(weights, run) calls run(block).
-template <class Small>
-struct WithSmall {
-  template <class Run>
-  static void with_block(const void* weights, int pack, Run&& run) {
-    const Small& w = static_cast<const Small*>(weights)[pack];
-    run([&](const Vec* h, Vec* hidden, Vec* y, Vec* before = nullptr) {
-      small_forward(w, h, hidden, y, before);
-    });
-  }
-};
-struct WithLarge {
-  template <class Run>
-  static void with_block(const void* weights, int pack, Run&& run) {
-    const FrozenLarge& w = static_cast<const FrozenLarge*>(weights)[pack];
-    Norm norm1[CHANNELS], norm2[CHANNELS];
-    frozen_norms(w.weights.bn1, w.bn1, norm1);
-    frozen_norms(w.weights.bn2, w.bn2, norm2);
-    constexpr int PER_OUT = CHANNELS * 9;
-    Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
-    fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
-    fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
-    run([&](const Vec* h, Vec* hidden, Vec* y, Vec* before = nullptr) {
-      to_hidden<CHANNELS>(h, conv1, bias1, hidden);
-      to_output<CHANNELS>(hidden, conv2, bias2, h, y, before);
-    });
-  }
-};
+// A block as `to_logits` takes it: with_block(weights, run) calls run(block). Where it is wanted, a
+// large block also tells what comes before its last ReLU.
+template <class Small, class Run>
+void with_block(const Small& w, Run&& run) {
+  run([&](const Vec* h, Passage<Small>& passage, Vec* y, Vec* = nullptr) {
+    forward<false>(w, h, passage, y);
+  });
+}
+template <class Run>
+void with_block(const FrozenLarge& w, Run&& run) {
+  Norm norm1[CHANNELS], norm2[CHANNELS];
+  frozen_norms(w.weights.bn1, w.bn1, norm1);
+  frozen_norms(w.weights.bn2, w.bn2, norm2);
+  constexpr int PER_OUT = CHANNELS * 9;
+  Vec conv1[CHANNELS * PER_OUT], bias1[CHANNELS], conv2[CHANNELS * PER_OUT], bias2[CHANNELS];
+  fold<CHANNELS, PER_OUT>(w.weights.conv1, norm1, conv1, bias1);
+  fold<CHANNELS, PER_OUT>(w.weights.conv2, norm2, conv2, bias2);
+  run([&](const Vec* h, Passage<FrozenLarge>& passage, Vec* y, Vec* before = nullptr) {
+    to_hidden<CHANNELS>(h, conv1, bias1, passage.hidden);
+    to_output<CHANNELS>(passage.hidden, conv2, bias2, h, y, before);
+  });
+}
 
-template <class Kind>
+template <class Weights>
 void outputs(int packs, const void* weights, const void* frozen, const float* pixels, int images,
              void* logits, int threads) {
   const Batch batch(pixels, nullptr, images);
-  for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
+  for_each_pack(packs, threads, created<OutputScratch<Weights>>, [&](int pack, auto& scratch) {
     const auto around = std::make_unique<Frozen>(static_cast<const FrozenWeights*>(frozen)[pack]);
     Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * images * CLASSES;
-    Kind::with_block(weights, pack, [&](const auto& block) {
+    with_block(static_cast<const Weights*>(weights)[pack], [&](const auto& block) {
       to_logits(images, *around, block, scratch, around->of(batch), out);
     });
   });
@@ -108,17 +102,17 @@ struct Shown {
   }
 };
 
-// `ys`, if there are any, are the blocks' outputs before their last ReLU where the latter blocks
+// `ys`, if there are any, are large blocks' outputs before their last ReLU where the latter blocks
 // read, [packs][images][READ].
-template <class Kind>
+template <class Weights>
 void shown_outputs(int packs, const void* weights, const Shown& shown, void* logits, void* ys,
                    int threads) {
-  for_each_pack(packs, threads, created<OutputScratch>, [&](int pack, OutputScratch& scratch) {
+  for_each_pack(packs, threads, created<OutputScratch<Weights>>, [&](int pack, auto& scratch) {
     Vec* out = static_cast<Vec*>(logits) + int64_t(pack) * shown.images * CLASSES;
     Vec* kept = ys ? static_cast<Vec*>(ys) + int64_t(pack) * shown.images * READ : nullptr;
-    Kind::with_block(weights, pack, [&](const auto& block) {
-      const auto keeping = [&](const Vec* h, Vec* hidden, Vec* y) {
-        block(h, hidden, y, kept);
+    with_block(static_cast<const Weights*>(weights)[pack], [&](const auto& block) {
+      const auto keeping = [&](const Vec* h, Passage<Weights>& passage, Vec* y) {
+        block(h, passage, y, kept);
         if (kept) kept += READ;
       };
       to_logits(shown.images, shown.frozen(pack), keeping, scratch, shown.of(pack), out);
@@ -204,10 +198,7 @@ extern "C" {
 
 int kt_network_weights() { return kt::vectors<kt::NetworkWeights>(); }
 int kt_network_statistics() { return kt::vectors<kt::NetworkStatistics>(); }
-int kt_conv_weights() { return kt::vectors<kt::SmallWeights>(); }
-int kt_conv_bias_weights() { return kt::vectors<kt::BiasedSmallWeights>(); }
 int kt_frozen_weights() { return kt::vectors<kt::FrozenWeights>(); }
-int kt_large_weights() { return kt::vectors<kt::FrozenLarge>(); }
 
 // What a thread needs in step 1 on so many images, in vectors.
 int64_t kt_step1_memory(int images) {
@@ -234,36 +225,6 @@ void kt_train_networks(int packs, void* weights, void* momenta, void* statistics
   });
 }
 
-// One step of SGD on each pack's small blocks.
-void kt_train_conv(int packs, void* weights, void* momenta, const void* frozen,
-                   const float* pixels, const int64_t* labels, int images, float lr,
-                   float momentum, int threads) {
-  kt::train_small<kt::SmallWeights>(packs, weights, momenta, frozen, pixels, labels, images, lr,
-                                    momentum, threads);
-}
-void kt_train_conv_bias(int packs, void* weights, void* momenta, const void* frozen,
-                        const float* pixels, const int64_t* labels, int images, float lr,
-                        float momentum, int threads) {
-  kt::train_small<kt::BiasedSmallWeights>(packs, weights, momenta, frozen, pixels, labels, images,
-                                          lr, momentum, threads);
-}
-
-// logits [packs][images][10][16].
-void kt_outputs_conv(int packs, const void* weights, const void* frozen, const float* pixels,
-                     int images, void* logits, int threads) {
-  kt::outputs<kt::WithSmall<kt::SmallWeights>>(packs, weights, frozen, pixels, images, logits,
-                                               threads);
-}
-void kt_outputs_conv_bias(int packs, const void* weights, const void* frozen, const float* pixels,
-                          int images, void* logits, int threads) {
-  kt::outputs<kt::WithSmall<kt::BiasedSmallWeights>>(packs, weights, frozen, pixels, images, logits,
-                                                     threads);
-}
-void kt_outputs_large(int packs, const void* weights, const void* frozen, const float* pixels,
-                      int images, void* logits, int threads) {
-  kt::outputs<kt::WithLarge>(packs, weights, frozen, pixels, images, logits, threads);
-}
-
 // Frozen parts made ready, around [packs][kt_around()], and the former blocks' maps of images,
 // maps [packs][images][kt_map()]: the functions below go on from them. `frozen` must stay.
 int kt_around() { return kt::vectors<kt::Frozen>(); }
@@ -281,41 +242,43 @@ void kt_show(int packs, const void* frozen, const float* pixels, int images, voi
   });
 }
 
-// logits [packs][images][10][16], of images first to first + images of the `kept` ones; ys may be
-// null.
-void kt_shown_outputs_conv(int packs, const void* weights, const void* around, const void* maps,
-                           int kept, int first, int images, void* logits, void* ys,
-                           int threads) {
-  kt::shown_outputs<kt::WithSmall<kt::SmallWeights>>(
-      packs, weights, {around, maps, kept, first, images}, logits, ys, threads);
-}
-void kt_shown_outputs_conv_bias(int packs, const void* weights, const void* around,
-                                const void* maps, int kept, int first, int images, void* logits,
-                                void* ys, int threads) {
-  kt::shown_outputs<kt::WithSmall<kt::BiasedSmallWeights>>(
-      packs, weights, {around, maps, kept, first, images}, logits, ys, threads);
-}
-void kt_shown_outputs_large(int packs, const void* weights, const void* around, const void* maps,
-                            int kept, int first, int images, void* logits, void* ys,
-                           int threads) {
-  kt::shown_outputs<kt::WithLarge>(packs, weights, {around, maps, kept, first, images}, logits, ys,
-                                   threads);
-}
+// logits [packs][images][10][16] of all images, or of images first to first + images of the `kept`
+// ones; ys may be null.
+#define KT_OUTPUTS(kind, Weights)                                                                  \
+  int kt_##kind##_weights() { return kt::vectors<Weights>(); }                                     \
+  void kt_outputs_##kind(int packs, const void* weights, const void* frozen, const float* pixels,  \
+                         int images, void* logits, int threads) {                                  \
+    kt::outputs<Weights>(packs, weights, frozen, pixels, images, logits, threads);                 \
+  }                                                                                                \
+  void kt_shown_outputs_##kind(int packs, const void* weights, const void* around,                 \
+                               const void* maps, int kept, int first, int images, void* logits,    \
+                               void* ys, int threads) {                                            \
+    kt::shown_outputs<Weights>(packs, weights, {around, maps, kept, first, images}, logits, ys,    \
+                               threads);                                                           \
+  }
 
-// Cross-entropy with the probabilities targets [packs][images][10][16]: losses [packs][16] and the
-// gradients of the small blocks' weights.
-void kt_behaviour_conv(int packs, const void* weights, const void* around, const void* maps,
-                       int kept, int first, int images, const void* targets, void* gradients,
-                       void* losses, int threads) {
-  kt::behaviour<kt::SmallWeights>(packs, weights, {around, maps, kept, first, images}, targets,
-                                  gradients, losses, threads);
-}
-void kt_behaviour_conv_bias(int packs, const void* weights, const void* around, const void* maps,
-                            int kept, int first, int images, const void* targets, void* gradients,
-                            void* losses, int threads) {
-  kt::behaviour<kt::BiasedSmallWeights>(packs, weights, {around, maps, kept, first, images},
-                                        targets, gradients, losses, threads);
-}
+// One step of SGD on each pack's small blocks. Cross-entropy with the probabilities targets
+// [packs][images][10][16]: losses [packs][16] and the gradients of the small blocks' weights.
+#define KT_SMALL(kind, Weights)                                                                    \
+  KT_OUTPUTS(kind, Weights)                                                                        \
+  void kt_train_##kind(int packs, void* weights, void* momenta, const void* frozen,                \
+                       const float* pixels, const int64_t* labels, int images, float lr,           \
+                       float momentum, int threads) {                                              \
+    kt::train_small<Weights>(packs, weights, momenta, frozen, pixels, labels, images, lr,          \
+                             momentum, threads);                                                   \
+  }                                                                                                \
+  void kt_behaviour_##kind(int packs, const void* weights, const void* around, const void* maps,   \
+                           int kept, int first, int images, const void* targets, void* gradients,  \
+                           void* losses, int threads) {                                            \
+    kt::behaviour<Weights>(packs, weights, {around, maps, kept, first, images}, targets,           \
+                           gradients, losses, threads);                                            \
+  }
+
+KT_OUTPUTS(large, kt::FrozenLarge)
+KT_SMALL(conv, kt::SmallWeights)
+KT_SMALL(conv_bias, kt::BiasedSmallWeights)
+KT_SMALL(mlp, kt::MlpWeights)
+KT_SMALL(attention, kt::AttentionWeights)
 
 // Second convolutions of least squares, found [packs][6][3][3][3][16]: see above.
 void kt_nearest_conv(int packs, const void* weights, const void* around, const void* maps,

@@ -53,7 +53,7 @@ NATIVE = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
 READ_AREA = 7 * 7
 """Positions that the latter block reads."""
-KINDS = ("large", "conv", "conv_bias")
+KINDS = ("large", "conv", "conv_bias", "mlp", "attention")
 
 
 def supports(kind: str) -> bool:

@@ -3,73 +3,14 @@
 
 #include <cmath>
 
-#include "convolution.h"
 #include "former.h"
+#include "pointwise.h"
 
 namespace kt {
 
 constexpr int CLASSES = 10;
 constexpr int WIDTH = 2 * CHANNELS;          // channels of the latter convolution
 constexpr int FEATURES = WIDTH * READ_AREA;  // inputs of the linear layer
-
-// 1x1 convolution of y [6][49]; emit(channel, position of the tile's first value, values[7]).
-template <class Emit>
-inline void latter_convolve(const Vec* y, const Vec* w, const Vec* bias, Ahead ahead,
-                            Emit&& emit) {
-  for (int first = 0; first < WIDTH; first += OUTS)
-    for (int at = 0; at < READ_AREA; at += TILE) {
-      Vec acc[OUTS][TILE];
-#pragma GCC unroll 3
-      for (int o = 0; o < OUTS; ++o)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) acc[o][p] = bias[first + o];
-      for (int i = 0; i < CHANNELS; ++i) {
-        ahead.fetch<4>();
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p)
-#pragma GCC unroll 3
-          for (int o = 0; o < OUTS; ++o)
-            acc[o][p] += w[(first + o) * CHANNELS + i] * y[i * READ_AREA + at + p];
-      }
-      for (int o = 0; o < OUTS; ++o) emit(first + o, at, acc[o]);
-    }
-}
-
-// Gradient of y [6][49] from that of the convolution's output, dc [12][49].
-inline void latter_input_gradient(const Vec* dc, const Vec* w, Vec* dy) {
-  for (int first = 0; first < CHANNELS; first += OUTS)
-    for (int at = 0; at < READ_AREA; at += TILE) {
-      Vec acc[OUTS][TILE] = {};
-      for (int o = 0; o < WIDTH; ++o)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p)
-#pragma GCC unroll 3
-          for (int i = 0; i < OUTS; ++i)
-            acc[i][p] += w[o * CHANNELS + first + i] * dc[o * READ_AREA + at + p];
-#pragma GCC unroll 3
-      for (int i = 0; i < OUTS; ++i)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) dy[(first + i) * READ_AREA + at + p] = acc[i][p];
-    }
-}
-
-// dw [12][6] += the gradient of the convolution's weights.
-inline void latter_add_weight_gradient(const Vec* y, const Vec* dc, Vec* dw) {
-  constexpr int ROWS = 4;
-  for (int first = 0; first < WIDTH; first += ROWS) {
-    Vec acc[ROWS][CHANNELS] = {};
-    for (int p = 0; p < READ_AREA; ++p)
-#pragma GCC unroll 4
-      for (int o = 0; o < ROWS; ++o)
-#pragma GCC unroll 6
-        for (int i = 0; i < CHANNELS; ++i)
-          acc[o][i] += dc[(first + o) * READ_AREA + p] * y[i * READ_AREA + p];
-#pragma GCC unroll 4
-    for (int o = 0; o < ROWS; ++o)
-#pragma GCC unroll 6
-      for (int i = 0; i < CHANNELS; ++i) dw[(first + o) * CHANNELS + i] += acc[o][i];
-  }
-}
 
 // The linear layer's weights [10][588] as [588][10], which the functions below read in order.
 inline void transpose_linear(const Vec* w, Vec* transposed) {
@@ -102,8 +43,9 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
 }
 
 // `weight` times the softmax in place of the logits [10]; returns the logarithm of the sum of their
-// exponentials.
-inline Vec softmax(Vec* logits, float weight, bool log_sum) {
+// exponentials. Never inlined: how a caller's arithmetic is contracted with it would depend on what
+// else is compiled.
+[[gnu::noinline]] inline Vec softmax(Vec* logits, float weight, bool log_sum) {
   Vec top = logits[0], sum = {};
   for (int o = 1; o < CLASSES; ++o) top = maximum(logits[o], top);
   for (int o = 0; o < CLASSES; ++o) sum += logits[o] = exponential(logits[o] - top);

@@ -42,6 +42,13 @@ struct BiasedSmallWeights {
   static constexpr bool BIASED = true;
   Vec conv1[HIDDEN * CHANNELS * 9], bias1[HIDDEN], conv2[CHANNELS * HIDDEN * 9], bias2[CHANNELS];
 };
+struct MlpWeights {
+  Vec fc1[WIDTH * CHANNELS], bias1[WIDTH], fc2[CHANNELS * WIDTH], bias2[CHANNELS];
+};
+struct AttentionWeights {
+  Vec query[CHANNELS * CHANNELS], key[CHANNELS * CHANNELS], value[CHANNELS * CHANNELS],
+      proj[CHANNELS * CHANNELS];
+};
 struct LatterWeights {
   Vec conv[WIDTH * CHANNELS];
   Affine<WIDTH> bn;

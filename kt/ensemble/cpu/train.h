@@ -93,7 +93,7 @@ struct Step1 {
       former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
       Activations& a = kept[n];
       convolve_with_sums(h, weights.block.conv1, ahead(n, a.first, a.second), a.first, sums1);
-      take_read(h, a.y);
+      take_read<CHANNELS>(h, a.y);
     }
     block_norms(weights.block.bn1, sums1, running.bn1, norm1);
   }
@@ -104,7 +104,7 @@ struct Step1 {
       normalised(a.first, scratch.hidden);
       convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, a.first, a.y), a.second,
                          sums2);
-      take_read(a.second, a.dy);
+      take_read<CHANNELS>(a.second, a.dy);
     }
     block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
@@ -168,9 +168,9 @@ struct Step1 {
           for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p)
             dthird[p] = chain[c](dthird[p], values[k]);
         });
-        latter_add_weight_gradient(a.y, dthird, gradient.latter.conv);
+        add_pointwise_weight_gradient<CHANNELS, WIDTH>(a.y, dthird, gradient.latter.conv);
         Vec dy[READ];
-        latter_input_gradient(dthird, weights.latter.conv, dy);
+        pointwise_input_gradient<CHANNELS, WIDTH>(dthird, weights.latter.conv, dy);
         for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], a.y[k]);
         for (int c = 0; c < CHANNELS; ++c)
           back2.add<READ_AREA>(c, dy + c * READ_AREA, a.dy + c * READ_AREA);
@@ -284,7 +284,7 @@ struct Step1 {
   // The latter convolution of one image's kept y: cheaper to do again than to keep.
   template <class Emit>
   void to_third(const Activations& a, Ahead ahead, Emit&& emit) const {
-    latter_convolve(a.y, weights.latter.conv, ZEROS, ahead, emit);
+    pointwise_convolve<CHANNELS, WIDTH>(a.y, weights.latter.conv, ZEROS, ahead, emit);
   }
 
   // With its batch norm and ReLU, in scratch.features.
@@ -299,12 +299,6 @@ struct Step1 {
           features[k] = relu(norm3[c].scale * values[k] + norm3[c].shift);
       });
     }
-  }
-
-  static void take_read(const Vec* map, Vec* read) {
-    for (int c = 0; c < CHANNELS; ++c)
-      for (int k = 0; k < READ_AREA; ++k)
-        read[c * READ_AREA + k] = map[c * AREA + read_position(k)];
   }
 
   static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
