@@ -24,18 +24,29 @@ from torchvision import transforms
 
 from benchmarks.process import peak_memory, seconds
 from kt import data, ensemble
-from kt.blocks import IMAGE_SIZE, Network, SmallBlock, initial_weights
+from kt.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
 from kt.data import ImageSet, training_batches
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
-FORMER, LARGE, SMALL_CONV, LATTER = 784 * 54, 2 * 196 * 324, 196 * 162, 49 * 72 + 5880
-FLOP = {
-    # Forward, weights' gradient, inputs' gradient (the first layer of what is trained needs none).
-    "step 1": 2 * BATCH * (2 * FORMER + 3 * LARGE + 3 * LATTER),
-    "step 2": 2 * BATCH * (FORMER + 2 * SMALL_CONV + 3 * SMALL_CONV + 2 * LATTER),
+FORMER, LARGE, LATTER = 784 * 54, 2 * 196 * 324, 49 * 72 + 5880
+# Forward, weights' gradient, inputs' gradient (the first layer of what is trained needs none).
+SMALL = {
+    "conv": 5 * 196 * 162,
+    "conv_bias": 5 * 196 * 162,
+    "mlp": 5 * 196 * 72,
+    "attention": 9 * 196 * 36 + 6 * 196 * 196 * 6,
 }
+
+
+def flop(target: str) -> dict[str, int]:
+    """Floating-point operations of a network's training step, for each of the two trainings."""
+    steps = {
+        "step 1": 2 * BATCH * (2 * FORMER + 3 * LARGE + 3 * LATTER),
+        "step 2": 2 * BATCH * (FORMER + SMALL[target] + 2 * LATTER),
+    }
+    return steps | {"both": sum(steps.values())}
 
 
 class Pictures(Dataset):
@@ -90,7 +101,7 @@ def load_images(count: int) -> tuple[ImageSet, str]:
     return ImageSet(images, torch.randint(10, (count,), generator=draw)), "random images"
 
 
-def plain_loop(images: ImageSet, step: str, networks: int, loaders: int) -> float:
+def plain_loop(images: ImageSet, step: str, target: str, networks: int, loaders: int) -> float:
     """Milliseconds per network and step of the plain loop."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=loaders)
     spans = []
@@ -99,7 +110,7 @@ def plain_loop(images: ImageSet, step: str, networks: int, loaders: int) -> floa
         parameters = list(network.parameters())
         if step == "step 2":
             network.eval().requires_grad_(False)
-            network.block = SmallBlock()
+            network.block = BLOCKS[target]()
             parameters = list(network.block.parameters())
         optimizer = torch.optim.SGD(parameters, LR, MOMENTUM)
         clock = Clock(loader, warm_up=2)
@@ -112,7 +123,7 @@ def plain_loop(images: ImageSet, step: str, networks: int, loaders: int) -> floa
 
 
 def engine_loop(
-    engine, images: ImageSet, step: str, networks: int, device: str = "cpu", **options
+    engine, images: ImageSet, step: str, target: str, networks: int, device: str = "cpu", **options
 ) -> float:
     """Milliseconds per network and step of an engine that trains all networks together."""
 
@@ -127,7 +138,7 @@ def engine_loop(
     else:
         former, latter = (ensemble.part(whole, name) for name in ("former", "latter"))
         engine.train_blocks(
-            "conv", weights("conv"), former, latter, batches, LR, MOMENTUM, **options
+            target, weights(target), former, latter, batches, LR, MOMENTUM, **options
         )
     return batches.milliseconds() / networks
 
@@ -144,45 +155,52 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=32, help="trained together by an engine")
     parser.add_argument("--steps", type=int, default=20, help="batches of 128 images")
     parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
+    parser.add_argument("--target", choices=TARGETS, default="conv", help="small block of step 2")
     parser.add_argument("--loaders", type=int, default=0, help="the plain loop's loading processes")
     options = parser.parse_args()
 
-    threads = torch.get_num_threads()
+    threads, target = torch.get_num_threads(), options.target
     images, name = load_images(BATCH * options.steps)
     rate = matrix_product_rate()
     print(f"{name}, batch {BATCH}, {options.steps} steps, {threads} threads")
     print(f"matrix product {rate:.0f} GFLOP/s (float32, all threads)")
 
     def cpu(threads: int) -> Callable[[str], float]:
-        return lambda step: engine_loop(cpu_engine, images, step, options.networks, threads=threads)
+        return lambda step: engine_loop(
+            cpu_engine, images, step, target, options.networks, threads=threads
+        )
 
     runs: dict[str, Callable[[str], float]] = {}
     if cpu_engine.available():
         runs |= {f"cpu engine, {n} thread{'s' * (n > 1)}": cpu(n) for n in sorted({1, threads})}
     else:
         print(cpu_engine.reason())
-    if cuda_engine.available():  # a GPU needs many networks: --networks 256
+    if cuda_engine.available() and cuda_engine.supports(
+        target
+    ):  # a GPU needs many networks: --networks 256
         runs["cuda engine"] = lambda step: engine_loop(
-            cuda_engine, images, step, options.networks, "cuda"
+            cuda_engine, images, step, target, options.networks, "cuda"
         )
     runs |= {
-        "torch engine": lambda step: engine_loop(torch_engine, images, step, options.networks),
+        "torch engine": lambda step: engine_loop(
+            torch_engine, images, step, target, options.networks
+        ),
         "plain loop": lambda step: plain_loop(
-            images, step, options.plain_networks, options.loaders
+            images, step, target, options.plain_networks, options.loaders
         ),
     }
     measured: dict[str, dict[str, float]] = {}
     peaks: dict[str, float] = {}
     for label, run in runs.items():
-        measured[label] = {step: run(step) for step in FLOP}
+        measured[label] = {step: run(step) for step in ("step 1", "step 2")}
         measured[label]["both"] = sum(measured[label].values())
         peaks[label] = peak_memory()
 
-    flop = FLOP | {"both": sum(FLOP.values())}
+    operations = flop(target)
     print(f"{'':24}{'':8}{'ms/network':>11}{'ratio':>8}{'GFLOP/s':>9}{'share':>7}{'peak GiB':>10}")
     for label, times in reversed(measured.items()):
         for step, ms in times.items():
-            reached = flop[step] / ms / 1e6
+            reached = operations[step] / ms / 1e6
             print(
                 f"{label:24}{step:8}{ms:11.3f}{measured['plain loop'][step] / ms:8.1f}"
                 f"{reached:9.1f}{reached / rate:7.0%}{peaks[label]:10.2f}"

@@ -1,0 +1,248 @@
+"""What every table costs at a scale: its work, counted, over rates that are measured here.
+
+    python -m benchmarks.cost paper [--device cuda]
+
+Work is counted from params.yaml: images that pass through networks in training and evaluation,
+and pairs or networks that translators learn from. Rates are of this machine, a few seconds each.
+The result goes to tables/results/<scale>/cost.md, which `dvc repro tables/dvc.yaml:page` shows.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from kt import data, ensemble, seeds
+from kt.blocks import Network, initial_weights
+from kt.data import ImageSet
+from kt.ensemble import Compute, Recipe
+from kt.errors import KTError
+from kt.fit import Training, fit
+from kt.objectives import BehaviourObjective, WeightObjective
+from stages import runtime
+from stages.params import Params
+from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper
+from stages.tables.augmentation_cell import Augmentation
+from stages.tables.merge_cell import Merge
+from stages.tables.paper_translator import Settings
+from stages.tables.target_store import Targets
+from stages.translation import make_model
+
+Work = Counter[str]
+"""Units of work by the name of their rate."""
+NETWORKS = 32
+"""Trained together while rates are measured."""
+IMAGES = 8192
+LONG_ENOUGH = 1.0
+"""Seconds that a measurement takes at least."""
+MEASURED_BATCH, EPOCHS = 512, 3
+"""Of translators' training while its rate is measured."""
+UNITS = {"hours": 3600, "days": 86400, "years": 365.25 * 86400}
+
+
+def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
+    """The work of every table, what others have done for it left out.
+
+    Args:
+        images: numbers of images in `train`, `held_back`, `test` and `transfer`, by these names.
+    """
+    active, networks = params.active, params.active.networks
+    train, passes = active.train, active.recipe.epochs
+    judged = networks.selection * images["held_back"] + networks.test * images["test"]
+
+    def trained(count: int, on: float, *steps: str) -> Work:
+        return Work({step: count * passes * on for step in steps})
+
+    def mixer(size: str, dropout: float, epochs: int, count: int, target: str = "conv") -> Work:
+        schedule = paper.mixer(params, size, epochs)["active"]["train"]["mixer"]
+        evaluations = -(-epochs // schedule["evaluate_every"]) + 1  # and of the chosen epoch
+        name = f"mixer {size}" + (", dropout" if dropout else "") + f" to {target}"
+        return Work({name: epochs * count, "evaluation": evaluations * judged})
+
+    def grid(table: str) -> Work:
+        cells = params.table(table, grid_cell.Grid)
+        epochs = grid_cell.epochs(params, table)
+        rows = [mixer(s, d, epochs, train.pairs) for s in cells.sizes for d in cells.dropout]
+        return sum(rows, Work())
+
+    few, kinds = params.table("table5", Augmentation), params.table("table6", Targets)
+    swept = sum(map(len, few.names().values()))
+    longer = few.share * grid_cell.epochs(params, "table3")
+    on_few = mixer(few.size, 0, longer, train.pairs // few.share)
+    pairs, epochs = kinds.pairs[params.scale], kinds.epochs[params.scale]
+    kept = params.table("translators", dict[str, Settings])
+    of = {s: mixer(s, k.dropout, k.epochs[params.scale], train.pairs) for s, k in kept.items()}
+    both = ("step 1", "step 2 conv")
+    merge = Work({"merge": train.merge.epochs * train.pairs})
+    merge["evaluation"] += judged * (1 + train.merge.epochs // train.merge.evaluate_every)
+    compared = figure4_store.compared(params)
+    learned = compared.epochs * compared.pairs[params.scale]
+    fractions = sum(params.partial.fractions)
+    return {
+        "training networks": trained(networks.train, images["train"], *both),
+        "other networks": trained(networks.selection + networks.test, images["train"], *both)
+        + trained(networks.test, images["transfer"], *both)
+        + trained(networks.partial, fractions * images["train"], "step 1"),
+        "merge": merge,
+        "table3": grid("table3"),
+        "table4": grid("table4"),
+        "table5": sum([on_few] * swept, Work()),
+        "table6": sum(
+            (
+                trained(pairs, images["train"], "step 1", f"step 2 {target}")
+                + mixer(kinds.size, 0, epochs, pairs, target)
+                for target in kinds.targets
+            ),
+            Work(),
+        ),
+        "figure4": (
+            trained(max(0, compared.pairs[params.scale] - networks.train), images["train"], *both)
+            + Work({kind: learned for kind in figure4_cell.KINDS})
+        ),
+        "figure5": of["base"],
+        "figure7, figure8, usps": of["large"],
+    }
+
+
+class Rates:
+    """Units a second of each kind of work, measured when it is first asked for."""
+
+    def __init__(self, params: Params, compute: Compute, images: ImageSet) -> None:
+        self.params, self.compute, self.images = params, compute, images
+        self.recipe = Recipe(epochs=1, batch_size=params.active.recipe.batch_size)
+        whole = initial_weights(Network, range(NETWORKS))
+        self.networks = {name.replace("block.", "large."): w for name, w in whole.items()}
+
+    def of(self, name: str) -> float:
+        what, _, target = name.rpartition(" ")
+        if name == "step 1":
+            return self._passes(
+                lambda images: ensemble.train_networks(
+                    images, range(NETWORKS), 0, self.recipe, self.compute
+                )
+            )
+        if what == "step 2":
+            return self._passes(
+                lambda images: ensemble.train_blocks(
+                    target, images, self.networks, range(NETWORKS), 0, self.recipe, self.compute
+                )
+            )
+        if name == "evaluation":
+            small = initial_weights("conv", range(NETWORKS))
+            return self._passes(
+                lambda images: ensemble.evaluate("conv", images, self.networks, small, self.compute)
+            )
+        return self._samples(name)
+
+    def _passes(self, run: Callable[[ImageSet], object]) -> float:
+        """Of images through networks; on more and more of them, until the clock can be trusted."""
+        count, taken = 128, 0.0
+        run(self.images.subset(slice(0, count)))  # what is compiled or allocated once
+        while taken < LONG_ENOUGH and count < len(self.images):
+            count *= 2
+            started = time.perf_counter()
+            run(self.images.subset(slice(0, count)))
+            taken = time.perf_counter() - started
+        return NETWORKS * count / taken
+
+    def _samples(self, name: str) -> float:
+        """Of a translator's training: networks that `merge` looks at, or pairs."""
+        train = self.params.active.train
+        if name == "merge":
+            change = {"model": {"kind": "merge"} | self.params.table("merge", Merge).model_dump()}
+            model = make_model(self.params.changed(change, "tables.merge"))
+            model.prepare(self.networks, self.images, seeds.generator(0, "prototypes"))
+            networks = self._on(self.networks)
+            objective = BehaviourObjective(networks, self.images, "conv", self.compute)
+            return self._learned(model, objective, train.merge.batch_size)
+        if name in figure4_cell.KINDS:
+            batch = figure4_store.compared(self.params).batch_size[self.params.scale]
+            return self._learned_pairs(figure4_cell.matched(self.params)[name][0], "conv", batch)
+        size, _, target = name.removeprefix("mixer ").partition(" to ")
+        size, _, dropout = size.partition(", ")
+        change = paper.mixer(self.params, size, 1, dropout=0.1 if dropout else 0.0)
+        model = make_model(self.params.changed(change | {"target": target}, "tables"))
+        return self._learned_pairs(model, target, train.mixer.batch_size)
+
+    def _learned_pairs(self, model: torch.nn.Module, target: str, batch: int) -> float:
+        batch = min(batch, MEASURED_BATCH)
+        blocks = (initial_weights(kind, range(batch)) for kind in ("large", target))
+        large, small = map(self._on, blocks)
+        objective = WeightObjective(large, small, workers=self.compute.workers)
+        return self._learned(model, objective, batch)
+
+    def _learned(
+        self, model: torch.nn.Module, objective: WeightObjective | BehaviourObjective, batch: int
+    ) -> float:
+        training = Training(EPOCHS, min(batch, len(objective)))
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = Path(folder) / "checkpoint.pt"
+            model.to(self.compute.device)
+            fitted = fit(model, objective, training, lambda _: {"none": 0.0}, "none", checkpoint)
+        return max(record["samples_per_second"] for record in fitted.history)
+
+    def _on(self, weights: ensemble.Weights) -> ensemble.Weights:
+        return {name: tensor.to(self.compute.device) for name, tensor in weights.items()}
+
+
+def main(params: Params, compute: Compute, scale: str) -> None:
+    if scale not in params.scales:
+        raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
+    params = params.changed({"scale": scale}, "scale")
+    images, sizes = image_sizes(params)
+    works = work(params, sizes)
+    names = sorted(set().union(*works.values()))
+    measured, rates = Rates(params, compute, images), {}
+    with runtime.progress_bar(len(names), "rates", "rate") as bar:
+        for name in names:
+            rates[name] = measured.of(name)
+            bar.update()
+    seconds = {
+        table: sum(units / rates[name] for name, units in needed.items())
+        for table, needed in works.items()
+    }
+    everything = seconds | {"all": sum(seconds.values())}
+    rows = pd.DataFrame({"what": what, "time": in_words(s)} for what, s in everything.items())
+    caption = (
+        f"What scale `{scale}` costs on {machine(compute)}: the work that params.yaml asks for, "
+        "over rates measured there in seconds. What several tables need is counted once, in the "
+        "first rows. Measured: "
+        + "; ".join(f"{name} {rate:,.0f}/s" for name, rate in rates.items())
+        + " (images that pass through networks; pairs or networks that translators learn from)."
+    )
+    metrics = {"seconds": seconds, "rates": rates}
+    output.write(params, "cost", caption, metrics, rows)
+
+
+def image_sizes(params: Params) -> tuple[ImageSet, dict[str, int]]:
+    """Some training images, and how many images of each kind there are."""
+    chosen = params.active.images
+    train, test = data.load(chosen.main, Path("data"))
+    transfer, _ = data.load(chosen.transfer, Path("data"))
+    return train.subset(slice(0, IMAGES)), {
+        "train": len(train) - chosen.held_back,
+        "held_back": chosen.held_back,
+        "test": len(test),
+        "transfer": len(transfer),
+    }
+
+
+def machine(compute: Compute) -> str:
+    """The kind of machine, for a caption."""
+    if compute.device.type == "cuda":
+        return torch.cuda.get_device_name(compute.device)
+    return f"{compute.workers} CPU threads with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def in_words(seconds: float) -> str:
+    """A time in the largest unit of which it has at least one."""
+    unit = [unit for unit, length in UNITS.items() if seconds >= length] or ["hours"]
+    return f"{seconds / UNITS[unit[-1]]:,.1f} {unit[-1]}"
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "scale")

@@ -1,0 +1,28 @@
+"""What the benchmarks count."""
+
+from benchmarks import cost
+from stages import params
+
+IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
+
+
+def test_the_work_of_the_papers_scale_is_what_the_paper_says():
+    works = cost.work(params.load().changed({"scale": "paper"}, "scale"), IMAGES)
+    assert works["training networks"]["step 1"] == 300_000 * 10 * 55_000
+    assert works["training networks"]["step 2 conv"] == 300_000 * 10 * 55_000
+    assert works["table3"]["mixer wide to conv"] == 300 * 300_000
+    assert works["table4"]["mixer small, dropout to conv"] == 3 * 1_000 * 300_000
+    # Once none, three times masking, three times noise: 50,000 pairs as long as 300,000 would take.
+    assert works["table5"]["mixer large to conv"] == 7 * 1_800 * 50_000
+    assert works["table6"]["step 2 attention"] == 300_000 * 10 * 55_000
+    assert works["figure4"] == dict.fromkeys(("mixer", "attention", "convolution"), 100 * 1_024)
+    one_evaluation = 100 * 5_000 + 100 * 10_000
+    assert (
+        works["figure5"]["evaluation"] == (300 / 25 + 1) * one_evaluation
+    )  # and of the chosen one
+
+
+def test_times_are_said_in_their_largest_unit():
+    assert cost.in_words(1800) == "0.5 hours"
+    assert cost.in_words(36 * 3600) == "1.5 days"
+    assert cost.in_words(2 * 365.25 * 86400) == "2.0 years"
