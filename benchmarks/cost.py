@@ -39,7 +39,7 @@ NETWORKS = 32
 IMAGES = 8192
 LONG_ENOUGH = 1.0
 """Seconds that a measurement takes at least."""
-MEASURED_BATCH, EPOCHS = 512, 3
+MEASURED_BATCH, EPOCHS = 128, 2
 """Of translators' training while its rate is measured."""
 UNITS = {"hours": 3600, "days": 86400, "years": 365.25 * 86400}
 
