@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from kt import data, ensemble, pairs, refine, translator
 from kt.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
+from kt.cost import multiply_adds
 from kt.errors import KTError
 
 
@@ -79,8 +79,10 @@ def translate(options: argparse.Namespace) -> None:
     print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
     test = data.load(options.images, Path("data"))[1] if options.images else None
     print(f"{'accuracy':>12}" if test else "")
+    image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
     for label, network in networks.items():
-        print(f"{label:10}{parameter_count(network):12,}{multiply_adds(network):15,}", end="")
+        products = multiply_adds(network, image)
+        print(f"{label:10}{parameter_count(network):12,}{products:15,}", end="")
         print(f"{accuracy(network, test):10.2f} %" if test else "", end="")
         print(f"   in {seconds:.1f} s" if label == "refined" else "")
     if test:
@@ -140,13 +142,6 @@ def accuracy(network: Network, images: data.ImageSet) -> float:
     stacked = {name: tensor[None] for name, tensor in weights(network).items()}
     block = ensemble.part(stacked, "block")
     return ensemble.evaluate(network.kind, images, stacked, block).item()
-
-
-def multiply_adds(network: Network) -> int:
-    """Multiplications with additions that one image takes, in convolutions and linear layers."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE))
-    return counter.get_total_flops() // 2
 
 
 if __name__ == "__main__":

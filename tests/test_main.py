@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kt import translator
-from kt.__main__ import multiply_adds, read_network
+from kt.__main__ import read_network
 from kt.blocks import Network, parameter_count, weights
+from kt.cost import multiply_adds
 from kt.errors import KTError
 from kt.translator import Merge, MergeConfig, Mixer, MixerConfig
 
@@ -118,7 +119,7 @@ def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
 
 
 def test_counts_are_those_of_the_shapes():
-    around = 784 * 54 + 49 * 72 + 5880
-    assert multiply_adds(Network()) == around + 2 * 196 * 324
-    assert multiply_adds(Network("conv")) == around + 2 * 196 * 162
+    around, image = 784 * 54 + 49 * 72 + 5880, torch.zeros(1, 1, 28, 28)
+    assert multiply_adds(Network(), image) == around + 2 * 196 * 324
+    assert multiply_adds(Network("conv"), image) == around + 2 * 196 * 162
     assert parameter_count(Network()) == 66 + 672 + 5986

@@ -6,11 +6,20 @@ from torch.testing import assert_close
 
 from kt import ensemble, pairs, symmetry, translator
 from kt.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
+from kt.cost import multiply_adds
 from kt.errors import KTError
+from kt.objectives import WeightObjective
 from kt.translator import Mixer, MixerConfig
+from kt.translator.attention import Attention, AttentionConfig, SelfAttention
+from kt.translator.convolution import Convolution
 from kt.translator.mixer import PAPER_SIZES
 
 SMALL = MixerConfig(layers=2, hidden_size=16, sequence_dim=8, channel_dim=8)
+OTHERS = [
+    (Attention, AttentionConfig(layers=2, hidden_size=16, sequence_dim=8, channel_dim=8)),
+    (Convolution, SMALL),
+]
+"""Translators that mix tokens in another way."""
 
 
 def large_blocks(seeds):
@@ -143,3 +152,70 @@ def test_what_is_not_a_translator_is_refused(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(KTError, match="damaged"):
         translator.load(path)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("make", "config"), OTHERS)
+def test_other_ways_to_mix_tokens_read_and_write_what_the_mixer_does(make, config, target):
+    model, mixer = (m(replace(c, target=target)) for m, c in ((make, config), (Mixer, SMALL)))
+    small = translator.translate(model, large_blocks(range(3)))
+    assert {name: tuple(t.shape[1:]) for name, t in small.items()} == block_shapes(target)
+    own = {name: t.shape for name, t in model.state_dict().items() if "token_mixing" not in name}
+    assert own.pop("position", (72, 16)) == (72, 16)
+    shared = {n: t.shape for n, t in mixer.state_dict().items() if "token_mixing" not in n}
+    assert own == shared
+
+
+def test_self_attention_is_pytorchs():
+    ours, theirs = SelfAttention(16, 4, 0.0), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.read.weight)
+        theirs.in_proj_bias.copy_(ours.read.bias)
+    theirs.out_proj = ours.write
+    x = torch.randn(3, 72, 16)
+    assert_close(ours(x), theirs(x, x, x)[0])
+
+
+def test_attention_knows_positions_and_a_convolution_its_neighbours():
+    swap = torch.arange(72)
+    swap[[10, 50]] = torch.tensor([50, 10])
+    x = torch.randn(1, 72, 16, requires_grad=True)
+    mixing = Attention(OTHERS[0][1]).token_mixing()
+    assert_close(mixing(x[:, swap]), mixing(x)[:, swap])  # it does not tell them apart by itself
+    model = Attention(OTHERS[0][1])
+    tokens = torch.randn(1, 72, 9)
+    assert not torch.allclose(
+        model.layers(model.embedded(tokens[:, swap])), model.layers(model.embedded(tokens))[:, swap]
+    )
+    layers = Convolution(SMALL).layers
+    (seen,) = torch.autograd.grad(layers(x)[0, 30].sum(), x)
+    assert seen[0].any(1).nonzero().flatten().tolist() == [28, 29, 30, 31, 32]
+
+
+def test_multiply_adds_are_those_of_the_shapes():
+    layers, width, along, heads = 2, 16, 8, 72 * 9 * 16 + 16 * (72 * 8 + 8 * 36) + 36 * 16 * 9
+    channels = 2 * 72 * width * 8
+    mixing = {
+        Mixer: 2 * 72 * along * width,
+        Attention: 4 * 72 * width**2 + 2 * 72**2 * width,
+        Convolution: 3 * 72 * width**2,
+    }
+    large = initial_weights("large", [0])
+    for make, config in [(Mixer, SMALL), *OTHERS]:
+        expected = heads + layers * (mixing[make] + channels)
+        assert multiply_adds(make(config), large) == expected
+        assert multiply_adds(make(config).eval(), large) == expected
+
+
+@pytest.mark.parametrize(("make", "config"), OTHERS)
+def test_other_ways_to_mix_tokens_learn(make, config):
+    torch.manual_seed(0)
+    model = make(config)
+    large, small = initial_weights("large", range(4)), initial_weights("conv", range(4))
+    objective, index = WeightObjective(large, small), torch.arange(4)
+    optimizer, losses = torch.optim.Adam(model.parameters(), 0.01), []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(objective.backward(model, index).item())
+        optimizer.step()
+    assert losses[-1] < losses[0] / 4

@@ -1,40 +1,12 @@
 """The paper's translator: an MLP-Mixer from large-block to small-block weights (Section 4.2)."""
 
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import asdict
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kt import symmetry
-from kt.blocks import CHANNELS, block_shapes
-from kt.ensemble import Compute, part
+from kt.translator.sequence import SEQUENCE, SequenceConfig, SequenceMLP, SequenceTranslator
 
-Weights = dict[str, Tensor]
-KERNEL = 9
-"""Channels of the mixer: the 3 x 3 entries of one kernel."""
-SEQUENCE = 2 * CHANNELS * CHANNELS
-"""Length of its sequence: the kernels of both large convolutions."""
-
-
-@dataclass(frozen=True)
-class MixerConfig:
-    """Sizes of a mixer, by default the paper's small one (Table 2), and its target block.
-
-    Attributes:
-        fold: read the large block with batch norm folded in: each kernel comes scaled, with its
-            output channel's bias as a tenth channel. The paper's mixer does not see batch norm.
-    """
-
-    layers: int = 8
-    hidden_size: int = 128
-    sequence_dim: int = 256
-    channel_dim: int = 512
-    dropout: float = 0.0
-    target: str = "conv"
-    fold: bool = False
-
-
+MixerConfig = SequenceConfig
 PAPER_SIZES = {
     "small": MixerConfig(),
     "base": MixerConfig(layers=16),
@@ -44,99 +16,11 @@ PAPER_SIZES = {
 """Table 2: 1,385,965, 2,741,293, 4,096,621 and 4,316,605 parameters."""
 
 
-class MLP(nn.Sequential):
-    """Linear, GELU, linear, with dropout after each linear: (..., n) -> (..., out)."""
+class Mixer(SequenceTranslator):
+    """Tokens are mixed by an MLP along the sequence (Tolstikhin et al., 2021)."""
 
-    def __init__(self, n: int, hidden: int, out: int, dropout: float) -> None:
-        super().__init__(
-            nn.Linear(n, hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, out),
-            nn.Dropout(dropout),
-        )
-
-
-class MixerLayer(nn.Module):
-    """One mixer layer (Tolstikhin et al., 2021): (B, sequence, hidden size) -> same."""
-
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_size)
-        self.token_mixing = MLP(SEQUENCE, config.sequence_dim, SEQUENCE, config.dropout)
-        self.norm2 = nn.LayerNorm(config.hidden_size)
-        self.channel_mixing = MLP(
-            config.hidden_size, config.channel_dim, config.hidden_size, config.dropout
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.token_mixing(self.norm1(x).transpose(1, 2)).transpose(1, 2)
-        return x + self.channel_mixing(self.norm2(x))
-
-
-class Mixer(nn.Module):
-    """Large blocks to the weights of the target block, or to their difference from initial weights.
-
-    The two (B, 6, 6, 3, 3) kernels become a sequence of 72 with 9 channels; the output sequence of
-    36 (conv), 37 (conv with biases), 18 (MLP) or 16 (attention target), with 9 channels, is cut
-    into the target's tensors in the order of `kt.blocks.block_shapes`.
-
-    Attributes:
-        initial: (numbers,), the weights that all small blocks were trained from, flattened in the
-            same order; `start_from` sets them. Translation adds them; 0 unless set.
-    """
-
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.shapes = block_shapes(config.target)
-        numbers = sum(prod(shape) for shape in self.shapes.values())
-        self.register_buffer("initial", torch.zeros(numbers))
-        self.embed = nn.Linear(KERNEL + config.fold, config.hidden_size)
-        self.layers = nn.Sequential(*(MixerLayer(config) for _ in range(config.layers)))
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.sequence_head = MLP(SEQUENCE, config.sequence_dim, numbers // KERNEL, config.dropout)
-        self.head = nn.Linear(config.hidden_size, KERNEL)
-
-    def forward(self, large: Weights) -> Weights:
-        """Translate a batch of large blocks; with `fold`, batch norm is read beside convolutions.
-
-        Returns:
-            The target block's weights less the initial ones, {name: (B, ...)}.
-        """
-        x = self.norm(self.layers(self.embed(self._tokens(large))))
-        x = self.sequence_head(x.transpose(1, 2)).transpose(1, 2)
-        return self._block(self.head(x).flatten(1))
-
-    def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
-        """The translation of the networks' large blocks: the output and the initial weights."""
-        initial = self.initial_block()
-        return {name: t + initial[name] for name, t in self(part(networks, "large")).items()}
-
-    def start_from(self, initial: Weights) -> None:
-        """Before training: the weights (1, ...) from which all small blocks were trained."""
-        self.initial.copy_(torch.cat([initial[name].flatten() for name in self.shapes]))
-
-    def initial_block(self) -> Weights:
-        """The initial weights as a stack of one block, {name: (1, ...)}."""
-        return self._block(self.initial[None])
-
-    def _tokens(self, large: Weights) -> Tensor:
-        """The sequence of kernels, (B, 72, 9), or with biases (B, 72, 10)."""
-        read = symmetry.fold(large) if self.config.fold else large
-        kernels = [read[f"conv{i}.weight"].flatten(3).flatten(1, 2) for i in (1, 2)]
-        if not self.config.fold:
-            return torch.cat(kernels, 1)
-        biases = [read[f"conv{i}.bias"].repeat_interleave(CHANNELS, 1) for i in (1, 2)]
-        return torch.cat([torch.cat(kernels, 1), torch.cat(biases, 1)[:, :, None]], 2)
-
-    def _block(self, flat: Tensor) -> Weights:
-        """(B, numbers) cut into the target's tensors, {name: (B, ...)}."""
-        pieces = flat.split([prod(shape) for shape in self.shapes.values()], 1)
-        return {
-            name: piece.unflatten(1, shape)
-            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
+    def token_mixing(self) -> nn.Module:
+        return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)
 
     def describe(self) -> dict[str, str | int | float]:
         """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""

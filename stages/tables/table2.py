@@ -1,10 +1,9 @@
 """Table 2 of the paper: the translator's four sizes, counted."""
 
 import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from kt.blocks import initial_weights, parameter_count
+from kt.cost import multiply_adds
 from kt.ensemble import Compute
 from kt.translator import Mixer
 from kt.translator.mixer import PAPER_SIZES
@@ -16,10 +15,11 @@ MEGA = 2**20
 
 
 def main(params: Params, compute: Compute) -> None:
+    large = initial_weights("large", [0])
     metrics, rows = {}, []
     for size, config in PAPER_SIZES.items():
         model = Mixer(config)
-        parameters, products = parameter_count(model), multiply_adds(model)
+        parameters, products = parameter_count(model), multiply_adds(model, large)
         metrics[size] = {"parameters": parameters, "multiply_adds": products}
         rows.append(
             {
@@ -39,14 +39,6 @@ def main(params: Params, compute: Compute) -> None:
         "Multiply-adds are of one translation, in linear layers."
     )
     output.write(params, "table2", caption, metrics, pd.DataFrame(rows))
-
-
-def multiply_adds(model: Mixer) -> int:
-    """Multiplications with additions that one translation takes, in linear layers."""
-    large = initial_weights("large", [0])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(large)
-    return counter.get_total_flops() // 2
 
 
 if __name__ == "__main__":

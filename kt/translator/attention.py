@@ -1,0 +1,54 @@
+"""A translator whose kernels attend to each other, to compare with the paper's (Figure 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kt.translator.sequence import SEQUENCE, SequenceConfig, SequenceTranslator
+
+POSITION_STD = 0.02
+
+
+@dataclass(frozen=True)
+class AttentionConfig(SequenceConfig):
+    """Sizes of it; `heads` divides `hidden_size`."""
+
+    heads: int = 4
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al., 2017): (B, sequence, width) -> same."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.read = nn.Linear(width, 3 * width)
+        self.write = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.read(x).unflatten(2, (3, self.heads, -1))  # (B, sequence, 3, heads, size)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        found = F.scaled_dot_product_attention(query, key, value)
+        return self.dropout(self.write(found.transpose(1, 2).flatten(2)))
+
+
+class Attention(SequenceTranslator):
+    """A transformer's encoder: tokens are mixed by self-attention, which is told their positions.
+
+    Attributes:
+        position: (72, hidden size), learned and added to the tokens: kernels have an order.
+    """
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__(config)
+        self.position = nn.Parameter(POSITION_STD * torch.randn(SEQUENCE, config.hidden_size))
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        return super().embedded(tokens) + self.position
+
+    def token_mixing(self) -> nn.Module:
+        config = self.config
+        return SelfAttention(config.hidden_size, config.heads, config.dropout)
