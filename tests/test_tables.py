@@ -8,11 +8,12 @@ import pytest
 from kt.errors import KTError
 from kt.statistics import gap_closed
 from stages import params
-from stages.tables import curve
+from stages.tables import curve, figure4_cell
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
 
 KINDS = ("mlp", "attention")
+TRANSLATORS = ("mixer", "attention", "convolution")
 
 
 def test_a_change_replaces_leaves_and_is_checked():
@@ -59,6 +60,24 @@ def test_settings_of_a_table_are_checked_by_its_stages():
         loaded.model_copy(update={"tables": {}}).table("curve", Curve)
     with pytest.raises(KTError, match=r"tables.epochs.1: got 0; input should be greater"):
         loaded.model_copy(update={"tables": {"epochs": [1, 0]}}).table("epochs", list[params.Count])
+
+
+def test_the_translators_of_figure_4_cost_the_same_or_are_refused():
+    loaded = params.load()
+    costs = [products for _, products in figure4_cell.matched(loaded).values()]
+    assert len(costs) == 3 and max(costs) <= 1.05 * min(costs)
+
+    def matched(kind, **sizes):
+        changed = json.loads(json.dumps(loaded.tables["figure4"]))
+        changed["translators"][kind] |= sizes
+        tables = loaded.tables | {"figure4": changed}
+        return figure4_cell.matched(loaded.model_copy(update={"tables": tables}))
+
+    matched("convolution", channel_dim=272)  # 4 % less
+    with pytest.raises(KTError, match=r"figure4.translators: .*convolution 14,.*at most 5% betw"):
+        matched("convolution", channel_dim=264)
+    with pytest.raises(KTError, match=r"figure4.translators.attention: heads is 3, which does not"):
+        matched("attention", heads=3)
 
 
 def test_the_fit_finds_a_known_power_law_and_inverts_it():
@@ -131,7 +150,9 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         ),
         "tables.table6",
         *(f"tables.paper_translator {size}" for size in ("base", "large")),
-        *(f"tables.figure{number}" for number in (5, 6, 7, 8)),
+        "tables.figure4_store",
+        *(f"tables.figure4_cell {translator}" for translator in TRANSLATORS),
+        *(f"tables.figure{number}" for number in range(4, 9)),
         "tables.usps",
         "tables.page",
     )
@@ -150,7 +171,15 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert "31.08" in (results / "table3.md").read_text()  # the paper's
     assert set(json.loads((results / "table6.json").read_text())) == set(KINDS)
     assert "| 27.38 |" in (results / "table3.md").read_text()
-    assert all((results / f"figure{number}.png").exists() for number in (5, 6, 7, 8))
+    assert all((results / f"figure{number}.png").exists() for number in range(4, 9))
+    pairs = prepared.files("data/pairs/figure4", "data/pairs/train")
+    shard = "00000.safetensors"  # generate_train's networks, as many as asked for
+    assert pairs[f"data/pairs/figure4/{shard}"] == pairs[f"data/pairs/train/{shard}"]
+    figure4 = json.loads((results / "figure4.json").read_text())
+    assert set(figure4) == set(TRANSLATORS)
+    assert len({curve["multiply_adds"] for curve in figure4.values()}) == 1
+    figure4 = (results / "figure4.md").read_text()
+    assert "| epoch | MLP (the mixer), training |" in figure4 and figure4.count("\n| ") == 6
     figure7 = json.loads((results / "figure7.json").read_text())
     again = json.loads((prepared.folder / "results" / "train" / "metrics.json").read_text())
     assert figure7["merge"]["mean"] == again["translation"]["mean"]

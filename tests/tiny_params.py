@@ -52,6 +52,9 @@ def shrink_tables(tables: dict) -> dict:
     for size in ("base", "large"):
         tiny["translators"][size]["epochs"] = {"tiny": 2}
     tiny["figure6"]["sizes"] = ["small"]
+    tiny["figure4"] |= {"epochs": 4, "pairs": {"tiny": 8}, "batch_size": {"tiny": 4}}
+    for sizes in tiny["figure4"]["translators"].values():
+        sizes["layers"] = 1
     return tiny | {"curve": {"networks": [4, 8]}, "epochs": [2]}
 
 

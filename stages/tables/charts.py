@@ -18,6 +18,30 @@ def save(figure: Figure, params: Params, name: str) -> None:
     figure.savefig(output.TABLES / params.scale / f"{name}.png", metadata={"Software": None})
 
 
+def training_of_kinds(found: dict[str, list[dict]], mean_block: float, pairs: int) -> Figure:
+    """Loss over epochs by kind of translator: on its training pairs, and dashed on held-out ones.
+
+    Args:
+        found: records with `epoch`, `loss` and `held_out_loss` by name.
+        mean_block: the training loss of the mean small block, dotted.
+        pairs: how many were learned from.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=120)
+    ax = figure.subplots()
+    for (name, history), shade, marker in zip(found.items(), SHADES, MARKERS, strict=False):
+        epochs = [at["epoch"] for at in history]
+        style = {"color": shade, "marker": marker, "markersize": 4}
+        style["markevery"] = max(1, len(epochs) // 10)
+        ax.plot(epochs, [at["loss"] for at in history], label=name, **style)
+        ax.plot(epochs, [at["held_out_loss"] for at in history], linestyle="--", **style)
+    ax.plot([], color="black", linestyle="--", label="on held-out pairs")
+    ax.axhline(mean_block, color="black", linestyle=":", label="the mean small block")
+    ax.set(xlabel="epoch", ylabel=f"loss ({pairs:,} training pairs)", yscale="log")
+    _plain(ax)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def training_of_sizes(found: dict[str, list[dict]]) -> Figure:
     """Training loss, and mean accuracy of the test networks, over epochs.
 

@@ -10,6 +10,7 @@ TITLES = {
     "table3": "Table 3: size and dropout, beside the baselines",
     "table4": "Table 4: the same, trained for longer",
     "table6": "Table 6: other kinds of small blocks",
+    "figure4": "Figure 4: MLP, attention and convolution translators of equal cost",
     "figure5": "Figure 5: feature maps",
     "figure6": "Figure 6: training of deep and wide translators",
     "figure7": "Figure 7: accuracies of all test networks",

@@ -1,0 +1,63 @@
+"""Figure 4 of the paper: MLP, attention and convolution translators of equal cost, trained."""
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages import runtime
+from stages.params import Params
+from stages.tables import cell, charts, output
+from stages.tables.figure4_store import TABLE, compared
+
+LABELS = {"mixer": "MLP (the mixer)", "attention": "attention", "convolution": "convolution"}
+ROWS = 10
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = compared(params)
+    found = {kind: cell.read(params, f"{TABLE}/{kind}") for kind in LABELS}
+    curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
+    result, sizes = found["mixer"], chosen.translators
+    caption = (
+        f"{output.protocol(params)}: mean squared error of small blocks' weights (Equation 1) over "
+        f"{chosen.epochs} epochs at batch {result['batch_size']}, on {result['pairs']:,} training "
+        f"pairs and on {result['held_out']} held-out ones. Multiply-adds of a translation: "
+        + "; ".join(
+            f"{LABELS[kind]} {at['multiply_adds']:,} ({at['parameters']:,} parameters, "
+            f"D_C {getattr(sizes, kind).channel_dim}, {at['seconds']:.0f} s)"
+            for kind, at in found.items()
+        )
+        + ". Always answering with the mean small block of the training pairs has errors of "
+        f"{result['mean_block']['loss']:.6f} and {result['mean_block']['held_out_loss']:.6f}. In "
+        "the paper (1,024 pairs, batch 128, 100 epochs) the MLP's training loss is the lowest."
+    )
+    metrics = {kind: numbers(result) for kind, result in found.items()}
+    output.write(params, TABLE, caption, metrics, table(curves))
+    figure = charts.training_of_kinds(curves, result["mean_block"]["loss"], result["pairs"])
+    charts.save(figure, params, TABLE)
+
+
+def table(curves: dict[str, list[dict]]) -> pd.DataFrame:
+    """Both losses of every translator after the first epoch and after every tenth of them."""
+    epochs = len(next(iter(curves.values())))
+    shown = [e for e in range(1, epochs + 1) if e in (1, epochs) or e % -(-epochs // ROWS) == 0]
+    losses = {"training": "loss", "held out": "held_out_loss"}
+    columns = {
+        f"{name}, {which}": [f"{curve[epoch - 1][key]:.6f}" for epoch in shown]
+        for which, key in losses.items()
+        for name, curve in curves.items()
+    }
+    return pd.DataFrame({"epoch": shown} | columns)
+
+
+def numbers(result: dict) -> dict:
+    """A cell's metrics: what it costs, the last losses, and the lowest on held-out pairs."""
+    last, best = result["history"][-1], min(result["history"], key=lambda at: at["held_out_loss"])
+    return {
+        **{key: result[key] for key in ("multiply_adds", "parameters", "pairs")},
+        **{key: last[key] for key in ("loss", "held_out_loss")},
+        "lowest_held_out_loss": {"loss": best["held_out_loss"], "epoch": best["epoch"]},
+    }
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,109 @@
+"""A curve of Figure 4: one kind of translator, trained the paper's way on few pairs."""
+
+import dataclasses
+
+import torch
+
+from kt import losses, seeds, translator
+from kt.blocks import initial_weights, parameter_count
+from kt.cost import multiply_adds
+from kt.ensemble import Compute, part
+from kt.errors import KTError
+from kt.fit import Record, Training, fit
+from kt.objectives import WeightObjective
+from kt.pairs import Pairs, Weights
+from kt.translator.attention import Attention, AttentionConfig
+from kt.translator.convolution import Convolution
+from kt.translator.mixer import Mixer
+from kt.translator.sequence import SequenceConfig, SequenceTranslator
+from stages import runtime
+from stages.inputs import PAIRS
+from stages.params import Params
+from stages.tables import cell
+from stages.tables.figure4_store import STORE, TABLE, compared
+
+KINDS = {
+    "mixer": (Mixer, SequenceConfig),
+    "attention": (Attention, AttentionConfig),
+    "convolution": (Convolution, SequenceConfig),
+}
+TOLERANCE = 0.05
+"""How much more than the cheapest the costliest translator may take."""
+
+
+def main(params: Params, compute: Compute, kind: str) -> None:
+    chosen = compared(params)
+    model, products = matched(params)[kind]
+    model.to(compute.device)
+    count, batch_size = chosen.pairs[params.scale], chosen.batch_size[params.scale]
+    training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
+    pairs, others = Pairs(STORE), Pairs(PAIRS / "selection")
+    learned, held_out = pairs.read("large", "small"), others.read("large", "small")
+    small = part(held_out, "small")
+
+    def evaluate(model: torch.nn.Module) -> Record:
+        predicted = translator.translate(model, held_out)
+        return {"held_out_loss": losses.weight_mse(predicted, small).item()}
+
+    objective = WeightObjective(
+        part(learned, "large"), part(learned, "small"), workers=compute.workers
+    )
+    key = [kind, dataclasses.asdict(model.config), dataclasses.asdict(training)]
+    with (
+        runtime.scratch(TABLE, *key, pairs.checksum, others.checksum) as kept,
+        runtime.progress_bar(training.epochs, kind, "epoch") as bar,
+    ):
+        checkpoint = kept / "checkpoint.pt"
+        # No epoch is chosen: the curve is what is looked at.
+        fitted = fit(
+            model, objective, training, evaluate, "epoch", checkpoint, lambda _: bar.update()
+        )
+    shown = ("epoch", "loss", "held_out_loss")
+    seconds = sum(count / record["samples_per_second"] for record in fitted.history)
+    content = {
+        "parameters": parameter_count(model),
+        "multiply_adds": products,
+        "pairs": count,
+        "batch_size": batch_size,
+        "held_out": len(others),
+        "seconds": round(seconds, 2),
+        "mean_block": of_mean_block(objective.small, small),
+        "history": [{name: record[name] for name in shown} for record in fitted.history],
+    }
+    cell.write(params, f"{TABLE}/{kind}", content)
+
+
+def matched(params: Params) -> dict[str, tuple[SequenceTranslator, int]]:
+    """The untrained translators, and the multiply-adds of one translation by each.
+
+    Raises:
+        KTError: some translators cost more than 5 % more than others.
+    """
+    sizes, large = compared(params).translators, initial_weights("large", [0])
+    found = {}
+    for kind, (make, configure) in KINDS.items():
+        torch.manual_seed(seeds.derive(params.seed, TABLE, kind, "initial weights"))
+        model = make(configure(**getattr(sizes, kind).model_dump(), target=params.target))
+        found[kind] = model, multiply_adds(model, large)
+    costs = {kind: products for kind, (_, products) in found.items()}
+    if max(costs.values()) > (1 + TOLERANCE) * min(costs.values()):
+        listed = ", ".join(f"{kind} {products:,}" for kind, products in costs.items())
+        raise KTError(
+            f"params.yaml: tables.{TABLE}.translators: multiply-adds are {listed}; accepts at most "
+            f"{TOLERANCE:.0%} between them"
+        )
+    return found
+
+
+def of_mean_block(learned: Weights, held_out: Weights) -> dict[str, float]:
+    """The losses of a translator that always answers with the mean of the small blocks (N, ...)."""
+    return {
+        name: losses.weight_mse(
+            {key: learned[key].mean(0).expand_as(rows) for key, rows in blocks.items()}, blocks
+        ).item()
+        for name, blocks in (("loss", learned), ("held_out_loss", held_out))
+    }
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "translator")
