@@ -248,12 +248,13 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     training = sum(count / record["samples_per_second"] for record in trained.fitted.history)
     networks = count + params.active.networks.selection
     step_1, step_2 = seconds_of_steps(setting)
-    once = networks * step_1 + (count * step_2 if params.model.kind == "mixer" else 0) + training
+    mixer = params.model.kind == "mixer"  # merge does without small blocks, other kinds of them too
+    once = networks * step_1 + (count * step_2 if mixer else 0) + training
 
     def translate() -> Weights:
         return translator.translate(trained.model, setting.networks, compute)
 
-    return setting.row(label, translate, setting.small(), any_architecture=True, once=once)
+    return setting.row(label, translate, setting.small(), any_architecture=mixer, once=once)
 
 
 def seconds_of_steps(setting: Setting) -> tuple[float, float]:

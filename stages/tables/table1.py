@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from kt.compress import retraining
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
@@ -34,7 +35,9 @@ def main(params: Params, compute: Compute) -> None:
         "Low-rank blocks have 12 biases beside their 324 weights. Seconds are those of the clock "
         "for a network among many; *once* is what a translator takes beforehand, the networks that "
         "it learns from included, however many it compresses. Images are those that a network "
-        f"takes. Translation breaks even, {'; '.join(words)}."
+        "takes. The paper's re-training mirrors images as the networks' own training does, the "
+        f"steps of Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) do not. "
+        f"Translation breaks even, {'; '.join(words)}."
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])
     metrics = {name: row["accuracy"] | counted(row) for name, row in found.items()}
