@@ -6,6 +6,7 @@ from stages.params import Params
 from stages.tables import output
 
 TITLES = {
+    "table1": "Table 1: what other methods of compression leave, cost and need",
     "table2": "Table 2: the translator's sizes",
     "table3": "Table 3: size and dropout, beside the baselines",
     "table4": "Table 4: the same, trained for longer",
