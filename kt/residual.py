@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,22 +79,24 @@ def cifar_resnet(depth: int) -> Classifier:
     return network
 
 
-def imagenet_resnet(make: Callable[..., torchvision.models.ResNet]) -> Classifier:
+def imagenet_resnet(name: str) -> Classifier:
     """torchvision's ResNet for small images: first convolution 3x3 without stride, no max-pool.
 
-    Features are (B, 512, 4, 4) of ResNet-18 and (B, 2048, 4, 4) of ResNet-50.
+    Features are (B, 512, 4, 4) of "resnet18" and (B, 2048, 4, 4) of "resnet50".
     """
-    network = make(num_classes=CLASSES)
+    from torchvision import models  # seconds, which the smaller networks do without
+
+    network = getattr(models, name)(num_classes=CLASSES)
     first = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
-    names = ("bn1", "relu", "layer1", "layer2", "layer3", "layer4")
-    kept = OrderedDict((name, getattr(network, name)) for name in names)
+    layers = ("bn1", "relu", "layer1", "layer2", "layer3", "layer4")
+    kept = OrderedDict((layer, getattr(network, layer)) for layer in layers)
     return Classifier(nn.Sequential(OrderedDict(conv1=first) | kept), network.fc)
 
 
 NETWORKS: dict[str, Callable[[], Classifier]] = {
     "resnet8": partial(cifar_resnet, 8),
     "resnet20": partial(cifar_resnet, 20),
-    "resnet18": partial(imagenet_resnet, torchvision.models.resnet18),
-    "resnet50": partial(imagenet_resnet, torchvision.models.resnet50),
+    "resnet18": partial(imagenet_resnet, "resnet18"),
+    "resnet50": partial(imagenet_resnet, "resnet50"),
 }

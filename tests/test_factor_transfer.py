@@ -439,12 +439,24 @@ def test_a_killed_student_goes_on_and_leaves_its_teacher_as_it_was(compared):
     assert compared.files(*known) == before
 
 
-def test_cifar_from_files(data_root, tmp_path):
+def test_cifar_from_files(data_root, tmp_path, monkeypatch):
+    """A hundredth of the images: decoding all takes a while."""
     if not (data_root / cifar.ARCHIVE).exists():
         pytest.skip(f"needs {cifar.ARCHIVE} in KT_DATA_ROOT")
+    (tmp_path / cifar.ARCHIVE).parent.mkdir()
+    with (
+        tarfile.open(data_root / cifar.ARCHIVE) as whole,
+        tarfile.open(tmp_path / cifar.ARCHIVE, "w:gz") as part,
+    ):
+        for member in whole:
+            if member.name.endswith("00.jpg"):
+                part.addfile(member, whole.extractfile(member))
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
+    monkeypatch.setattr(cifar, "SIZES", (500, 100))
     train, test, _ = cifar.load(tmp_path)
-    assert train.images.shape == (50000, 3, 32, 32) and test.images.shape == (10000, 3, 32, 32)
-    assert torch.equal(train.labels.bincount(), torch.full((10,), 5000))
-    normalised = cifar.pixels(train.images[::10])
-    assert normalised.mean((0, 2, 3)).abs().max() < 0.02
-    assert (normalised.std((0, 2, 3)) - 1).abs().max() < 0.02
+    assert train.images.shape == (500, 3, 32, 32) and test.images.shape == (100, 3, 32, 32)
+    assert train.labels.bincount().tolist() == [50] * 10
+    assert test.labels.bincount().tolist() == [10] * 10
+    normalised = cifar.pixels(train.images)
+    assert normalised.mean((0, 2, 3)).abs().max() < 0.1
+    assert (normalised.std((0, 2, 3)) - 1).abs().max() < 0.1
