@@ -23,11 +23,6 @@ class Classifier(nn.Module):
         self.body = body
         self.head = head
 
-    @property
-    def channels(self) -> int:
-        """Of the features."""
-        return self.head.in_features
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, 32, 32) to features (B, channels, H, W) and logits (B, classes)."""
         features = self.body(images)

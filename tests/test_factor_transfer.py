@@ -141,7 +141,7 @@ def test_networks_give_features_and_logits(name, shape):
     network = NETWORKS[name]()
     features, logits = network(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, *shape) and logits.shape == (2, 10)
-    assert network.channels == shape[0]
+    assert network.head.in_features == shape[0]
     assert_close(logits, F.linear(features.mean((2, 3)), network.head.weight, network.head.bias))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from kt import pairs, seeds, training
 from kt.data import ImageSet
 from kt.ensemble import Compute
-from kt.residual import NETWORKS, Classifier
+from kt.errors import KTError
+from kt.residual import NETWORKS
 from kt.training import Losses, Record, Training
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
@@ -48,10 +50,11 @@ def stored(module: nn.Module, folder: Path) -> nn.Module:
     return training.frozen(module)
 
 
-def teacher(settings: Settings, device: torch.device) -> Classifier:
-    """The trained teacher, frozen."""
+def teacher(settings: Settings, device: torch.device) -> nn.Module:
+    """The trained teacher, frozen, its batch norm fused into convolutions: a quarter faster."""
     make = NETWORKS[settings.active.teacher.network]
-    return stored(fresh(make, settings.seed, "teacher", device), settings.folder / "teacher")
+    network = stored(fresh(make, settings.seed, "teacher", device), settings.folder / "teacher")
+    return training.frozen(fuse(network)).to(memory_format=torch.channels_last)
 
 
 def fingerprint(*modules: nn.Module) -> str:
@@ -76,11 +79,16 @@ def trained(
 
     Yields:
         The record of every epoch.
+
+    Raises:
+        KTError: the GPU does not have the precision.
     """
     images = image_set("train", compute.device)
     if compute.device.type == "cpu":
         torch.set_num_threads(compute.workers)
-    else:
+    else:  # compiling takes longer than it saves on a CPU
+        if how.precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+            raise KTError("training.precision: got 'bfloat16', which this GPU does not have")
         losses = torch.compile(losses)
     content = runtime.fingerprint(images.images.cpu(), images.labels.cpu())
     with (

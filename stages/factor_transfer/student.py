@@ -20,7 +20,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     method, recipe, seed = chosen.settings[name], chosen.active.student, int(seed)
     teacher = learning.teacher(chosen, device)
     paraphraser = learning.stored(
-        Paraphraser(teacher.channels, chosen.paraphraser.rate).to(device),
+        Paraphraser(teacher.head.in_features, chosen.paraphraser.rate).to(device),
         chosen.folder / "paraphraser",
     )
     # The same initial weights and images for every method: differences are the method's.
@@ -28,7 +28,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     learner = nn.ModuleDict({"student": student})
     if method.factor is not None:
         learner["translator"] = learning.fresh(
-            lambda: FactorTranslator(student.channels, paraphraser.factor_channels),
+            lambda: FactorTranslator(student.head.in_features, paraphraser.factor_channels),
             seed,
             "translator",
             device,

@@ -119,7 +119,8 @@ def parameters(network: str) -> int:
 def caption(chosen: Settings) -> str:
     """What was done, in words."""
     active, training = chosen.active, chosen.training
-    widths = (NETWORKS[part.network]().channels for part in (active.teacher, active.student))
+    networks = (NETWORKS[part.network]() for part in (active.teacher, active.student))
+    widths = (network.head.in_features for network in networks)
     paraphraser = Paraphraser(next(widths), chosen.paraphraser.rate)
     translator = FactorTranslator(next(widths), paraphraser.factor_channels)
     aside = sum(p.numel() for p in [*paraphraser.parameters(), *translator.parameters()])
