@@ -18,7 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import cifar, pairs, training
+from kt import pairs
+from kt.cifar import images as cifar
+from kt.cifar import training
+from kt.cifar.networks import NETWORKS, cifar_resnet
+from kt.cifar.training import Training
 from kt.compress.factor_transfer import (
     FactorTranslator,
     Paraphraser,
@@ -27,8 +31,6 @@ from kt.compress.factor_transfer import (
 )
 from kt.data import ImageSet
 from kt.errors import KTError
-from kt.residual import NETWORKS, cifar_resnet
-from kt.training import Training
 from stages.factor_transfer import settings
 from tests import test_stages
 from tests.conftest import ROOT, Project

@@ -1,4 +1,5 @@
-"""Other ways to a small block, to hold the translation against.
+"""Other ways to a small network, to hold the translation against.
 
-They write the same small blocks as a translator, between the same former and latter blocks.
+Pruning writes the same small blocks as a translator, between the same former and latter blocks.
+Distillation and Factor Transfer are losses with which a student is trained.
 """

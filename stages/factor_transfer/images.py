@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from kt import cifar, pairs
+from kt import pairs
+from kt.cifar import images
 from kt.ensemble import Compute
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES
@@ -10,7 +11,7 @@ from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:
-    train, test, source = cifar.load(Path("data"))
+    train, test, source = images.load(Path("data"))
     tensors = {
         "train.images": train.images,
         "train.labels": train.labels,

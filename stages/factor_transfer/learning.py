@@ -10,12 +10,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from kt import pairs, seeds, training
+from kt import pairs, seeds
+from kt.cifar import training
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Losses, Record, Training
 from kt.data import ImageSet
 from kt.ensemble import Compute
 from kt.errors import KTError
-from kt.residual import NETWORKS
-from kt.training import Losses, Record, Training
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Training
 from kt.errors import KTError
-from kt.residual import NETWORKS
-from kt.training import Training
 from stages.params import Count, Fraction, NotNegative, Positive, Strict, _explain
 
 TABLE = Path("tables/factor_transfer")

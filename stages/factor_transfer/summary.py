@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from kt.cifar.networks import NETWORKS
 from kt.compress.factor_transfer import FactorTranslator, Paraphraser
 from kt.ensemble import Compute
-from kt.residual import NETWORKS
 from kt.statistics import summary
 from stages import figures, runtime
 from stages.factor_transfer import learning, settings

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kt import cifar
+from kt.cifar.images import augmented_batches, pixels
+from kt.cifar.networks import Classifier
 from kt.data import ImageSet
-from kt.residual import Classifier
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]
@@ -96,9 +96,7 @@ def train(
         learner.train()
         started = time.perf_counter()
         sums: Losses = {}
-        for images, labels in cifar.augmented_batches(
-            data, training.batch_size, training.seed, epoch
-        ):
+        for images, labels in augmented_batches(data, training.batch_size, training.seed, epoch):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
                 values = losses(images, labels)
@@ -122,7 +120,7 @@ def accuracy(network: Classifier, data: ImageSet) -> float:
         for images, labels in zip(
             data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
         ):
-            _, logits = network(cifar.pixels(images))
+            _, logits = network(pixels(images))
             right += (logits.argmax(1) == labels).sum().item()
     return 100 * right / len(data)
 
