@@ -42,6 +42,10 @@ class Training:
     precision: str
     seed: int
 
+    def images(self, count: int) -> int:
+        """How many images pass through the network in all, of a set with `count`."""
+        return self.epochs * (count - count % self.batch_size)
+
     def learning_rate(self, done: float) -> float:
         """That of a step before which this share of all steps is done, in terms of `lr`."""
         if done < self.warmup:
@@ -55,7 +59,7 @@ def train(
     data: ImageSet,
     training: Training,
     checkpoint: Path,
-    on_epoch: Callable[[Record], None] = lambda record: None,
+    progress: Callable[[int, bool], None] = lambda images, done_before: None,
 ) -> list[Record]:
     """Train all of `learner` in place; the last epoch's weights are the result.
 
@@ -68,7 +72,7 @@ def train(
             small and the others are recorded.
         data: at least one batch of images.
         checkpoint: file that keeps the state after every epoch; not deleted at the end.
-        on_epoch: called with every epoch's record, also with those read from the checkpoint.
+        progress: called with (images passed, whether that was found done already).
 
     Returns:
         For every epoch its number (from 1), mean losses and `seconds`.
@@ -88,9 +92,7 @@ def train(
     )
     parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
     history = _resume(checkpoint, parts)
-    for record in history:
-        on_epoch(record)
-
+    progress(len(history) * batches * training.batch_size, True)
     reduced = training.precision == "bfloat16"
     for epoch in range(len(history), training.epochs):
         learner.train()
@@ -103,12 +105,12 @@ def train(
             values["loss"].backward()
             optimizer.step()
             schedule.step()
+            progress(len(labels), False)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in values.items()}
         record = {name: total.item() / batches for name, total in sums.items()}
         record = {"epoch": epoch + 1, **record, "seconds": time.perf_counter() - started}
         history.append(record)
         _save(checkpoint, parts, history)
-        on_epoch(record)
     return history
 
 

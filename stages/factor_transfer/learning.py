@@ -1,8 +1,11 @@
 """What the stages that train a network share: images, teacher, a resumable run, what is kept."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +20,7 @@ from kt.cifar.training import Losses, Record, Training
 from kt.data import ImageSet
 from kt.ensemble import Compute
 from kt.errors import KTError
+from kt.threads import spread
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
@@ -64,44 +68,77 @@ def fingerprint(*modules: nn.Module) -> str:
     return runtime.fingerprint(*tensors)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What to train, on which losses (`kt.cifar.training.train`), and how."""
+
+    learner: nn.Module
+    losses: Callable[[Tensor, Tensor], Losses]
+    how: Training
+
+
+class Stopped(Exception):
+    """Another thread's work has failed, or the user has had enough."""
+
+
 @contextmanager
 def trained(
-    name: str,
-    learner: nn.Module,
-    losses: Callable[[Tensor, Tensor], Losses],
-    how: Training,
-    compute: Compute,
-    *key: object,
-) -> Iterator[list[Record]]:
-    """Within it `learner` is trained, and the work that could be taken up is still there.
+    name: str, tasks: list[Task], compute: Compute, *key: object
+) -> Iterator[list[list[Record]]]:
+    """Within it the learners are trained, and the work that could be taken up is still there.
+
+    Several networks are trained side by side, one on each CPU core: threads that share the small
+    operations of a single one wait for each other most of the time where the cores have other work.
 
     Args:
-        key: what the result depends on beside `how` and the images.
+        key: what the result depends on beside the training and the images.
 
     Yields:
-        The record of every epoch.
+        For every task the record of every epoch.
 
     Raises:
         KTError: the GPU does not have the precision.
     """
     images = image_set("train", compute.device)
-    if compute.device.type == "cpu":
-        torch.set_num_threads(compute.workers)
-    else:  # compiling takes longer than it saves on a CPU
-        if how.precision == "bfloat16" and not torch.cuda.is_bf16_supported():
-            raise KTError("training.precision: got 'bfloat16', which this GPU does not have")
-        losses = torch.compile(losses)
     content = runtime.fingerprint(images.images.cpu(), images.labels.cpu())
+    hows = [dataclasses.asdict(task.how) for task in tasks]
+    total = sum(task.how.images(len(images)) for task in tasks)
+    stopped = threading.Event()
     with (
-        runtime.scratch(f"factor-{name}", dataclasses.asdict(how), content, *key) as scratch,
-        runtime.progress_bar(how.epochs, name, "epoch") as bar,
+        runtime.scratch(f"factor-{name}", hows, content, *key) as scratch,
+        runtime.progress_bar(total, name, "image") as bar,
     ):
 
-        def show(record: Record) -> None:
-            bar.set_postfix(loss=f"{record['loss']:.4g}", refresh=False)
-            bar.update()
+        def progress(passed: int, done_before: bool) -> None:
+            if stopped.is_set():
+                raise Stopped
+            if done_before:
+                bar.initial += passed  # not counted into the rate
+            bar.update(passed)
 
-        yield training.train(learner, losses, images, how, scratch / "checkpoint.pt", show)
+        def train(index: int) -> list[Record]:
+            task = tasks[index]
+            losses = task.losses if compute.device.type == "cpu" else _compiled(task)
+            checkpoint = scratch / f"{index}.pt"
+            return training.train(task.learner, losses, images, task.how, checkpoint, progress)
+
+        if compute.device.type == "cpu" and len(tasks) > 1:
+            with ThreadPoolExecutor(compute.workers) as pool:
+                try:
+                    histories = list(spread(pool, train, range(len(tasks))))
+                finally:
+                    stopped.set()
+        else:
+            torch.set_num_threads(compute.workers)
+            histories = [train(index) for index in range(len(tasks))]
+        yield histories
+
+
+def _compiled(task: Task) -> Callable[[Tensor, Tensor], Losses]:
+    """The losses, compiled for a GPU; on a CPU that takes longer than it saves."""
+    if task.how.precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise KTError("training.precision: got 'bfloat16', which this GPU does not have")
+    return torch.compile(task.losses)
 
 
 def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: float) -> None:

@@ -28,9 +28,9 @@ def main(params: Params, compute: Compute) -> None:
         rebuilt = paraphraser(features)
         return {"loss": reconstruction_loss(rebuilt.float(), features.float(), options.p)}
 
-    how = chosen.training_of(recipe, chosen.seed)
+    task = learning.Task(paraphraser, losses, chosen.training_of(recipe, chosen.seed))
     key = (options.model_dump(), learning.fingerprint(teacher))
-    with learning.trained("paraphraser", paraphraser, losses, how, compute, *key) as history:
+    with learning.trained("paraphraser", [task], compute, *key) as (history,):
         learning.keep(chosen.folder / "paraphraser", paraphraser, history)
 
 

@@ -1,4 +1,4 @@
-"""Train a student with one method and one seed: alone, or with what the teacher knows."""
+"""Train a method's students, one with each seed: alone, or with what the teacher knows."""
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,43 @@ from kt.compress.factor_transfer import FactorTranslator, Paraphraser, factor_lo
 from kt.ensemble import Compute
 from stages import runtime
 from stages.factor_transfer import learning, settings
+from stages.factor_transfer.learning import Task
+from stages.factor_transfer.settings import Method, Settings
 from stages.params import Params
 
 
-def main(params: Params, compute: Compute, cell: str) -> None:
+def main(params: Params, compute: Compute, name: str) -> None:
     chosen, device = settings.load(), compute.device
-    name, seed = cell.rsplit("/", 1)
-    method, recipe, seed = chosen.settings[name], chosen.active.student, int(seed)
+    method = chosen.settings[name]
     teacher = learning.teacher(chosen, device)
     paraphraser = learning.stored(
         Paraphraser(teacher.head.in_features, chosen.paraphraser.rate).to(device),
         chosen.folder / "paraphraser",
     )
-    # The same initial weights and images for every method: differences are the method's.
+    tasks = [task(chosen, method, seed, teacher, paraphraser, device) for seed in chosen.seeds]
+    known = learning.fingerprint(teacher, paraphraser)
+    key = (chosen.active.student.network, method.model_dump(), known)
+    with learning.trained(name, tasks, compute, *key) as histories:
+        test = learning.image_set("test", device)
+        for seed, trained, history in zip(chosen.seeds, tasks, histories, strict=True):
+            student = trained.learner["student"]
+            folder = chosen.folder / "students" / name / str(seed)
+            learning.keep(folder, student, history, accuracy=accuracy(student, test))
+
+
+def task(
+    chosen: Settings,
+    method: Method,
+    seed: int,
+    teacher: nn.Module,
+    paraphraser: Paraphraser,
+    device: torch.device,
+) -> Task:
+    """A student with what it learns from, on its way to be trained.
+
+    Initial weights and images are the same for every method: differences are the method's.
+    """
+    recipe = chosen.active.student
     student = learning.fresh(NETWORKS[recipe.network], seed, "student", device)
     learner = nn.ModuleDict({"student": student})
     if method.factor is not None:
@@ -54,13 +78,8 @@ def main(params: Params, compute: Compute, cell: str) -> None:
             parts["loss"] = parts["loss"] + use.beta * parts["factor"]
         return parts
 
-    how = chosen.training_of(recipe, seed)
-    key = (recipe.network, method.model_dump(), learning.fingerprint(teacher, paraphraser))
-    with learning.trained(f"{name}-{seed}", learner, losses, how, compute, *key) as history:
-        reached = accuracy(student, learning.image_set("test", device))
-        folder = chosen.folder / "students" / f"{name}-{seed}"
-        learning.keep(folder, student, history, accuracy=reached)
+    return Task(learner, losses, chosen.training_of(recipe, seed))
 
 
 if __name__ == "__main__":
-    runtime.run(main, __doc__, "method/seed")
+    runtime.run(main, __doc__, "method")

@@ -28,7 +28,7 @@ def main(params: Params, compute: Compute) -> None:
     folder = settings.TABLE / "results" / chosen.scale
     teacher = read(chosen.folder / "teacher")
     students = {
-        method: [read(chosen.folder / "students" / f"{method}-{seed}") for seed in chosen.seeds]
+        method: [read(chosen.folder / "students" / method / str(seed)) for seed in chosen.seeds]
         for method in chosen.methods
     }
     results = compared(students, chosen.methods[0])

@@ -20,8 +20,8 @@ def main(params: Params, compute: Compute) -> None:
         _, logits = network(images)
         return {"loss": F.cross_entropy(logits.float(), labels)}
 
-    how = chosen.training_of(recipe, chosen.seed)
-    with learning.trained("teacher", network, losses, how, compute, recipe.network) as history:
+    task = learning.Task(network, losses, chosen.training_of(recipe, chosen.seed))
+    with learning.trained("teacher", [task], compute, recipe.network) as (history,):
         reached = accuracy(network, learning.image_set("test", compute.device))
         learning.keep(chosen.folder / "teacher", network, history, accuracy=reached)
 
