@@ -9,7 +9,7 @@ from kt.errors import KTError
 from kt.pairs import Pairs
 from kt.statistics import gap_closed
 from stages import params
-from stages.tables import curve, figure4_cell
+from stages.tables import curve, figure4_cell, methods, table1
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
 
@@ -232,6 +232,52 @@ def test_figure_4_takes_more_pairs_than_there_are_from_where_they_come_from(prep
     more = Pairs(prepared.folder / "data" / "pairs" / "figure4").read()
     assert more.keys() == train.keys()
     assert all(len(more[name]) == 10 and more[name][:8].equal(train[name]) for name in train)
+
+
+def test_table_1_counts_what_methods_leave(prepared):
+    prepared.succeed(
+        "evaluate_baselines",
+        *(f"tables.method_cell {family}" for family in methods.FAMILIES),
+        "tables.table1",
+    )
+    results = prepared.folder / "tables" / "results" / "tiny"
+    found = json.loads((results / "table1.json").read_text())
+    break_even = found.pop("break_even")
+    assert set(break_even) == {
+        f"{kt}_{other}" for kt in ("kt_merge", "kt_mixer") for other in ("retrained", "adam")
+    }
+    assert len(found) == 19 and all(row["n"] == 3 for row in found.values())
+    baselines = json.loads((prepared.folder / "results" / "baselines" / "metrics.json").read_text())
+    assert found["large"]["mean"] == baselines["large"]["mean"]
+    assert found["quantised_8"]["mean"] == pytest.approx(found["large"]["mean"], abs=2)
+    small = [name for name, row in found.items() if row["parameters"] == 324]
+    assert len(small) == 3 + 5 + 2
+    assert found["large"]["parameters"] == found["int8"]["parameters"] == 672
+    assert found["spatial_svd"]["parameters"] == found["tucker2"]["parameters"] == 336
+    assert found["large"]["network_parameters"] == 66 + 672 + 72 + 24 + 5890
+    assert found["large"]["multiply_adds"] == 648 * 14 * 14
+    assert all(
+        found[name]["multiply_adds"] == 324 * 14 * 14 for name in [*small, "spatial_svd", "tucker2"]
+    )
+    assert found["large"]["bytes"] == 4 * (648 + 2 * 4 * 6) and found["logits"]["bytes"] == 4 * 324
+    assert found["quantised_4"]["bytes"] == 648 // 2 + 12 * 8
+    assert found["int8"]["network_bytes"] < 0.4 * found["large"]["network_bytes"]
+    rows = (results / "table1.md").read_text().splitlines()[2:]
+    assert len(rows) == 2 + 19 and (results / "table1.png").exists()
+
+
+@pytest.mark.parametrize("saved", [0.5, 3.0, 7.0])
+def test_translation_breaks_even_where_it_has_saved_what_it_took(saved):
+    kt = {"once_seconds": 100.0, "seconds": 0.25}
+    other = {"once_seconds": 0.0, "seconds": 0.25 + saved}
+    count = table1.break_even(kt, other)
+
+    def total(row, networks):
+        return row["once_seconds"] + networks * row["seconds"]
+
+    assert total(kt, count) < total(other, count)
+    assert total(kt, count - 1) >= total(other, count - 1)
+    assert table1.break_even(kt, kt) is None
 
 
 def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):

@@ -56,6 +56,7 @@ def shrink_tables(tables: dict) -> dict:
     tiny["figure4"] |= {"epochs": 4, "pairs": {"tiny": 8}, "batch_size": {"tiny": 4}}
     for sizes in tiny["figure4"]["translators"].values():
         sizes["layers"] = 1
+    tiny["table1"] = {"networks": 3, "steps": 2}
     return tiny | {"curve": {"networks": [4, 8]}, "epochs": [2]}
 
 

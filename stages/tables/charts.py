@@ -1,5 +1,6 @@
 """Figures of the tables: what cells found in, matplotlib figures out."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -60,6 +61,25 @@ def training_of_sizes(found: dict[str, list[dict]]) -> Figure:
     for ax in (left, right):
         _plain(ax)
     left.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def seconds_by_networks(found: dict[str, dict]) -> Figure:
+    """Seconds of compute by the number of networks compressed: what is spent once, and for each.
+
+    Args:
+        found: `label`, `seconds` and `once_seconds` of some methods.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=120)
+    ax = figure.subplots()
+    networks = np.geomspace(1, 1e5, 200)
+    for row, shade, line in zip(found.values(), SHADES, LINES, strict=False):
+        seconds = row["once_seconds"] + networks * row["seconds"]
+        style = {"color": shade, "linewidth": 2, "linestyle": line}
+        ax.plot(networks, seconds, label=row["label"], **style)
+    ax.set(xlabel="networks compressed", ylabel="seconds in all", xscale="log", yscale="log")
+    _plain(ax)
+    ax.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -1,0 +1,131 @@
+"""CIFAR-10 (Krizhevsky, 2009) in memory, and its augmentation, drawn for a whole batch at once."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kt import seeds
+from kt.data import ImageSet
+from kt.errors import KTError
+
+SIZES = (50000, 10000)
+MEAN = (0.4914, 0.4822, 0.4465)
+DEVIATION = (0.2470, 0.2435, 0.2616)
+"""Of the training images' channels, pixels in [0, 1]."""
+MARGIN = 4
+"""Black pixels around an image before it is cropped to its size again (He et al., 2016)."""
+ARCHIVE = Path("CIFAR10") / "cifar10-jpeg.tar.gz"
+
+
+def load(folder: Path) -> tuple[ImageSet, ImageSet, str]:
+    """The training and test images, (M, 3, 32, 32) uint8, and a word on what they are.
+
+    From KT_DATA_ROOT, if it is set: the original in torchvision's layout, `cifar-10-batches-py/`,
+    or else JPEG images, `CIFAR10/cifar10-jpeg.tar.gz`, which are slightly lossy. Without these the
+    original is downloaded into `folder`.
+
+    Raises:
+        KTError: the files are damaged, or neither at hand nor downloadable.
+    """
+    root = os.environ.get("KT_DATA_ROOT")
+    original = root is not None and (Path(root) / "cifar-10-batches-py").is_dir()
+    if root is not None and not original and (archive := Path(root) / ARCHIVE).exists():
+        train, test = _of_archive(archive)
+        source = "JPEG"
+    else:
+        train, test = _of_torchvision(Path(root) if original else folder / "torchvision", original)
+        source = "original"
+    if (len(train), len(test)) != SIZES:
+        raise KTError(f"CIFAR-10 has {SIZES} images, but there are {len(train)} and {len(test)}")
+    return train, test, source
+
+
+def _of_torchvision(root: Path, at_hand: bool) -> tuple[ImageSet, ImageSet]:
+    from torchvision.datasets import CIFAR10
+
+    def split(train: bool) -> ImageSet:
+        data = CIFAR10(root, train=train, download=not at_hand)
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return ImageSet(images, torch.tensor(data.targets))
+
+    try:
+        return split(True), split(False)
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KTError(
+            f"CIFAR-10 is not at hand and could not be downloaded ({reason}): set KT_DATA_ROOT to "
+            f"the folder that holds cifar-10-batches-py/ or {ARCHIVE}"
+        ) from None
+
+
+def _of_archive(path: Path) -> tuple[ImageSet, ImageSet]:
+    """Images of an archive of `train/<class>/*.jpg` and `test/<class>/*.jpg`, in order of names.
+
+    Classes in alphabetical order are the original's 0 to 9.
+    """
+    from PIL import Image
+
+    found: dict[str, Tensor] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    picture = Image.open(archive.extractfile(member)).convert("RGB")
+                    found[member.name] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    except (tarfile.TarError, EOFError, OSError, RuntimeError) as error:
+        raise KTError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    classes = sorted({Path(name).parent.name for name in found})
+
+    def split(which: str) -> ImageSet:
+        names = sorted(name for name in found if Path(name).parts[0] == which)
+        if not names:
+            raise KTError(f"{path} is damaged: it holds no images below {which}/")
+        labels = [classes.index(Path(name).parent.name) for name in names]
+        return ImageSet(torch.stack([found[name] for name in names]), torch.tensor(labels))
+
+    return split("train"), split("test")
+
+
+def pixels(images: Tensor) -> Tensor:
+    """(B, 3, 32, 32) uint8 -> the same as float32, each channel at mean 0 and deviation 1."""
+    mean, deviation = (
+        255 * torch.tensor(values, device=images.device).view(3, 1, 1)
+        for values in (MEAN, DEVIATION)
+    )
+    return (images - mean) / deviation
+
+
+def augmented_batches(
+    data: ImageSet, batch_size: int, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass in random order: each image shifted by up to 4 pixels, half of them mirrored.
+
+    Images are padded with black, cropped at random and flipped (He et al., 2016, Section 4.2), as
+    one gathering of pixels for the whole batch. All draws depend on (seed, epoch) alone, never on
+    the device. Images that fill no whole batch sit this pass out.
+
+    Returns:
+        Normalised images (B, 3, 32, 32), channels last in memory, and labels (B,).
+    """
+    draw = seeds.generator(seed, "images", epoch)
+    count, _, height, width = data.images.shape
+    device = data.images.device
+    order = torch.randperm(count, generator=draw)
+    tops, lefts = torch.randint(2 * MARGIN + 1, (2, count, 1), generator=draw)
+    mirrored = torch.rand(count, 1, generator=draw) < 0.5
+    rows = tops + torch.arange(height)
+    columns = lefts + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
+    for at in range(0, count - count % batch_size, batch_size):
+        here = slice(at, at + batch_size)
+        index, row, column = (t[here].to(device) for t in (order, rows, columns))
+        padded = F.pad(data.images[index], [MARGIN] * 4)
+        each = torch.arange(batch_size, device=device)[:, None, None]
+        # The indices take the front, the channels the end: as a convolution likes them in memory.
+        cropped = padded.permute(0, 2, 3, 1)[each, row[:, :, None], column[:, None, :]]
+        yield pixels(cropped.permute(0, 3, 1, 2)), data.labels[index]

@@ -1,0 +1,152 @@
+"""Training of networks on colour images: SGD, mixed precision, resumable."""
+
+import io
+import math
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kt.cifar.images import augmented_batches, pixels
+from kt.cifar.networks import Classifier
+from kt.data import ImageSet
+
+Record = dict[str, float]
+Losses = dict[str, Tensor]
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    Attributes:
+        lr: highest learning rate. It rises linearly over the first `warmup` of all steps, and falls
+            along a cosine to 0.
+        momentum: of SGD.
+        weight_decay: of all weights.
+        precision: "float32", or "bfloat16" for convolutions and products of matrices.
+        seed: of the images' order and augmentation.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warmup: float
+    momentum: float
+    weight_decay: float
+    precision: str
+    seed: int
+
+    def images(self, count: int) -> int:
+        """How many images pass through the network in all, of a set with `count`."""
+        return self.epochs * (count - count % self.batch_size)
+
+    def learning_rate(self, done: float) -> float:
+        """That of a step before which this share of all steps is done, in terms of `lr`."""
+        if done < self.warmup:
+            return done / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
+
+
+def train(
+    learner: nn.Module,
+    losses: Callable[[Tensor, Tensor], Losses],
+    data: ImageSet,
+    training: Training,
+    checkpoint: Path,
+    progress: Callable[[int, bool], None] = lambda images, done_before: None,
+) -> list[Record]:
+    """Train all of `learner` in place; the last epoch's weights are the result.
+
+    Each epoch draws its own random stream from the seed, so a run that is killed and started again
+    with the same `checkpoint` ends with the same weights as one that was not.
+
+    Args:
+        learner: on the device of `data`.
+        losses: of images (B, 3, 32, 32) and labels (B,): scalars by name, of which "loss" is made
+            small and the others are recorded.
+        data: at least one batch of images.
+        checkpoint: file that keeps the state after every epoch; not deleted at the end.
+        progress: called with (images passed, whether that was found done already).
+
+    Returns:
+        For every epoch its number (from 1), mean losses and `seconds`.
+    """
+    batches = len(data) // training.batch_size
+    if batches == 0:
+        raise ValueError(f"{len(data)} images fill no batch of {training.batch_size}")
+    optimizer = torch.optim.SGD(
+        learner.parameters(),
+        training.lr,
+        training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    steps = training.epochs * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: training.learning_rate((step + 0.5) / steps)
+    )
+    parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
+    history = _resume(checkpoint, parts)
+    progress(len(history) * batches * training.batch_size, True)
+    reduced = training.precision == "bfloat16"
+    for epoch in range(len(history), training.epochs):
+        learner.train()
+        started = time.perf_counter()
+        sums: Losses = {}
+        for images, labels in augmented_batches(data, training.batch_size, training.seed, epoch):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+                values = losses(images, labels)
+            values["loss"].backward()
+            optimizer.step()
+            schedule.step()
+            progress(len(labels), False)
+            sums = {name: sums.get(name, 0) + value.detach() for name, value in values.items()}
+        record = {name: total.item() / batches for name, total in sums.items()}
+        record = {"epoch": epoch + 1, **record, "seconds": time.perf_counter() - started}
+        history.append(record)
+        _save(checkpoint, parts, history)
+    return history
+
+
+def accuracy(network: Classifier, data: ImageSet) -> float:
+    """Percent of the images that a network, set to evaluation, assigns to their labels."""
+    network.eval()
+    right = 0
+    with torch.no_grad():
+        for images, labels in zip(
+            data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
+        ):
+            _, logits = network(pixels(images))
+            right += (logits.argmax(1) == labels).sum().item()
+    return 100 * right / len(data)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """The module, set to evaluation, its weights no longer to be trained."""
+    return module.eval().requires_grad_(False)
+
+
+def _save(path: Path, parts: dict, history: list[Record]) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    buffer = io.BytesIO()  # torch.save tells of a full disk by no error of the system's
+    torch.save(state | {"history": history}, buffer)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(buffer.getbuffer())
+    partial.replace(path)
+
+
+def _resume(path: Path, parts: dict) -> list[Record]:
+    """Take up the checkpoint if there is a readable one; a damaged one is as good as none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
+        return []
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["history"]

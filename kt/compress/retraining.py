@@ -1,0 +1,245 @@
+"""Re-training: small blocks that learn from labels, and from what their network's large block does.
+
+Knowledge distillation in the three forms that the paper holds its own against, and learning without
+any teacher. The blocks are trained between frozen former and latter blocks, by Adam, and may be of
+any kind. All of it needs labelled images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
+
+from kt import ensemble, losses, seeds
+from kt.blocks import CHANNELS, initial_weights
+from kt.compress import distillation, factor_transfer
+from kt.data import ImageSet, pixels
+from kt.ensemble import Compute, Shown, part
+from kt.threads import one_thread
+
+Weights = dict[str, Tensor]
+BATCH = 32
+"""Images in a step."""
+RATE = 0.01
+"""Adam's learning rate in the first step; it falls linearly to zero."""
+TEMPERATURE, SHARE = 4.0, 0.9
+"""Of the teacher's softened answers, and what they count beside the labels."""
+FACTOR_WEIGHT, NORM = 500.0, 1
+"""What the distance of factors counts beside the labels, and its p: as in the authors' code."""
+
+
+class Batch:
+    """Images before all networks. What the networks' parts make of them is computed when needed.
+
+    Args:
+        kind: of the blocks that are trained.
+        networks: stacked `former.*`, `large.*` and `latter.*` (N, ...).
+        images: B of them, the same for all networks.
+    """
+
+    def __init__(self, kind: str, networks: Weights, images: ImageSet, compute: Compute) -> None:
+        self.labels = images.labels
+        self._kind, self._networks, self._images, self._compute = kind, networks, images, compute
+
+    @cached_property
+    def shown(self) -> Shown:
+        return Shown(self._kind, self._networks, pixels(self._images.images), self._compute)
+
+    @cached_property
+    def teacher_answers(self) -> Tensor:
+        """Logits of the networks with their large blocks, (N, B, 10)."""
+        return self.shown.outputs("large", part(self._networks, "large"))
+
+    @cached_property
+    def maps(self) -> Tensor:
+        """What the blocks read, (N, B, 6, 14, 14)."""
+        return ensemble.features(self._images, self._networks, compute=self._compute)
+
+    @cached_property
+    @torch.no_grad()
+    def teacher_maps(self) -> Tensor:
+        """What the large blocks make of `maps`, in the same shape."""
+        return losses.behind("large", part(self._networks, "large"), self.maps)
+
+
+Loss = Callable[[Weights, Batch], Tensor]
+"""Of stacked weights (N, ...) on a batch: a scalar, the sum over networks of each one's loss."""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Which networks' blocks are trained, on what, and for how long.
+
+    Attributes:
+        kind: of the blocks, one of `kt.blocks.TARGETS`.
+        networks: stacked `former.*`, `large.*` and `latter.*` (N, ...), which stay as they are.
+        images: with labels.
+        steps: each on 32 images, the same for all networks.
+        seed: of the images' order, and of modules that are trained along.
+    """
+
+    kind: str
+    networks: Weights
+    images: ImageSet
+    steps: int
+    seed: int
+    compute: Compute = field(default_factory=Compute)
+
+    def minimise(self, loss: Loss, start: Weights, steps: int, phase: str = "blocks") -> Weights:
+        """Stacked weights (N, ...) after some steps of Adam, each network on its own loss.
+
+        Args:
+            phase: a name; each has an order of images of its own.
+        """
+        learned = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+        optimizer = torch.optim.Adam(learned.values(), RATE, foreach=True)
+        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+        with one_thread():
+            for batch in self._batches(steps, phase):
+                optimizer.zero_grad(set_to_none=True)
+                loss(learned, batch).backward()  # each network gets just its own gradient
+                optimizer.step()
+                falling.step()
+        return {name: tensor.detach() for name, tensor in learned.items()}
+
+    def _batches(self, steps: int, phase: str) -> Iterator[Batch]:
+        draw = seeds.generator(self.seed, "re-training", phase)
+        for index in torch.randint(len(self.images), (steps, BATCH), generator=draw):
+            yield Batch(self.kind, self.networks, self.images.subset(index), self.compute)
+
+
+def cross_entropy(retraining: Retraining, block: Weights) -> Weights:
+    """Blocks trained on labels alone, without a teacher.
+
+    Args:
+        block: where to start, stacked (N, ...): fresh weights, for instance.
+
+    Returns:
+        The trained blocks. A network's does not depend on the networks beside it.
+    """
+
+    def loss(learned: Weights, batch: Batch) -> Tensor:
+        return losses.cross_entropy(retraining.kind, learned, batch.shown, batch.labels).sum()
+
+    return retraining.minimise(loss, block, retraining.steps)
+
+
+def logits(retraining: Retraining, block: Weights) -> Weights:
+    """Blocks trained on labels and the teacher's softened answers (Hinton et al., 2015).
+
+    Arguments and result are those of `cross_entropy`.
+    """
+    return _on_answers(retraining, block, retraining.steps)
+
+
+def fitnets(retraining: Retraining, block: Weights) -> Weights:
+    """Blocks trained the FitNets way: half of the steps on hints, the others on answers.
+
+    Romero et al., 2015. The hints are the feature maps behind the large block; those behind the
+    small one have their shape, so that no regressor is needed. Arguments and result are those of
+    `cross_entropy`.
+    """
+
+    def loss(learned: Weights, batch: Batch) -> Tensor:
+        maps = losses.behind(retraining.kind, learned, batch.maps)
+        return _summed(distillation.hint_loss, maps, batch.teacher_maps)
+
+    on_hints = retraining.steps // 2
+    hinted = retraining.minimise(loss, block, on_hints, "hints")
+    return _on_answers(retraining, hinted, retraining.steps - on_hints)
+
+
+def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
+    """Blocks trained on labels and the factors of the feature maps (Kim et al., 2018).
+
+    Every network has a paraphraser of its own, trained beforehand in half as many steps, without
+    labels, and a translator that is trained along with the block. Arguments and result are those of
+    `cross_entropy`.
+    """
+    count = len(next(iter(block.values())))
+    paraphraser = factor_transfer.Paraphraser(CHANNELS)
+    width = paraphraser.factor_channels
+
+    def translator() -> nn.Module:
+        return factor_transfer.FactorTranslator(CHANNELS, width)
+
+    def drawn(make: Callable[[], nn.Module], name: str) -> Weights:
+        return initial_weights(make, [seeds.derive(retraining.seed, name, i) for i in range(count)])
+
+    rebuild, paraphrase, translate = map(_stacked, (paraphraser, paraphraser.encoder, translator()))
+
+    def unsupervised(learned: Weights, batch: Batch) -> Tensor:
+        maps = batch.teacher_maps
+        return _summed(factor_transfer.reconstruction_loss, rebuild(learned, maps), maps, NORM)
+
+    start = drawn(lambda: factor_transfer.Paraphraser(CHANNELS), "paraphraser")
+    trained = retraining.minimise(unsupervised, start, retraining.steps // 2, "paraphraser")
+    encoder = part(trained, "encoder")
+
+    def loss(learned: Weights, batch: Batch) -> Tensor:
+        small = part(learned, "block")
+        maps = losses.behind(retraining.kind, small, batch.maps)
+        student = translate(part(learned, "translator"), maps)
+        teacher = paraphrase(encoder, batch.teacher_maps)
+        apart = _summed(factor_transfer.factor_loss, teacher, student, NORM)
+        known = losses.cross_entropy(retraining.kind, small, batch.shown, batch.labels)
+        return known.sum() + FACTOR_WEIGHT * apart
+
+    both = {f"block.{k}": w for k, w in block.items()}
+    both |= {f"translator.{k}": w for k, w in drawn(translator, "translator").items()}
+    return part(retraining.minimise(loss, both, retraining.steps), "block")
+
+
+def _on_answers(retraining: Retraining, block: Weights, steps: int) -> Weights:
+    def loss(learned: Weights, batch: Batch) -> Tensor:
+        student, teacher = answers(retraining.kind, learned, batch.shown), batch.teacher_answers
+        labels = batch.labels.repeat(len(student))
+        return _summed(distillation.logit_loss, student, teacher, labels, TEMPERATURE, SHARE)
+
+    return retraining.minimise(loss, block, steps)
+
+
+def _summed(loss: Callable[..., Tensor], a: Tensor, b: Tensor, *rest: object) -> Tensor:
+    """A mean over images, of tensors (N, B, ...), as the sum over networks of such means."""
+    return len(a) * loss(a.flatten(0, 1), b.flatten(0, 1), *rest)
+
+
+def _stacked(module: nn.Module) -> Callable[[Weights, Tensor], Tensor]:
+    """`module` as a function of stacked weights {name: (N, ...)} and inputs (N, B, ...)."""
+    return torch.vmap(lambda weights, x: functional_call(module, weights, (x,)))
+
+
+def answers(kind: str, block: Weights, shown: Shown) -> Tensor:
+    """Logits (N, B, 10) of shown networks with stacked blocks, to which they are differentiable.
+
+    Only for losses that stay the same when all logits of an image grow alike, as every function of
+    their softmax does.
+    """
+    return _Answers.apply(kind, list(block), shown, *block.values())
+
+
+class _Answers(torch.autograd.Function):
+    """By `kt.ensemble.Shown`, which has the gradient of a cross-entropy: softmax less the targets.
+
+    The targets are chosen such that the difference is the gradient that is asked for.
+    """
+
+    @staticmethod
+    def forward(ctx, kind, names, shown, *block):
+        ctx.kind, ctx.shown = kind, shown
+        ctx.block = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
+        found = shown.outputs(kind, ctx.block)
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        (found,) = ctx.saved_tensors
+        targets = found.softmax(-1) - found.shape[1] * slope
+        _, gradient = ctx.shown.behaviour(ctx.kind, ctx.block, targets)
+        return None, None, None, *(gradient[name] for name in ctx.block)

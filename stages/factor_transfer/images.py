@@ -1,0 +1,25 @@
+"""Bring CIFAR-10 into data/factor_transfer/, decoded, as tensors."""
+
+from pathlib import Path
+
+from kt import pairs
+from kt.cifar import images
+from kt.ensemble import Compute
+from stages import runtime
+from stages.factor_transfer.settings import IMAGES
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    train, test, source = images.load(Path("data"))
+    tensors = {
+        "train.images": train.images,
+        "train.labels": train.labels,
+        "test.images": test.images,
+        "test.labels": test.labels,
+    }
+    pairs.save(IMAGES, tensors, {"source": source})
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

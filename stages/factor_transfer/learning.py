@@ -1,0 +1,151 @@
+"""What the stages that train a network share: images, teacher, a resumable run, what is kept."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from kt import pairs, seeds
+from kt.cifar import training
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Losses, Record, Training
+from kt.data import ImageSet
+from kt.ensemble import Compute
+from kt.errors import KTError
+from kt.threads import spread
+from stages import runtime
+from stages.factor_transfer.settings import IMAGES, Settings
+
+WEIGHTS = "weights.safetensors"
+METRICS = "training.json"
+
+
+def image_set(split: str, device: torch.device) -> ImageSet:
+    """The "train" or "test" images that the `images` stage wrote."""
+    names = [f"{split}.images", f"{split}.labels"]
+    tensors = pairs.load(IMAGES, names)
+    return ImageSet(*(tensors[name] for name in names)).to(device)
+
+
+def image_source() -> str:
+    """What the images are: "original" or "JPEG"."""
+    with safe_open(IMAGES, framework="pt") as file:
+        return file.metadata()["source"]
+
+
+def fresh(make: Callable[[], nn.Module], seed: int, part: str, device: torch.device) -> nn.Module:
+    """A module on the device, channels last, its initial weights drawn from (seed, part)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, part))
+        module = make()
+    return module.to(device, memory_format=torch.channels_last)
+
+
+def stored(module: nn.Module, folder: Path) -> nn.Module:
+    """The module with the weights that a stage kept in a folder, frozen."""
+    module.load_state_dict(pairs.load(folder / WEIGHTS))
+    return training.frozen(module)
+
+
+def teacher(settings: Settings, device: torch.device) -> nn.Module:
+    """The trained teacher, frozen, its batch norm fused into convolutions: a quarter faster."""
+    make = NETWORKS[settings.active.teacher.network]
+    network = stored(fresh(make, settings.seed, "teacher", device), settings.folder / "teacher")
+    return training.frozen(fuse(network)).to(memory_format=torch.channels_last)
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """Of what the modules have learned."""
+    tensors = (tensor.cpu() for module in modules for tensor in module.state_dict().values())
+    return runtime.fingerprint(*tensors)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train, on which losses (`kt.cifar.training.train`), and how."""
+
+    learner: nn.Module
+    losses: Callable[[Tensor, Tensor], Losses]
+    how: Training
+
+
+class Stopped(Exception):
+    """Another thread's work has failed, or the user has had enough."""
+
+
+@contextmanager
+def trained(
+    name: str, tasks: list[Task], compute: Compute, *key: object
+) -> Iterator[list[list[Record]]]:
+    """Within it the learners are trained, and the work that could be taken up is still there.
+
+    Several networks are trained side by side, one on each CPU core: threads that share the small
+    operations of a single one wait for each other most of the time where the cores have other work.
+
+    Args:
+        key: what the result depends on beside the training and the images.
+
+    Yields:
+        For every task the record of every epoch.
+
+    Raises:
+        KTError: the GPU does not have the precision.
+    """
+    images = image_set("train", compute.device)
+    content = runtime.fingerprint(images.images.cpu(), images.labels.cpu())
+    hows = [dataclasses.asdict(task.how) for task in tasks]
+    total = sum(task.how.images(len(images)) for task in tasks)
+    stopped = threading.Event()
+    with (
+        runtime.scratch(f"factor-{name}", hows, content, *key) as scratch,
+        runtime.progress_bar(total, name, "image") as bar,
+    ):
+
+        def progress(passed: int, done_before: bool) -> None:
+            if stopped.is_set():
+                raise Stopped
+            if done_before:
+                bar.initial += passed  # not counted into the rate
+            bar.update(passed)
+
+        def train(index: int) -> list[Record]:
+            task = tasks[index]
+            losses = task.losses if compute.device.type == "cpu" else _compiled(task)
+            checkpoint = scratch / f"{index}.pt"
+            return training.train(task.learner, losses, images, task.how, checkpoint, progress)
+
+        if compute.device.type == "cpu" and len(tasks) > 1:
+            with ThreadPoolExecutor(compute.workers) as pool:
+                try:
+                    histories = list(spread(pool, train, range(len(tasks))))
+                finally:
+                    stopped.set()
+        else:
+            torch.set_num_threads(compute.workers)
+            histories = [train(index) for index in range(len(tasks))]
+        yield histories
+
+
+def _compiled(task: Task) -> Callable[[Tensor, Tensor], Losses]:
+    """The losses, compiled for a GPU; on a CPU that takes longer than it saves."""
+    if task.how.precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise KTError("training.precision: got 'bfloat16', which this GPU does not have")
+    return torch.compile(task.losses)
+
+
+def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: float) -> None:
+    """Write a trained module's weights, its metrics and the record of every epoch."""
+    weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    pairs.save(folder / WEIGHTS, weights)
+    seconds = sum(record["seconds"] for record in history)
+    runtime.write_json(
+        folder / METRICS, {**metrics, "seconds": round(seconds, 1), "history": history}
+    )

@@ -1,0 +1,125 @@
+"""The typed form of `tables/factor_transfer/params.yaml`, and where its stages keep their work."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Training
+from kt.errors import KTError
+from stages.params import Count, Fraction, NotNegative, Positive, Strict, _explain
+
+TABLE = Path("tables/factor_transfer")
+DATA = Path("data/factor_transfer")
+IMAGES = DATA / "cifar10.safetensors"
+
+Norm = Literal[1, 2]
+
+
+class Logits(Strict):
+    temperature: Positive
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
+class Factor(Strict):
+    beta: NotNegative
+    p: Norm
+
+
+class Method(Strict):
+    label: str
+    logits: Logits | None = None
+    factor: Factor | None = None
+
+
+class Paraphrase(Strict):
+    rate: Annotated[float, Field(gt=0, le=1)]
+    p: Norm
+
+
+class Common(Strict):
+    batch_size: Annotated[int, Field(ge=2)]
+    momentum: Fraction
+    weight_decay: NotNegative
+    warmup: Annotated[float, Field(gt=0, lt=1)]
+    precision: Literal["float32", "bfloat16"]
+
+
+class Schedule(Strict):
+    epochs: Count
+    lr: Positive
+
+
+class Trained(Schedule):
+    network: Literal[tuple(NETWORKS)]
+
+
+class Scale(Strict):
+    teacher: Trained
+    paraphraser: Schedule
+    student: Trained
+
+
+def _different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"got {values}; each must be another")
+    return values
+
+
+class Settings(Strict):
+    """All of `tables/factor_transfer/params.yaml`."""
+
+    scale: str
+    seed: Annotated[int, Field(ge=0)]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)
+    ]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    settings: dict[str, Method]
+    paraphraser: Paraphrase
+    training: Common
+    scales: dict[str, Scale]
+
+    @model_validator(mode="after")
+    def _known(self) -> "Settings":
+        if self.scale not in self.scales:
+            raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+        for name in self.methods:
+            if name not in self.settings:
+                raise ValueError(
+                    f"methods: {name!r} is none of the settings: {', '.join(self.settings)}"
+                )
+        return self
+
+    @property
+    def active(self) -> Scale:
+        """The block of the chosen scale."""
+        return self.scales[self.scale]
+
+    @property
+    def folder(self) -> Path:
+        """Of what is trained at the chosen scale."""
+        return DATA / self.scale
+
+    def training_of(self, schedule: Schedule, seed: int) -> Training:
+        """How a network with this schedule is trained."""
+        common = self.training.model_dump()
+        return Training(**common, epochs=schedule.epochs, lr=schedule.lr, seed=seed)
+
+
+def load(path: Path = TABLE / "params.yaml") -> Settings:
+    """Read and check the parameters.
+
+    Raises:
+        KTError: naming the first offending key, what it got and what it accepts.
+    """
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise KTError(f"{path} is missing: run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise KTError(f"{path}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    except ValidationError as error:
+        raise KTError(f"{path}: {_explain(error, Settings)}") from None

@@ -1,0 +1,85 @@
+"""Train a method's students, one with each seed: alone, or with what the teacher knows."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Losses, accuracy
+from kt.compress.distillation import logit_loss
+from kt.compress.factor_transfer import FactorTranslator, Paraphraser, factor_loss
+from kt.ensemble import Compute
+from stages import runtime
+from stages.factor_transfer import learning, settings
+from stages.factor_transfer.learning import Task
+from stages.factor_transfer.settings import Method, Settings
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute, name: str) -> None:
+    chosen, device = settings.load(), compute.device
+    method = chosen.settings[name]
+    teacher = learning.teacher(chosen, device)
+    paraphraser = learning.stored(
+        Paraphraser(teacher.head.in_features, chosen.paraphraser.rate).to(device),
+        chosen.folder / "paraphraser",
+    )
+    tasks = [task(chosen, method, seed, teacher, paraphraser, device) for seed in chosen.seeds]
+    known = learning.fingerprint(teacher, paraphraser)
+    key = (chosen.active.student.network, method.model_dump(), known)
+    with learning.trained(name, tasks, compute, *key) as histories:
+        test = learning.image_set("test", device)
+        for seed, trained, history in zip(chosen.seeds, tasks, histories, strict=True):
+            student = trained.learner["student"]
+            folder = chosen.folder / "students" / name / str(seed)
+            learning.keep(folder, student, history, accuracy=accuracy(student, test))
+
+
+def task(
+    chosen: Settings,
+    method: Method,
+    seed: int,
+    teacher: nn.Module,
+    paraphraser: Paraphraser,
+    device: torch.device,
+) -> Task:
+    """A student with what it learns from, on its way to be trained.
+
+    Initial weights and images are the same for every method: differences are the method's.
+    """
+    recipe = chosen.active.student
+    student = learning.fresh(NETWORKS[recipe.network], seed, "student", device)
+    learner = nn.ModuleDict({"student": student})
+    if method.factor is not None:
+        learner["translator"] = learning.fresh(
+            lambda: FactorTranslator(student.head.in_features, paraphraser.factor_channels),
+            seed,
+            "translator",
+            device,
+        )
+
+    def losses(images: Tensor, labels: Tensor) -> Losses:
+        features, logits = student(images)
+        cross_entropy = F.cross_entropy(logits.float(), labels)
+        parts = {"loss": cross_entropy, "cross_entropy": cross_entropy}
+        if method.logits is None and method.factor is None:
+            return parts
+        with torch.no_grad():
+            taught, wanted = teacher(images)
+        if (use := method.logits) is not None:
+            parts["loss"] = logit_loss(
+                logits.float(), wanted.float(), labels, use.temperature, use.share
+            )
+        if (use := method.factor) is not None:
+            with torch.no_grad():
+                factor = paraphraser.factor(taught)
+            translated = learner["translator"](features)
+            parts["factor"] = factor_loss(factor.float(), translated.float(), use.p)
+            parts["loss"] = parts["loss"] + use.beta * parts["factor"]
+        return parts
+
+    return Task(learner, losses, chosen.training_of(recipe, seed))
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "method")

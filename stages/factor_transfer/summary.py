@@ -1,0 +1,180 @@
+"""All students of the chosen scale as one table, and their loss curves."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from kt.cifar.networks import NETWORKS
+from kt.compress.factor_transfer import FactorTranslator, Paraphraser
+from kt.ensemble import Compute
+from kt.statistics import summary
+from stages import figures, runtime
+from stages.factor_transfer import learning, settings
+from stages.factor_transfer.settings import Settings
+from stages.params import Params
+
+SHADES = (figures.GREY, figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE)
+PUBLISHED = (
+    "A toolbox's published figures for this pair are 94.86 with Factor Transfer, 94.82 alone and "
+    "95.55 for the teacher; its factor loss is weighted 1 where the authors used 500."
+)
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = settings.load()
+    folder = settings.TABLE / "results" / chosen.scale
+    teacher = read(chosen.folder / "teacher")
+    students = {
+        method: [read(chosen.folder / "students" / method / str(seed)) for seed in chosen.seeds]
+        for method in chosen.methods
+    }
+    results = compared(students, chosen.methods[0])
+    metrics = {"teacher": round(teacher["accuracy"], 4), **results}
+    metrics["paraphraser_loss"] = read(chosen.folder / "paraphraser")["history"][-1]["loss"]
+    runtime.write_json(folder / "summary.json", metrics)
+    table = as_table(chosen, teacher, students, results)
+    runtime.write_csv(folder / "summary.csv", table)
+    (folder / "summary.md").write_text(caption(chosen) + "\n\n" + markdown(table))
+    curves = pd.DataFrame(
+        {
+            "method": method,
+            "seed": seed,
+            **{key: record[key] for key in ("epoch", "loss", "cross_entropy")},
+        }
+        for method, runs in students.items()
+        for seed, run in zip(chosen.seeds, runs, strict=True)
+        for record in run["history"]
+    )
+    runtime.write_csv(folder / "loss.csv", curves)
+    labels = {method: chosen.settings[method].label for method in chosen.methods}
+    figure = loss_curves(curves, teacher["history"], labels)
+    figure.savefig(folder / "loss.png", metadata={"Software": None})
+
+
+def read(folder: Path) -> dict:
+    """What `stages.factor_transfer.learning.keep` wrote beside the weights."""
+    return json.loads((folder / learning.METRICS).read_text())
+
+
+def compared(students: dict[str, list[dict]], control: str) -> dict[str, dict]:
+    """Accuracies over seeds, and gains over the control, seed by seed."""
+    reached = {
+        method: torch.tensor([run["accuracy"] for run in runs], dtype=torch.double)
+        for method, runs in students.items()
+    }
+    return {
+        method: {"accuracy": summary(values)}
+        | ({"gain": summary(values - reached[control])} if method != control else {})
+        for method, values in reached.items()
+    }
+
+
+def as_table(
+    chosen: Settings, teacher: dict, students: dict[str, list[dict]], results: dict[str, dict]
+) -> pd.DataFrame:
+    """The table that a reader sees: the teacher, then every method."""
+    active = chosen.active
+    rows = [
+        {
+            "network": f"teacher ({active.teacher.network})",
+            "parameters": f"{parameters(active.teacher.network):,}",
+            "accuracy": f"{teacher['accuracy']:.2f}",
+            "gain, points": "",
+            "n": 1,
+            "cross-entropy": f"{teacher['history'][-1]['loss']:.3f}",
+            "training, s": f"{teacher['seconds']:.0f}",
+        }
+    ]
+    for method, runs in students.items():
+        found = results[method]
+        last = [run["history"][-1]["cross_entropy"] for run in runs]
+        rows.append(
+            {
+                "network": f"{chosen.settings[method].label} ({active.student.network})",
+                "parameters": f"{parameters(active.student.network):,}",
+                "accuracy": spread(found["accuracy"]),
+                "gain, points": spread(found["gain"], "+") if "gain" in found else "",
+                "n": len(runs),
+                "cross-entropy": f"{sum(last) / len(last):.3f}",
+                "training, s": f"{sum(run['seconds'] for run in runs) / len(runs):.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def spread(result: dict, sign: str = "") -> str:
+    """Mean and 95 % interval; of a single seed there is none."""
+    interval = f" ± {result['ci95']:.2f}" if result["n"] > 1 else ""
+    return f"{result['mean']:{sign}.2f}{interval}"
+
+
+def parameters(network: str) -> int:
+    """Of a network, counted."""
+    return sum(parameter.numel() for parameter in NETWORKS[network]().parameters())
+
+
+def caption(chosen: Settings) -> str:
+    """What was done, in words."""
+    active, training = chosen.active, chosen.training
+    networks = (NETWORKS[part.network]() for part in (active.teacher, active.student))
+    widths = (network.head.in_features for network in networks)
+    paraphraser = Paraphraser(next(widths), chosen.paraphraser.rate)
+    translator = FactorTranslator(next(widths), paraphraser.factor_channels)
+    aside = sum(p.numel() for p in [*paraphraser.parameters(), *translator.parameters()])
+    words = (
+        f"Scale `{chosen.scale}`: CIFAR-10, accuracy in percent on its 10,000 test images after "
+        f"the last epoch (teacher {active.teacher.epochs}, paraphraser "
+        f"{active.paraphraser.epochs}, students {active.student.epochs} epochs, batch "
+        f"{training.batch_size}, {training.precision}); intervals are 95 % over seeds (Student), "
+        "gains are over the first student with the same initial weights and images. The "
+        "cross-entropy is that with the labels, of the last epoch's training images. Paraphraser "
+        f"and translator, {aside:,} parameters, are there in training alone."
+    )
+    if learning.image_source() == "JPEG":
+        words += (
+            " Images are JPEG copies, slightly lossy: accuracies compare with each other, and only "
+            "roughly with published ones."
+        )
+    return f"{words} {PUBLISHED}" if chosen.scale == "resnet50_to_18" else words
+
+
+def markdown(table: pd.DataFrame) -> str:
+    lines = [
+        f"| {' | '.join(table.columns)} |",
+        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def loss_curves(curves: pd.DataFrame, teacher: list[dict], labels: dict[str, str]) -> Figure:
+    """Cross-entropy with the labels on training images, over epochs: of all seeds, and their mean.
+
+    Args:
+        curves: rows of method, seed, epoch and cross_entropy.
+        teacher: its records, which have epoch and loss.
+        labels: of the methods, in order.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=120)
+    ax = figure.subplots()
+    epochs = [record["epoch"] for record in teacher]
+    losses = [record["loss"] for record in teacher]
+    ax.plot(epochs, losses, color="black", linestyle=":", label="teacher")
+    for (method, label), shade in zip(labels.items(), SHADES, strict=False):
+        own = curves[curves["method"] == method]
+        by_epoch = own.pivot(index="epoch", columns="seed", values="cross_entropy")
+        ax.plot(by_epoch.index, by_epoch, color=shade, linewidth=0.6, alpha=0.5)
+        style = {"color": shade, "marker": "o", "markersize": 3, "label": label}
+        ax.plot(by_epoch.index, by_epoch.mean(axis=1), **style)
+    ax.set(xlabel="epoch", ylabel="cross-entropy, training images")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

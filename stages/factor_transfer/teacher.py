@@ -1,0 +1,30 @@
+"""Train the teacher on CIFAR-10."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kt.cifar.networks import NETWORKS
+from kt.cifar.training import Losses, accuracy
+from kt.ensemble import Compute
+from stages import runtime
+from stages.factor_transfer import learning, settings
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = settings.load()
+    recipe = chosen.active.teacher
+    network = learning.fresh(NETWORKS[recipe.network], chosen.seed, "teacher", compute.device)
+
+    def losses(images: Tensor, labels: Tensor) -> Losses:
+        _, logits = network(images)
+        return {"loss": F.cross_entropy(logits.float(), labels)}
+
+    task = learning.Task(network, losses, chosen.training_of(recipe, chosen.seed))
+    with learning.trained("teacher", [task], compute, recipe.network) as (history,):
+        reached = accuracy(network, learning.image_set("test", compute.device))
+        learning.keep(chosen.folder / "teacher", network, history, accuracy=reached)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,75 @@
+"""Some rows of the measured Table 1: a family of methods, tried on networks new to them."""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from kt import ensemble
+from kt.blocks import CHANNELS, Former, Latter, parameter_count, weights
+from kt.cost import multiply_adds
+from kt.ensemble import Compute
+from kt.statistics import summary
+from kt.threads import one_thread
+from stages import runtime
+from stages.inputs import image_set
+from stages.params import Params
+from stages.tables import cell
+from stages.tables.methods import FAMILIES, TABLE, Row, Setting
+
+SHOWN, TURNS = 128, 50
+"""Images that a block's latency is measured on, and how often."""
+
+
+def main(params: Params, compute: Compute, family: str) -> None:
+    rows = FAMILIES[family](Setting.of(params, compute))
+    measured = {name: numbers(row, params, compute) for name, row in rows.items()}
+    cell.write(params, f"{TABLE}/{family}", measured)
+
+
+def numbers(row: Row, params: Params, compute: Compute) -> dict:
+    """What Table 1 says of a method."""
+    block = ensemble.part(row.networks, "block")
+    kind = "large" if "bn1.weight" in block else params.target
+    accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
+    around, module = nn.ModuleList([Former(), Latter()]), row.module.eval()
+    block_bytes, rest = row.bytes or (4 * size(module), 4 * size(around))
+    maps = torch.rand(SHOWN, CHANNELS, 14, 14)
+    return {
+        "label": row.label,
+        "accuracy": summary(accuracy),
+        "parameters": parameter_count(module),
+        "network_parameters": parameter_count(module) + parameter_count(around),
+        "bytes": block_bytes,
+        "network_bytes": block_bytes + rest,
+        "multiply_adds": multiply_adds(module, maps[:1]),
+        "latency_us": round(latency(module, maps) * 1e6, 2),
+        "seconds": row.seconds,
+        "once_seconds": row.once,
+        "images": row.images,
+        "retrains": row.retrains,
+        "any_architecture": row.any_architecture,
+    }
+
+
+def size(module: nn.Module) -> int:
+    """How many numbers a module keeps, batch norm's statistics among them."""
+    return sum(tensor.numel() for tensor in weights(module).values())
+
+
+@torch.no_grad()
+def latency(module: nn.Module, maps: torch.Tensor) -> float:
+    """Seconds that a block takes for an image, of many together: plain PyTorch in one thread."""
+    with one_thread():
+        module(maps)
+        taken = []
+        for _ in range(TURNS):
+            started = time.perf_counter()
+            module(maps)
+            taken.append(time.perf_counter() - started)
+    return statistics.median(taken) / len(maps)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "family")

@@ -1,0 +1,289 @@
+"""The families of methods that the measured Table 1 compares, each as rows of the table."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, TypeVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from kt import baselines, ensemble, generate, pairs, seeds, translator
+from kt.blocks import BLOCKS, Former, LargeBlock, Latter, weights
+from kt.compress import low_rank, pruning, quantisation, retraining
+from kt.compress.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
+from kt.compress.retraining import Retraining
+from kt.data import ImageSet
+from kt.ensemble import Compute
+from kt.pairs import Weights
+from stages import translation
+from stages.evaluation import Subjects
+from stages.generation import plan
+from stages.inputs import image_set
+from stages.params import Change, Count, Params, Strict
+from stages.tables import paper
+from stages.tables.merge_cell import Merge
+from stages.tables.paper_translator import TABLE as TRANSLATORS
+from stages.tables.paper_translator import Settings
+
+TABLE = "table1"
+PRUNING_IMAGES = 512
+"""Unlabelled training images that choose among prunings, and that refitting looks at."""
+MIXER = "large"
+"""The size of the paper's mixer that is compared: its best."""
+LEARNED = {"images": "all, labelled", "retrains": True, "any_architecture": True}
+"""What is true of every method that trains a network's small block."""
+
+Result = TypeVar("Result")
+
+
+class Table1(Strict):
+    """`tables.table1` of the parameters: networks to compress, and steps of the distillations."""
+
+    networks: Annotated[int, Field(ge=2)]
+    steps: Count
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method made of the networks.
+
+    Attributes:
+        label: the method in words.
+        networks: stacked `former.*`, `block.*` and `latter.*`.
+        module: a block as it is kept and run, with any values.
+        seconds: of compute for a network.
+        images: that it takes, in words.
+        retrains: whether a network is trained anew for it.
+        any_architecture: whether the block may be of another kind than the large one.
+        once: seconds of compute for all the networks that it is ever going to compress.
+        bytes: of the block, and of the former and latter blocks; None: all are float32.
+    """
+
+    label: str
+    networks: Weights
+    module: nn.Module
+    seconds: float
+    images: str = "none"
+    retrains: bool = False
+    any_architecture: bool = False
+    once: float = 0.0
+    bytes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every method is given: networks to compress, training images, and parameters."""
+
+    params: Params
+    compute: Compute
+    networks: Weights
+    images: ImageSet
+
+    @classmethod
+    def of(cls, params: Params, compute: Compute) -> "Setting":
+        test = Subjects.of_store("test", image_set("main", "test"), params.target)
+        count = params.table(TABLE, Table1).networks
+        networks = {name: tensor[:count] for name, tensor in test.networks.items()}
+        return cls(params, compute, networks, image_set("main", "train"))
+
+    @property
+    def large(self) -> Weights:
+        return ensemble.part(self.networks, "large")
+
+    def __len__(self) -> int:
+        return len(self.networks["latter.fc.bias"])
+
+    def row(
+        self, label: str, make: Callable[[], Weights], module: nn.Module, **about: object
+    ) -> Row:
+        """The row of a method that changes blocks alone.
+
+        Args:
+            make: gives the blocks that come in place of the large ones, stacked.
+        """
+        block, seconds = timed(make)
+        networks = {k: t for k, t in self.networks.items() if k.startswith(("former.", "latter."))}
+        networks |= {f"block.{name}": tensor for name, tensor in block.items()}
+        return Row(label, networks, module, seconds / len(self), **about)
+
+    def small(self) -> nn.Module:
+        return BLOCKS[self.params.target]()
+
+
+def timed(make: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    return make(), time.perf_counter() - started
+
+
+def large(setting: Setting) -> dict[str, Row]:
+    return {"large": setting.row("large block", lambda: setting.large, LargeBlock())}
+
+
+def low_rank_blocks(setting: Setting) -> dict[str, Row]:
+    """Multiplied out for their evaluation; kept, run and counted as chains."""
+    methods = {
+        "spatial_svd": ("spatial SVD", low_rank.spatial_svd, separable, SPATIAL_RANKS),
+        "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, TUCKER_RANKS),
+    }
+    return {
+        name: setting.row(
+            f"low rank: {label}",
+            lambda factorise=factorise: low_rank.dense(factorise(setting.large)),
+            LowRankBlock(chain, ranks),
+        )
+        for name, (label, factorise, chain, ranks) in methods.items()
+    }
+
+
+def prunings(setting: Setting) -> dict[str, Row]:
+    few = setting.images.subset(slice(0, PRUNING_IMAGES))
+    target, images = setting.params.target, f"{len(few)} unlabelled"
+    best = partial(pruning.best_subset, target, setting.networks, few, setting.compute)
+    norm = partial(pruning.by_norm, target, setting.large)
+    best_label, refit_label = "pruning: best of 20 subsets", "pruning: best of 20, refitted"
+    return {
+        "prune_norm": setting.row("pruning: by norm", norm, setting.small()),
+        "prune_best": setting.row(best_label, best, setting.small(), images=images),
+        "prune_refit": setting.row(
+            refit_label, partial(best, refitted=True), setting.small(), images=images
+        ),
+    }
+
+
+def quantisations(setting: Setting) -> dict[str, Row]:
+    rest = 4 * sum(t.numel() for part in (Former(), Latter()) for t in weights(part).values())
+    rows = {
+        f"quantised_{bits}": setting.row(
+            f"quantisation: block at {bits} bits",
+            partial(quantisation.quantised, setting.large, bits, least_squares=True),
+            LargeBlock(),
+            bytes=(quantisation.block_bytes(bits), rest),
+        )
+        for bits in quantisation.BITS
+    }
+    return rows | {"int8": int8(setting)}
+
+
+def int8(setting: Setting) -> Row:
+    """Whole networks, written to files and read again."""
+    names = {name: name.replace("large.", "block.") for name in setting.networks}
+    names = {k: v for k, v in names.items() if not k.startswith("small.")}
+    stored, loaded = {}, []
+
+    def through_files() -> None:
+        with TemporaryDirectory() as folder:
+            for i in range(len(setting)):
+                path = Path(folder) / f"{i}.safetensors"
+                network = {new: setting.networks[name][i] for name, new in names.items()}
+                quantisation.save_int8(path, network)
+                loaded.append(quantisation.load_int8(path))
+            stored.update(pairs.load(path))
+
+    _, seconds = timed(through_files)
+    networks = {name: torch.stack([one[name] for one in loaded]) for name in loaded[0]}
+    block = sum(t.nbytes for name, t in stored.items() if name.startswith("block."))
+    rest = sum(t.nbytes for t in stored.values()) - block
+    label = "quantisation: the whole network in int8 files"
+    return Row(label, networks, LargeBlock(), seconds / len(setting), bytes=(block, rest))
+
+
+def retrained(setting: Setting) -> dict[str, Row]:
+    """The paper's step 2 once more, and re-training by fewer steps of Adam."""
+    params = setting.params
+    recipe = plan(params, TABLE, len(setting)).recipe
+    drawn = [seeds.derive(params.seed, TABLE, "small block", i) for i in range(len(setting))]
+    stream = seeds.derive(params.seed, TABLE, "stream")
+
+    def step_2() -> Weights:
+        return ensemble.train_blocks(
+            params.target, setting.images, setting.networks, drawn, stream, recipe, setting.compute
+        )
+
+    label = f"re-training: the paper's, {recipe.epochs} epochs"
+    adam = distilled(setting, "re-training", retraining.cross_entropy)
+    return {"retrained": setting.row(label, step_2, setting.small(), **LEARNED), "adam": adam}
+
+
+def distilled(
+    setting: Setting, label: str, method: Callable[[Retraining, Weights], Weights]
+) -> Row:
+    """Re-training from fresh blocks, the same for every method, by few steps of Adam."""
+    params, count = setting.params, len(setting)
+    steps, seed = params.table(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
+    how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
+    fresh = baselines.random_initialisation(params.target, count, seed)
+    label = f"{label}: {steps} steps"
+    return setting.row(label, lambda: method(how, fresh), setting.small(), **LEARNED)
+
+
+def merge(setting: Setting) -> dict[str, Row]:
+    sizes = setting.params.table("merge", Merge).model_dump()
+    change = {"model": {"kind": "merge"} | sizes}
+    return {"kt_merge": translated(setting, "KT: merge (ours)", change)}
+
+
+def mixer(setting: Setting) -> dict[str, Row]:
+    params, size = setting.params, MIXER
+    settings = params.table(TRANSLATORS, dict[paper.Size, Settings])[size]
+    epochs = paper.epochs_at_scale(params, f"{TRANSLATORS}.{size}", settings.epochs)
+    change = paper.mixer(params, size, epochs, dropout=settings.dropout)
+    return {"kt_mixer": translated(setting, f"KT: the paper's mixer ({size})", change)}
+
+
+def translated(setting: Setting, label: str, change: Change) -> Row:
+    """Knowledge Translation by a translator that is trained first.
+
+    What that takes counts once: the networks to learn from and to choose the epoch on, the small
+    blocks that only the mixer needs, and the training, evaluations aside.
+    """
+    params, compute = setting.params.changed(change, f"tables.{TABLE}"), setting.compute
+    count = params.active.train.pairs
+    trained = translation.train(params, compute)
+    training = sum(count / record["samples_per_second"] for record in trained.fitted.history)
+    networks = count + params.active.networks.selection
+    step_1, step_2 = seconds_of_steps(setting)
+    mixer = params.model.kind == "mixer"  # merge does without small blocks, other kinds of them too
+    once = networks * step_1 + (count * step_2 if mixer else 0) + training
+
+    def translate() -> Weights:
+        return translator.translate(trained.model, setting.networks, compute)
+
+    return setting.row(label, translate, setting.small(), any_architecture=mixer, once=once)
+
+
+def seconds_of_steps(setting: Setting) -> tuple[float, float]:
+    """Seconds that steps 1 and 2 take a network.
+
+    Measured over one epoch, on as many networks as share a stream of images.
+    """
+    recipe = setting.params.active.recipe
+    found = []
+    for with_small in (False, True):
+        whole = plan(setting.params, TABLE, setting.params.active.networks.per_stream, with_small)
+        short = dataclasses.replace(whole, recipe=dataclasses.replace(whole.recipe, epochs=1))
+        run = partial(generate.compute_part, short, 0, setting.images, setting.compute)
+        found.append(timed(run)[1] * recipe.epochs / whole.count)
+    return found[0], max(0.0, found[1] - found[0])
+
+
+FAMILIES: dict[str, Callable[[Setting], dict[str, Row]]] = {
+    "large": large,
+    "low_rank": low_rank_blocks,
+    "pruning": prunings,
+    "quantisation": quantisations,
+    "retraining": retrained,
+    "logits": lambda setting: {"logits": distilled(setting, "distilled logits", retraining.logits)},
+    "fitnets": lambda setting: {"fitnets": distilled(setting, "FitNets", retraining.fitnets)},
+    "factor_transfer": lambda setting: {
+        "factor_transfer": distilled(setting, "Factor Transfer", retraining.transferred_factors)
+    },
+    "mixer": mixer,
+    "merge": merge,
+}
+"""Rows by family, in the order of the table."""

@@ -1,0 +1,468 @@
+"""Factor Transfer: its modules and losses, the networks that it is tried on, and its pipeline."""
+
+import io
+import json
+import shutil
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kt import pairs
+from kt.cifar import images as cifar
+from kt.cifar import training
+from kt.cifar.networks import NETWORKS, cifar_resnet
+from kt.cifar.training import Training
+from kt.compress.factor_transfer import (
+    FactorTranslator,
+    Paraphraser,
+    factor_loss,
+    reconstruction_loss,
+)
+from kt.data import ImageSet
+from kt.errors import KTError
+from stages.factor_transfer import settings
+from tests import test_stages
+from tests.conftest import ROOT, Project
+from tests.test_stages import wait_for
+
+TABLE = ROOT / "tables" / "factor_transfer"
+STAGES = yaml.safe_load((TABLE / "dvc.yaml").read_text())["stages"]
+TRAINING = Training(3, 8, 0.05, 0.3, 0.9, 0.0005, "float32", seed=3)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def colour_images(count: int) -> ImageSet:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    return ImageSet(images, torch.randint(0, 10, (count,), generator=draw))
+
+
+# --- modules ------------------------------------------------------------------------------------
+
+
+@given(
+    channels=st.integers(2, 9),
+    rate=st.sampled_from([0.5, 0.75, 1.0]),
+    student=st.integers(1, 9),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+)
+def test_factors_of_teacher_and_student_have_one_shape(channels, rate, student, height, width):
+    paraphraser = Paraphraser(channels, rate)
+    translator = FactorTranslator(student, paraphraser.factor_channels)
+    features = torch.randn(2, channels, height, width)
+    factor = paraphraser.factor(features)
+    assert factor.shape == (2, round(rate * channels), height, width)
+    assert translator(torch.randn(2, student, height, width)).shape == factor.shape
+    assert paraphraser(features).shape == features.shape
+
+
+def test_paraphraser_is_the_published_autoencoder():
+    """Counted by hand: C = 64, k = 0.5, six 3x3 layers with biases."""
+    there = (64 * 64 + 64 * 32 + 32 * 32) * 9 + 64 + 32 + 32
+    back = (32 * 32 + 32 * 64 + 64 * 64) * 9 + 32 + 64 + 64
+    paraphraser = Paraphraser(64)
+    assert parameters(paraphraser) == there + back
+    assert parameters(FactorTranslator(64, 32)) == there
+    x = torch.randn(2, 64, 8, 8)
+    expected = x
+    weights = list(paraphraser.parameters())
+    for i, convolve in enumerate([F.conv2d] * 3 + [F.conv_transpose2d] * 3):
+        expected = convolve(expected, weights[2 * i], weights[2 * i + 1], padding=1)
+        expected = torch.where(expected > 0, expected, 0.1 * expected)
+    assert_close(paraphraser(x), expected)
+
+
+def test_factor_loss_by_hand():
+    teacher = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(2, 1, 1, 2)  # (.6, .8), (0, 1)
+    student = torch.tensor([[4.0, 3.0], [5.0, 0.0]]).view(2, 1, 1, 2)  # (.8, .6), (1, 0)
+    assert_close(factor_loss(teacher, student, 1), torch.tensor((0.2 + 0.2 + 1 + 1) / 4))
+    assert_close(factor_loss(teacher, student, 2), torch.tensor((0.04 + 0.04 + 1 + 1) / 4))
+
+
+@given(scale=st.floats(0.1, 10), p=st.sampled_from([1, 2]), seed=st.integers(0, 99))
+def test_factor_loss_ignores_each_images_scale(scale, p, seed):
+    draw = torch.Generator().manual_seed(seed)
+    teacher, student = torch.randn(2, 3, 4, 2, 2, generator=draw)
+    scales = torch.tensor([scale, 1, 1 / scale]).view(3, 1, 1, 1)
+    assert_close(factor_loss(scales * teacher, student, p), factor_loss(teacher, student, p))
+    assert_close(factor_loss(teacher, scales * student, p), factor_loss(teacher, student, p))
+    assert factor_loss(teacher, scales * teacher, p) < 1e-6
+
+
+def test_no_gradient_reaches_the_teachers_side():
+    teacher, student = torch.randn(2, 2, 3, 4, 4).unbind()
+    teacher.requires_grad_()
+    student.requires_grad_()
+    (factor_loss(teacher, student, 1) + reconstruction_loss(student, teacher, 2)).backward()
+    assert teacher.grad is None and student.grad.any()
+
+
+def test_reconstruction_is_l1_or_squared_l2():
+    rebuilt, features = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), -3.0)
+    assert reconstruction_loss(rebuilt, features, 1) == 3
+    assert reconstruction_loss(rebuilt, features, 2) == 9
+
+
+def test_factors_of_different_shapes_are_not_compared():
+    with pytest.raises(ValueError, match="differ"):
+        factor_loss(torch.ones(2, 3, 4, 4), torch.ones(2, 6, 4, 4), 1)
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def test_networks_have_their_published_sizes():
+    """ResNet-20: 0.27 M (He et al., Table 6). The others: torchvision's less what was replaced."""
+    assert parameters(NETWORKS["resnet20"]()) == 269_722
+    assert parameters(cifar_resnet(110)) == 1_727_962  # 1.7 M in the paper
+    for name, whole, width in (("resnet18", 11_689_512, 512), ("resnet50", 25_557_032, 2048)):
+        head = 1000 * (width + 1) - 10 * (width + 1)
+        assert parameters(NETWORKS[name]()) == whole - head - 64 * 3 * (7 * 7 - 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("resnet8", (64, 8, 8)), ("resnet20", (64, 8, 8)), ("resnet18", (512, 4, 4))],
+)
+def test_networks_give_features_and_logits(name, shape):
+    network = NETWORKS[name]()
+    features, logits = network(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, *shape) and logits.shape == (2, 10)
+    assert network.head.in_features == shape[0]
+    assert_close(logits, F.linear(features.mean((2, 3)), network.head.weight, network.head.bias))
+
+
+def test_shortcuts_without_parameters_keep_what_they_can():
+    """With convolutions at zero a block is its shortcut: every other position, zeros behind."""
+    block = cifar_resnet(8).body[4]
+    for convolution in (block.conv1, block.conv2):
+        nn.init.zeros_(convolution.weight)
+    x = torch.rand(2, 16, 32, 32)
+    out = block.eval()(x)
+    assert torch.equal(out[:, :16], x[:, :, ::2, ::2]) and not out[:, 16:].any()
+
+
+def test_other_depths_are_no_cifar_resnets():
+    with pytest.raises(ValueError, match="depth 18"):
+        cifar_resnet(18)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def test_augmented_images_are_crops_of_the_padded_ones():
+    data = colour_images(25)
+    data = ImageSet(data.images, torch.arange(25))
+    (images, labels), second = cifar.augmented_batches(data, 12, seed=1, epoch=0)
+    assert len(set(torch.cat([labels, second[1]]).tolist())) == 24
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    seen = set()
+    for image, label in zip(images, labels, strict=True):
+        padded = F.pad(data.images[label], [4] * 4)
+        views = {
+            (top, left, flip): cifar.pixels(padded[:, top : top + 32, left : left + 32])
+            for top in range(9)
+            for left in range(9)
+            for flip in (False, True)
+        }
+        views = {k: v.flip(-1) if k[2] else v for k, v in views.items()}
+        (found,) = (key for key, view in views.items() if torch.equal(view, image))
+        seen.add(found)
+    assert len(seen) > 6 and {flip for *_, flip in seen} == {True, False}
+
+
+def test_passes_differ_and_are_the_same_again():
+    data = colour_images(8)
+    passes = [next(cifar.augmented_batches(data, 8, 1, epoch)) for epoch in (0, 1, 0)]
+    assert torch.equal(passes[0][0], passes[2][0]) and torch.equal(passes[0][1], passes[2][1])
+    assert not torch.equal(passes[0][0], passes[1][0])
+
+
+def jpeg(image: torch.Tensor) -> bytes:
+    packed = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(packed, "JPEG", quality=95)
+    return packed.getvalue()
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A folder with CIFAR-10 of two classes, three training images and a test image in each."""
+    monkeypatch.setattr(cifar, "SIZES", (6, 2))
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
+    path = tmp_path / cifar.ARCHIVE
+    path.parent.mkdir()
+    images = colour_images(8).images
+    names = [f"train/{c}/{i}.jpg" for c in ("frog", "cat") for i in range(3)]
+    with tarfile.open(path, "w:gz") as tar:
+        for name, image in zip([*names, "test/cat/0.jpg", "test/frog/0.jpg"], images, strict=True):
+            content = jpeg(image)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path, images
+
+
+def test_jpeg_images_are_read_by_class(archive, tmp_path):
+    _, images = archive
+    train, test, source = cifar.load(tmp_path)
+    assert source == "JPEG"
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] and test.labels.tolist() == [0, 1]
+    for read, written in ((train.images[3], images[0]), (test.images[0], images[6])):
+        picture = np.array(Image.open(io.BytesIO(jpeg(written))))
+        assert np.array_equal(read.permute(1, 2, 0), picture)
+
+
+def test_a_damaged_archive_is_refused_in_one_line(archive, tmp_path):
+    path, _ = archive
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(KTError, match=r"cifar10-jpeg.tar.gz is damaged") as caught:
+        cifar.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_images_is_refused(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "SIZES", (50000, 10000))
+    with pytest.raises(KTError, match=r"has \(50000, 10000\) images, but there are 6 and 2"):
+        cifar.load(tmp_path)
+
+
+def test_missing_files_without_network_are_one_clear_line(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.delenv("KT_DATA_ROOT", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(KTError, match=r"could not be downloaded .*KT_DATA_ROOT") as caught:
+        cifar.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def small_learner() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10))
+
+
+def learn(path, learner=None, stop: int | None = None, how: Training = TRAINING):
+    """The learner and its history; stopped by an error after `stop` epochs."""
+    learner, data = learner or small_learner(), colour_images(20)
+    learner(torch.zeros(1, 3, 32, 32))
+
+    def losses(images, labels):
+        return {"loss": F.cross_entropy(learner(images).float(), labels)}
+
+    epochs = []
+
+    def watch(images, done_before):
+        epochs.append(images)
+        if stop is not None and len(epochs) == 2 + stop * (20 // how.batch_size):
+            raise KeyboardInterrupt
+
+    return learner, training.train(learner, losses, data, how, path, watch)
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path):
+    torch.manual_seed(0)
+    start = small_learner()
+    start(torch.zeros(1, 3, 32, 32))
+    state = {k: v.clone() for k, v in start.state_dict().items()}
+    whole, history = learn(tmp_path / "whole.pt", start)
+    again = small_learner()
+    again(torch.zeros(1, 3, 32, 32))
+    again.load_state_dict(state)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "parts.pt", again, stop=2)
+    resumed, also = learn(tmp_path / "parts.pt")
+    assert [r["loss"] for r in also] == [r["loss"] for r in history]
+    assert len(history) == 3
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_a_step_is_that_of_sgd_at_the_cycles_rate(tmp_path):
+    """One batch in all, so half of the steps are done in its middle: two thirds of the warm-up."""
+    learner = small_learner()
+    learner(torch.zeros(1, 3, 32, 32))
+    twin = small_learner()
+    twin(torch.zeros(1, 3, 32, 32))
+    twin.load_state_dict(learner.state_dict())
+    how = Training(1, 20, 0.03, 0.75, 0.9, 0.1, "float32", seed=3)
+    learn(tmp_path / "c.pt", learner, how=how)
+    images, labels = next(cifar.augmented_batches(colour_images(20), 20, 3, 0))
+    twin.train()
+    F.cross_entropy(twin(images), labels).backward()
+    with torch.no_grad():
+        for mine, theirs in zip(learner.parameters(), twin.parameters(), strict=True):
+            assert_close(mine, theirs - 0.02 * (theirs.grad + 0.1 * theirs))
+
+
+def test_reduced_precision_is_close_to_full(tmp_path):
+    how = Training(1, 4, 0.01, 0.3, 0.9, 0, "bfloat16", seed=3)
+    _, history = learn(tmp_path / "c.pt", how=how)
+    assert 1 < history[0]["loss"] < 10
+
+
+def test_accuracy_counts_right_answers():
+    data = colour_images(8)
+
+    class Oracle(nn.Module):
+        def forward(self, images):
+            here = (cifar.pixels(data.images)[None] == images[:, None]).flatten(2).all(2)
+            answers = here.float().argmax(1)
+            logits = F.one_hot(data.labels[answers], 10).float()
+            return images, torch.where((answers < 6)[:, None], logits, -logits)
+
+    assert training.accuracy(Oracle(), data) == 75
+
+
+# --- the pipeline -------------------------------------------------------------------------------
+
+
+def test_settings_are_valid_and_mistakes_are_one_line(tmp_path):
+    chosen = settings.load(TABLE / "params.yaml")
+    assert set(chosen.scales) == {"resnet20_to_8", "resnet50_to_18"} and len(chosen.seeds) >= 3
+    raw = yaml.safe_load((TABLE / "params.yaml").read_text())
+    path = tmp_path / "params.yaml"
+    for change, message in (
+        ({"scale": "huge"}, "scale is 'huge', which is none of resnet20_to_8"),
+        ({"methods": ["alone", "x"]}, "methods: 'x' is none of the settings: alone, factor_1"),
+        ({"seeds": [1, 1]}, r"seeds: got \[1, 1\]; each must be another"),
+        ({"paraphraser": {"rate": 0.5, "p": 3}}, "paraphraser.p: got 3; input should be 1 or 2"),
+        ({"seedz": 1}, "seedz: unknown key; did you mean seed"),
+    ):
+        path.write_text(yaml.safe_dump(raw | change))
+        with pytest.raises(KTError, match=message) as caught:
+            settings.load(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_a_stage_imports_is_among_its_deps(name):
+    stage = STAGES[name]
+    assert stage["wdir"] == "../.."  # the repository's root
+    cell = "/".join(f"${{item.{key}}}" for key in stage.get("matrix", {}))
+    command = f"factor_transfer.{name} {cell}".rstrip()
+    test_stages.test_what_a_stage_imports_is_among_its_deps(command, stage)
+
+
+TINY = {"teacher": "resnet8", "student": "resnet8"}
+METHODS = ("alone", "logits", "factor_500")
+DATA = settings.DATA / "tiny"
+
+
+@pytest.fixture(scope="module")
+def _compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A handful of random images, and every network trained on them for a few epochs."""
+    project = Project(tmp_path_factory.mktemp("compared")).fill()
+    chosen = yaml.safe_load((TABLE / "params.yaml").read_text())
+    schedule = {"epochs": 8, "lr": 0.05}
+    networks = {part: schedule | {"network": name} for part, name in TINY.items()}
+    chosen |= {"scale": "tiny", "scales": {"tiny": {**networks, "paraphraser": schedule}}}
+    chosen |= {"seeds": [1, 2], "methods": list(METHODS)}
+    chosen["training"]["batch_size"] = 16
+    (project.folder / settings.TABLE).mkdir(parents=True)
+    (project.folder / settings.TABLE / "params.yaml").write_text(yaml.safe_dump(chosen))
+    tensors = {}
+    for split, count in (("train", 40), ("test", 20)):
+        images = colour_images(count)
+        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
+    pairs.save(project.folder / settings.IMAGES, tensors, {"source": "JPEG"})
+    project.succeed(
+        "factor_transfer.teacher",
+        "factor_transfer.paraphraser",
+        *(f"factor_transfer.student {method}" for method in METHODS),
+        "factor_transfer.summary",
+        KT_WORKERS="1",
+    )
+    return project.folder
+
+
+@pytest.fixture
+def compared(_compared: Path, tmp_path: Path) -> Project:
+    """A project in which all was run: a copy, free to be changed."""
+    shutil.copytree(_compared, tmp_path, dirs_exist_ok=True)
+    return Project(tmp_path)
+
+
+def test_the_pipeline_compares_all_methods(compared):
+    results = compared.folder / settings.TABLE / "results" / "tiny"
+    summary = json.loads((results / "summary.json").read_text())
+    assert summary["factor_500"]["gain"]["n"] == 2 and "gain" not in summary["alone"]
+    table = (results / "summary.md").read_text()
+    assert "| Factor Transfer, β = 500 (the authors') (resnet8) | 75,290 |" in table
+    assert "JPEG copies" in table and (results / "loss.png").exists()
+    assert len((results / "loss.csv").read_text().splitlines()) == 1 + 3 * 2 * 8
+    assert not list((compared.folder / ".kt").iterdir())  # finished work leaves nothing behind
+
+    def epochs(cell: str) -> list[dict]:
+        return json.loads((compared.folder / DATA / cell / "training.json").read_text())["history"]
+
+    for record in epochs("students/factor_500/1"):
+        assert record["loss"] == pytest.approx(record["cross_entropy"] + 500 * record["factor"])
+    assert all(r["loss"] == r["cross_entropy"] for r in epochs("students/alone/1"))
+    rebuilt = [record["loss"] for record in epochs("paraphraser")]
+    assert rebuilt[-1] < rebuilt[0]
+
+
+def test_a_students_file_holds_the_student_alone(compared):
+    for method in METHODS:
+        file = compared.folder / DATA / "students" / method / "1" / "weights.safetensors"
+        assert set(pairs.load(file)) == set(NETWORKS["resnet8"]().state_dict())
+
+
+def test_killed_students_go_on_to_the_same_bytes_and_leave_their_teacher_as_it_was(compared):
+    students = str(DATA / "students" / "factor_500")
+    known = [str(DATA / name) for name in ("teacher", "paraphraser")]
+    before, whole = compared.files(*known), compared.files(students)
+    shutil.rmtree(compared.folder / students)
+    process = compared.start("factor_transfer.student", "factor_500", KT_WORKERS="2")
+    wait_for(lambda: list(compared.folder.glob(".kt/factor-*/*.pt")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(compared.folder.glob(".kt/factor-*/*.pt"))
+    compared.succeed("factor_transfer.student factor_500", KT_WORKERS="2")
+    for seed in (1, 2):
+        name = f"{students}/{seed}/weights.safetensors"
+        assert compared.files(students)[name] == whole[name]
+    assert compared.files(*known) == before
+
+
+def test_cifar_from_files(data_root, tmp_path, monkeypatch):
+    """A hundredth of the images: decoding all takes a while."""
+    if not (data_root / cifar.ARCHIVE).exists():
+        pytest.skip(f"needs {cifar.ARCHIVE} in KT_DATA_ROOT")
+    (tmp_path / cifar.ARCHIVE).parent.mkdir()
+    with (
+        tarfile.open(data_root / cifar.ARCHIVE) as whole,
+        tarfile.open(tmp_path / cifar.ARCHIVE, "w:gz") as part,
+    ):
+        for member in whole:
+            if member.name.endswith("00.jpg"):
+                part.addfile(member, whole.extractfile(member))
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
+    monkeypatch.setattr(cifar, "SIZES", (500, 100))
+    train, test, _ = cifar.load(tmp_path)
+    assert train.images.shape == (500, 3, 32, 32) and test.images.shape == (100, 3, 32, 32)
+    assert train.labels.bincount().tolist() == [50] * 10
+    assert test.labels.bincount().tolist() == [10] * 10
+    normalised = cifar.pixels(train.images)
+    assert normalised.mean((0, 2, 3)).abs().max() < 0.1
+    assert (normalised.std((0, 2, 3)) - 1).abs().max() < 0.1
