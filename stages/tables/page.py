@@ -51,8 +51,8 @@ REMARKS = {
     "table6": f"Agrees in sign: translation is better than random initialisation. {WHY}",
     "figure4": (
         "Agrees: the MLP's training loss is the lowest. On pairs that they did not see, which the "
-        "paper does not show, none does better than always answering with the mean small block: "
-        f"what falls is memory. {WHY}"
+        "paper does not show, none is ever notably better than always answering with the mean "
+        f"small block, and all end worse: what falls is memory. {WHY}"
     ),
     "figure5": (
         "The identity block would pass on what the former block made; this translation hardly "
