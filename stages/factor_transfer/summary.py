@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from kt.blocks import parameter_count
 from kt.cifar.networks import NETWORKS
 from kt.compress.factor_transfer import FactorTranslator, Paraphraser
 from kt.ensemble import Compute
@@ -80,7 +81,7 @@ def as_table(
     rows = [
         {
             "network": f"teacher ({active.teacher.network})",
-            "parameters": f"{parameters(active.teacher.network):,}",
+            "parameters": f"{parameter_count(NETWORKS[active.teacher.network]()):,}",
             "accuracy": f"{teacher['accuracy']:.2f}",
             "gain, points": "",
             "n": 1,
@@ -94,7 +95,7 @@ def as_table(
         rows.append(
             {
                 "network": f"{chosen.settings[method].label} ({active.student.network})",
-                "parameters": f"{parameters(active.student.network):,}",
+                "parameters": f"{parameter_count(NETWORKS[active.student.network]()):,}",
                 "accuracy": spread(found["accuracy"]),
                 "gain, points": spread(found["gain"], "+") if "gain" in found else "",
                 "n": len(runs),
@@ -111,11 +112,6 @@ def spread(result: dict, sign: str = "") -> str:
     return f"{result['mean']:{sign}.2f}{interval}"
 
 
-def parameters(network: str) -> int:
-    """Of a network, counted."""
-    return sum(parameter.numel() for parameter in NETWORKS[network]().parameters())
-
-
 def caption(chosen: Settings) -> str:
     """What was done, in words."""
     active, training = chosen.active, chosen.training
@@ -123,7 +119,7 @@ def caption(chosen: Settings) -> str:
     widths = (network.head.in_features for network in networks)
     paraphraser = Paraphraser(next(widths), chosen.paraphraser.rate)
     translator = FactorTranslator(next(widths), paraphraser.factor_channels)
-    aside = sum(p.numel() for p in [*paraphraser.parameters(), *translator.parameters()])
+    aside = parameter_count(paraphraser) + parameter_count(translator)
     words = (
         f"Scale `{chosen.scale}`: CIFAR-10, accuracy in percent on its 10,000 test images after "
         f"the last epoch (teacher {active.teacher.epochs}, paraphraser "
