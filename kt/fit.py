@@ -1,8 +1,6 @@
 """The translator's training loop: deterministic, checkpointed, resumable (Section 4.2)."""
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt import seeds
+from kt import checkpoint, distributed, seeds
 from kt.objectives import BehaviourObjective, WeightObjective
 
 Weights = dict[str, Tensor]
@@ -90,26 +88,34 @@ def fit(
     training: Training,
     evaluate: Callable[[nn.Module], Record],
     select_by: str,
-    checkpoint: Path,
+    kept: Path,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> Fitted:
     """Train `model` in place on an objective.
 
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
-    with the same `checkpoint` ends with the same weights as one that was not.
+    with the same file `kept` ends with the same weights as one that was not.
+
+    In several processes (`kt.distributed`) all call this with the same arguments and get the same;
+    the first one alone evaluates and writes. Their number changes losses by rounding only, but for
+    what is drawn for single samples: masks, noise and dropout.
 
     Args:
         objective: what to learn, and the samples to learn from.
         evaluate: measures the model; called in evaluation mode after every `evaluate_every` epochs.
         select_by: key of the evaluation that decides the best epoch; the earliest of equals wins.
-        checkpoint: file that keeps the state; not deleted at the end.
+        kept: the checkpoint; not deleted at the end.
         on_epoch: called with every epoch's record, also with those read from the checkpoint.
     """
     device = next(model.parameters()).device
     count = len(objective)
     optimizer = training.make_optimizer(model)
-    fitted = Fitted([], {}, {})
-    _resume(checkpoint, model, optimizer, fitted)
+    parts = {"model": model, "optimizer": optimizer}
+    state = distributed.from_first(lambda: checkpoint.load(kept))
+    fitted = Fitted(
+        **({"history": [], "best": {}, "weights": {}} | checkpoint.restore(state, parts))
+    )
+    model.load_state_dict(distributed.from_first(lambda: _weights(model)))
     for record in fitted.history:
         on_epoch(record)
 
@@ -119,12 +125,17 @@ def fit(
             group["lr"] = training.learning_rate(epoch)
         torch.manual_seed(seeds.derive(training.seed, "translator", "epoch", epoch))
         order = torch.randperm(count)
+        if distributed.rank() and isinstance(objective, WeightObjective):
+            # Masks, noise and dropout of its own; networks are shown the same images everywhere.
+            torch.manual_seed(seeds.derive(training.seed, "epoch", epoch, distributed.rank()))
         model.train()
         total = torch.zeros((), device=device)
         started = time.perf_counter()
         for index in order.split(training.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            total += objective.backward(model, index, epoch) * len(index)
+            own, weight = distributed.share(index)
+            loss = objective.backward(model, own, epoch)
+            total += distributed.average(loss, model, weight) * len(index)
             if training.clip_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
             optimizer.step()
@@ -136,42 +147,18 @@ def fit(
         }
         if training.evaluates(epoch):
             model.eval()
-            record |= evaluate(model)
+            record |= distributed.from_first(lambda: evaluate(model))
             if not fitted.best or record[select_by] > fitted.best[select_by]:
                 fitted.best = record
-                fitted.weights = {
-                    k: v.detach().cpu().clone() for k, v in model.state_dict().items()
-                }
+                fitted.weights = _weights(model)
         fitted.history.append(record)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == training.epochs:
-            _save(checkpoint, model, optimizer, fitted)
+        due = time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == training.epochs
+        if due and distributed.rank() == 0:
+            checkpoint.save(kept, parts, **vars(fitted))
             saved = time.monotonic()
         on_epoch(record)
     return fitted
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fitted: Fitted) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": fitted.history,
-        "best": fitted.best,
-        "weights": fitted.weights,
-    }
-    buffer = io.BytesIO()  # torch.save tells of a full disk by no error of the system's
-    torch.save(state, buffer)
-    partial.write_bytes(buffer.getbuffer())
-    partial.replace(path)
-
-
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fitted: Fitted) -> None:
-    """Take up the checkpoint if there is a readable one; a damaged one is as good as none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
-        return
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    fitted.history, fitted.best, fitted.weights = state["history"], state["best"], state["weights"]
+def _weights(model: nn.Module) -> Weights:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -12,6 +12,8 @@ from torch import Tensor
 matplotlib.use("Agg")
 
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7F7F7F", "#CC79A7"
+SHADES = (BLUE, ORANGE, GREEN, PURPLE)
+"""Of kinds in one chart, in this order."""
 LABELS = {
     "random_initialisation": "random initialisation",
     "random_replacement": "random replacement",

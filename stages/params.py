@@ -266,7 +266,7 @@ class Params(Strict):
         try:
             return TypeAdapter(schema).validate_python(self.tables[name], strict=True)
         except ValidationError as error:
-            raise KTError(f"params.yaml: {_explain(error, schema, ('tables', name))}") from None
+            raise KTError(f"params.yaml: {explain(error, schema, ('tables', name))}") from None
 
     def changed(self, change: Change, key: str) -> "Params":
         """These parameters with some replaced, checked like a file's.
@@ -284,7 +284,7 @@ class Params(Strict):
         try:
             return Params.model_validate(merged)
         except ValidationError as error:
-            raise KTError(f"params.yaml: {key}: {_explain(error, Params)}") from None
+            raise KTError(f"params.yaml: {key}: {explain(error, Params)}") from None
 
     @property
     def schedule(self) -> Schedule:
@@ -315,7 +315,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise KTError(f"{path}: {_explain(error, Params)}") from None
+        raise KTError(f"{path}: {explain(error, Params)}") from None
 
 
 def _merged(base: dict, change: dict) -> dict:
@@ -328,7 +328,7 @@ def _merged(base: dict, change: dict) -> dict:
     return base | change | nested
 
 
-def _explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
+def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
     """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
     error = failure.errors()[0]
     key = ".".join(str(step) for step in (*place, *error["loc"]))

@@ -22,6 +22,11 @@ from stages import params
 
 SCRATCH = Path(".kt")
 USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+RAY = {
+    "ray": "generate networks on the Ray cluster with this address; auto: the one started here",
+    "ray_cpus": "CPU threads of each of its tasks; 1",
+    "ray_gpus": "share of a GPU that each of its tasks takes; 0",
+}
 ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
@@ -32,16 +37,21 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     of a grid that the command line asks for.
 
     How fast it runs is set by flags or the environment, never by `params.yaml`: --device
-    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE).
+    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE), and those of RAY.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
     parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
     parser.add_argument("--engine", help="auto, cpu (compiled), cuda or torch [KT_ENGINE; auto]")
+    for name, words in RAY.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{words} [KT_{name.upper()}]")
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
+    for name in RAY:  # where networks are generated they are looked up (`stages.generation`)
+        if (value := getattr(flags, name)) is not None:
+            os.environ[f"KT_{name.upper()}"] = value
     try:
         main(params.load(), _compute(flags), *([flags.cell] if cell is not None else []))
     except KTError as error:
@@ -135,6 +145,19 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table of plot data."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
+
+
+def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
+    """Write a table for readers: a paragraph, then the table as Markdown."""
+    lines = [
+        caption,
+        "",
+        f"| {' | '.join(table.columns)} |",
+        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def write_json(path: Path, content: dict) -> None:

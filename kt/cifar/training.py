@@ -1,8 +1,6 @@
 """Training of networks on colour images: SGD, mixed precision, resumable."""
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kt import checkpoint
 from kt.cifar.images import augmented_batches, pixels
 from kt.cifar.networks import Classifier
 from kt.data import ImageSet
@@ -58,20 +57,20 @@ def train(
     losses: Callable[[Tensor, Tensor], Losses],
     data: ImageSet,
     training: Training,
-    checkpoint: Path,
+    kept: Path,
     progress: Callable[[int, bool], None] = lambda images, done_before: None,
 ) -> list[Record]:
     """Train all of `learner` in place; the last epoch's weights are the result.
 
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
-    with the same `checkpoint` ends with the same weights as one that was not.
+    with the same file `kept` ends with the same weights as one that was not.
 
     Args:
         learner: on the device of `data`.
         losses: of images (B, 3, 32, 32) and labels (B,): scalars by name, of which "loss" is made
             small and the others are recorded.
         data: at least one batch of images.
-        checkpoint: file that keeps the state after every epoch; not deleted at the end.
+        kept: the checkpoint, written after every epoch; not deleted at the end.
         progress: called with (images passed, whether that was found done already).
 
     Returns:
@@ -91,7 +90,7 @@ def train(
         optimizer, lambda step: training.learning_rate((step + 0.5) / steps)
     )
     parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
-    history = _resume(checkpoint, parts)
+    history = checkpoint.restore(checkpoint.load(kept), parts).get("history", [])
     progress(len(history) * batches * training.batch_size, True)
     reduced = training.precision == "bfloat16"
     for epoch in range(len(history), training.epochs):
@@ -110,7 +109,7 @@ def train(
         record = {name: total.item() / batches for name, total in sums.items()}
         record = {"epoch": epoch + 1, **record, "seconds": time.perf_counter() - started}
         history.append(record)
-        _save(checkpoint, parts, history)
+        checkpoint.save(kept, parts, history=history)
     return history
 
 
@@ -130,23 +129,3 @@ def accuracy(network: Classifier, data: ImageSet) -> float:
 def frozen(module: nn.Module) -> nn.Module:
     """The module, set to evaluation, its weights no longer to be trained."""
     return module.eval().requires_grad_(False)
-
-
-def _save(path: Path, parts: dict, history: list[Record]) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    buffer = io.BytesIO()  # torch.save tells of a full disk by no error of the system's
-    torch.save(state | {"history": history}, buffer)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(buffer.getbuffer())
-    partial.replace(path)
-
-
-def _resume(path: Path, parts: dict) -> list[Record]:
-    """Take up the checkpoint if there is a readable one; a damaged one is as good as none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
-        return []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["history"]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from kt.cifar.networks import NETWORKS
 from kt.cifar.training import Training
 from kt.errors import KTError
-from stages.params import Count, Fraction, NotNegative, Positive, Strict, _explain
+from stages.params import Count, Fraction, NotNegative, Positive, Strict, explain
 
 TABLE = Path("tables/factor_transfer")
 DATA = Path("data/factor_transfer")
@@ -122,4 +122,4 @@ def load(path: Path = TABLE / "params.yaml") -> Settings:
     except yaml.YAMLError as error:
         raise KTError(f"{path}: not valid YAML ({getattr(error, 'problem', error)})") from None
     except ValidationError as error:
-        raise KTError(f"{path}: {_explain(error, Settings)}") from None
+        raise KTError(f"{path}: {explain(error, Settings)}") from None

@@ -17,7 +17,6 @@ from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings
 from stages.params import Params
 
-SHADES = (figures.GREY, figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE)
 PUBLISHED = (
     "A toolbox's published figures for this pair are 94.86 with Factor Transfer, 94.82 alone and "
     "95.55 for the teacher; its factor loss is weighted 1 where the authors used 500."
@@ -38,7 +37,7 @@ def main(params: Params, compute: Compute) -> None:
     runtime.write_json(folder / "summary.json", metrics)
     table = as_table(chosen, teacher, students, results)
     runtime.write_csv(folder / "summary.csv", table)
-    (folder / "summary.md").write_text(caption(chosen) + "\n\n" + markdown(table))
+    runtime.write_markdown(folder / "summary.md", caption(chosen), table)
     curves = pd.DataFrame(
         {
             "method": method,
@@ -137,15 +136,6 @@ def caption(chosen: Settings) -> str:
     return f"{words} {PUBLISHED}" if chosen.scale == "resnet50_to_18" else words
 
 
-def markdown(table: pd.DataFrame) -> str:
-    lines = [
-        f"| {' | '.join(table.columns)} |",
-        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
-        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def loss_curves(curves: pd.DataFrame, teacher: list[dict], labels: dict[str, str]) -> Figure:
     """Cross-entropy with the labels on training images, over epochs: of all seeds, and their mean.
 
@@ -159,7 +149,8 @@ def loss_curves(curves: pd.DataFrame, teacher: list[dict], labels: dict[str, str
     epochs = [record["epoch"] for record in teacher]
     losses = [record["loss"] for record in teacher]
     ax.plot(epochs, losses, color="black", linestyle=":", label="teacher")
-    for (method, label), shade in zip(labels.items(), SHADES, strict=False):
+    shades = (figures.GREY, *figures.SHADES)
+    for (method, label), shade in zip(labels.items(), shades, strict=False):
         own = curves[curves["method"] == method]
         by_epoch = own.pivot(index="epoch", columns="seed", values="cross_entropy")
         ax.plot(by_epoch.index, by_epoch, color=shade, linewidth=0.6, alpha=0.5)

@@ -5,11 +5,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages import figures
+from stages.figures import GREY, SHADES
 from stages.params import Params
 from stages.tables import output
 
-SHADES = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE)
 MARKERS = "osD^"
 LINES = ("-", "--", ":", "-.")
 
@@ -89,7 +88,7 @@ def histograms(found: dict[str, pd.Series]) -> Figure:
     ax = figure.subplots()
     bins = [5 * i for i in range(21)]
     (first, values), *others = found.items()
-    ax.hist(values, bins, color=figures.GREY, alpha=0.6, label=first)
+    ax.hist(values, bins, color=GREY, alpha=0.6, label=first)
     for (name, accuracies), shade, line in zip(others, SHADES, LINES, strict=False):
         style = {"color": shade, "linewidth": 2, "linestyle": line}
         ax.hist(accuracies, bins, histtype="step", label=name, **style)

@@ -18,17 +18,12 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
 
     Args:
         metrics: nested numbers by readable names, for `dvc metrics diff`.
-        table: what a reader sees; numbers are formatted already in the Markdown page.
+        table: what a reader sees; its numbers are formatted already.
     """
     folder = TABLES / params.scale
     runtime.write_json(folder / f"{name}.json", metrics)
     runtime.write_csv(folder / f"{name}.csv", table)
-    lines = [
-        f"| {' | '.join(table.columns)} |",
-        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
-        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
-    ]
-    (folder / f"{name}.md").write_text("\n".join([caption, "", *lines]) + "\n")
+    runtime.write_markdown(folder / f"{name}.md", caption, table)
 
 
 def spread(summary: dict) -> str:
