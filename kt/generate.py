@@ -4,8 +4,9 @@ A part is a few networks that share one image stream. Everything a part draws is
 seed, the split and its index, so the result is the same whoever computes which part when.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kt import ensemble, pairs, seeds
@@ -13,6 +14,9 @@ from kt.data import ImageSet
 from kt.ensemble import Compute, Progress, Recipe
 from kt.errors import KTError
 from kt.pairs import Weights
+
+Executor = Callable[[Callable[[int], Weights], Sequence[int]], Iterator[tuple[int, Weights]]]
+"""Computes parts anywhere, in any order: of a function and indices, (index, part) as they come."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,14 @@ class Plan:
         start = part * self.networks_per_stream
         return range(start, min(start + self.networks_per_stream, self.count))
 
-    def images(self, data: ImageSet) -> int:
-        """How many images pass through networks in all: the unit of progress."""
-        trained = self.count + (0 if self.target is None else self.stored)
+    def images(self, data: ImageSet, networks: Weights | None = None) -> int:
+        """How many images pass through networks in all: the unit of progress.
+
+        Args:
+            networks: those that are trained already, as for `compute_part`.
+        """
+        trained = self.count if networks is None else 0
+        trained += 0 if self.target is None else self.stored
         return trained * self.recipe.epochs * len(data)
 
 
@@ -74,12 +83,15 @@ def compute_part(
     data: ImageSet,
     compute: Compute,
     large: Weights | None = None,
+    networks: Weights | None = None,
     progress: Progress | None = None,
 ) -> Weights:
     """Train the networks of one part: stacked `former.*`, `large.*`, `latter.*` and `small.*`.
 
     Args:
         large: all of the plan's large blocks, (count, ...), to freeze in place of trained ones.
+        networks: all that the plan stores, stacked `former.*`, `large.*` and `latter.*`, if they
+            are trained already: of a plan without checkpoints only small blocks are missing then.
 
     Returns:
         {name: ((1 + C) * n, ...)}: the part's n networks, then their C checkpoints, latest first.
@@ -92,29 +104,33 @@ def compute_part(
         return shared_initial_seed(plan.seed) if plan.shared_init else seed("small block", *keys)
 
     indices = plan.networks(index)
-    frozen = None
-    if large is not None:
-        frozen = {name: tensor[indices.start : indices.stop] for name, tensor in large.items()}
-    networks = ensemble.train_networks(
-        data,
-        [seed("network", i) for i in indices],
-        seed("stream", index, "step 1"),
-        plan.recipe,
-        compute,
-        frozen,
-        progress,
-        plan.checkpoints,
-    )
-    result = {
-        name.replace("block.", "large.") if name.startswith("block.") else name: tensor
-        for name, tensor in networks.items()
-    }
+
+    def of_part(weights: Weights) -> Weights:
+        return {name: tensor[indices.start : indices.stop] for name, tensor in weights.items()}
+
+    if networks is not None:
+        result = of_part(networks)
+    else:
+        trained = ensemble.train_networks(
+            data,
+            [seed("network", i) for i in indices],
+            seed("stream", index, "step 1"),
+            plan.recipe,
+            compute,
+            None if large is None else of_part(large),
+            progress,
+            plan.checkpoints,
+        )
+        result = {
+            name.replace("block.", "large.") if name.startswith("block.") else name: tensor
+            for name, tensor in trained.items()
+        }
     if plan.target is not None:
         moments = [(), *((epoch,) for epoch in reversed(plan.checkpoints))]
         small = ensemble.train_blocks(
             plan.target,
             data,
-            networks,
+            result,
             [small_seed(i, *moment) for moment in moments for i in indices],
             seed("stream", index, "step 2"),
             plan.recipe,
@@ -131,22 +147,38 @@ def run(
     scratch: Path,
     compute: Compute,
     large: Weights | None = None,
-    progress: Callable[[int, bool], None] | None = None,
+    networks: Weights | None = None,
+    progress: Callable[[int, bool], None] = lambda images, done_before: None,
+    executor: Executor | None = None,
 ) -> Iterator[Weights]:
     """Compute the missing parts into `scratch`, then yield all networks in the store's order.
 
     Args:
         scratch: keeps finished parts; a later call with the same plan goes on from there.
+        compute: what `executor` computes a part on.
+        large, networks: as for `compute_part`.
         progress: called with (images passed, whether they were found done already).
+        executor: computes the parts (`kt.cluster`); None: this process does, one after another.
     """
+    whole = plan.images(data, networks)
+    missing = []
     for index in plan.parts:
-        path = _part_file(scratch, plan, index)
-        if _complete(path, len(plan.networks(index)) * (1 + len(plan.checkpoints))):
-            if progress is not None:
-                progress(plan.images(data) * len(plan.networks(index)) // plan.count, True)
-            continue
-        tick = None if progress is None else (lambda images: progress(images, False))
-        pairs.save(path, compute_part(plan, index, data, compute, large, tick))
+        count = len(plan.networks(index))
+        if _complete(_part_file(scratch, plan, index), count * (1 + len(plan.checkpoints))):
+            progress(whole * count // plan.count, True)
+        else:
+            missing.append(index)
+    given = {"data": data, "compute": compute, "large": large, "networks": networks}
+    work = partial(compute_part, plan, **given)
+    if executor is None:
+        tick = partial(progress, done_before=False)
+        computed = ((index, work(index, progress=tick)) for index in missing)
+    else:
+        computed = executor(work, missing)
+    for index, part in computed:
+        pairs.save(_part_file(scratch, plan, index), part)
+        if executor is not None:
+            progress(whole * len(plan.networks(index)) // plan.count, False)
     for moment in range(1 + len(plan.checkpoints)):
         for index in plan.parts:
             count = len(plan.networks(index))

@@ -1,12 +1,19 @@
-"""Generate a store of networks with a progress bar, resumable: what the generate stages share."""
+"""Generate a store of networks with a progress bar, resumable: what the generate stages share.
+
+Where KT_RAY (--ray) gives the address of a Ray cluster, its nodes train the networks; KT_RAY_CPUS
+and KT_RAY_GPUS say what each of its tasks takes.
+"""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from kt import generate, pairs
+from kt.cluster import Cluster
 from kt.data import ImageSet
 from kt.ensemble import Compute, Recipe
+from kt.errors import KTError
 from kt.generate import Plan
 from kt.pairs import Weights
 from stages import runtime
@@ -48,38 +55,75 @@ def make_store(
     data: ImageSet,
     folder: Path | None = None,
     large: Weights | None = None,
+    networks: Weights | None = None,
 ) -> None:
     """Train a plan's networks on `data` into a folder, data/pairs/<split> if none is given.
 
     Args:
         large: large blocks to freeze in the networks instead of training their own.
+        networks: those of the plan, if they are trained already and lack small blocks only.
     """
-    inputs = runtime.fingerprint(data.images, data.labels, *(large or {}).values())
+    cluster = cluster_of_environment()
+    if cluster is not None:
+        compute = cluster.compute(compute)
+    given = (large or {}) | (networks or {})
+    inputs = runtime.fingerprint(data.images, data.labels, *given.values())
     engines = [compute.engine_for(kind).__name__ for kind in ("large", plan.target or "large")]
     title = f"{plan.split}: {plan.count} networks"
     with (
         runtime.scratch("generate", dataclasses.asdict(plan), inputs, engines) as kept,
-        runtime.progress_bar(plan.images(data), title, "image") as bar,
+        runtime.progress_bar(plan.images(data, networks), title, "image") as bar,
     ):
 
         def show(images: int, done_before: bool) -> None:
             if done_before:
                 bar.initial += images  # not counted into the rate
+            elif (rate := bar.format_dict["rate"]) is not None:
+                bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
             bar.update(images)
 
-        parts = generate.run(plan, data, kept, compute, large, show)
+        parts = generate.run(plan, data, kept, compute, large, networks, show, cluster)
         pairs.write(
             folder or PAIRS / plan.split, parts, plan.stored, {"plan": dataclasses.asdict(plan)}
         )
 
 
-def make_training_store(params: Params, compute: Compute, folder: Path) -> None:
-    """Train the networks that a translator learns from into a folder."""
-    networks = plan(
+def cluster_of_environment() -> Cluster | None:
+    """The Ray cluster that the environment names, if it does.
+
+    Raises:
+        KTError: what a task is to take is no such number.
+    """
+
+    def number(name: str, kind: type, lowest: float, default: str) -> float:
+        value = os.environ.get(name) or default
+        try:
+            if (found := kind(value)) >= lowest:
+                return found
+        except ValueError:
+            pass
+        flag = name.removeprefix("KT_").lower().replace("_", "-")
+        raise KTError(f"--{flag} ({name}): got {value!r}; accepts a number >= {lowest}")
+
+    if not (address := os.environ.get("KT_RAY")):
+        return None
+    cpus = number("KT_RAY_CPUS", int, 1, "1")
+    return Cluster(address, cpus, number("KT_RAY_GPUS", float, 0, "0"))
+
+
+def make_training_store(
+    params: Params, compute: Compute, folder: Path, networks: Weights | None = None
+) -> None:
+    """Train the networks that a translator learns from into a folder.
+
+    Args:
+        networks: as for `make_store`.
+    """
+    chosen = plan(
         params,
         "train",
         params.active.networks.train,
         params.generate.small_blocks,
         params.generate.checkpoints,
     )
-    make_store(networks, compute, image_set("main", "train"), folder)
+    make_store(chosen, compute, image_set("main", "train"), folder, networks=networks)

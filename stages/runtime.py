@@ -52,8 +52,14 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     for name in RAY:  # where networks are generated they are looked up (`stages.generation`)
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
+    named = [flags.cell] if cell is not None else []
+    one_line(lambda: main(params.load(), _compute(flags), *named))
+
+
+def one_line(work: Callable[[], object]) -> None:
+    """Do some work; a user's mistake, a full disk or an interruption ends it in one line."""
     try:
-        main(params.load(), _compute(flags), *([flags.cell] if cell is not None else []))
+        work()
     except KTError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -125,11 +131,16 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def progress_bar(total: int, description: str, unit: str) -> tqdm:
+def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
     """A progress bar with rate and time left; on a log file, a line now and then."""
-    interval = 0.2 if sys.stderr.isatty() else 10
     return tqdm(
-        total=total, desc=description, unit=unit, unit_scale=True, mininterval=interval, leave=True
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        leave=True,
+        disable=not shown,
     )
 
 

@@ -1,7 +1,10 @@
-"""Train the translator; choose its epoch on selection networks; report it on test networks."""
+"""Train the translator; choose its epoch on selection networks; report it on test networks.
+
+In several processes, of several machines too, where KT_TORCHRUN holds torchrun's options.
+"""
 
 from kt.ensemble import Compute
-from stages import runtime
+from stages import torchrun
 from stages.inputs import RESULTS
 from stages.params import Params
 from stages.translation import train
@@ -12,4 +15,4 @@ def main(params: Params, compute: Compute) -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main, __doc__)
+    torchrun.run(main, __doc__)

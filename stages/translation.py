@@ -12,7 +12,7 @@ import torch
 from dvclive import Live
 from torch import Tensor
 
-from kt import ensemble, generate, losses, seeds, symmetry, translator
+from kt import distributed, ensemble, generate, losses, seeds, symmetry, translator
 from kt.blocks import initial_weights
 from kt.ensemble import Compute
 from kt.errors import KTError
@@ -85,10 +85,11 @@ def train(
 
     key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
+    first = distributed.rank() == 0  # the only process that writes and shows anything
     with (
-        runtime.scratch("translator", *key) as kept,
-        runtime.progress_bar(training.epochs, "translator", "epoch") as bar,
-        _live(out) as live,
+        runtime.scratch("translator", *key) if first else contextlib.nullcontext(Path()) as kept,
+        runtime.progress_bar(training.epochs, "translator", "epoch", first) as bar,
+        _live(out if first else None) as live,
     ):
 
         def show(record: Record) -> None:
@@ -102,8 +103,11 @@ def train(
         checkpoint = kept / "checkpoint.pt"
         fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
         model.load_state_dict(fitted.weights)
-        accuracies = (subjects.translated(model, compute) for subjects in (selection, test))
-        trained = Trained(model.eval(), fitted, *accuracies)
+        model.eval()
+        accuracies = distributed.from_first(
+            lambda: [subjects.translated(model, compute) for subjects in (selection, test)]
+        )
+        trained = Trained(model, fitted, *accuracies)
         if live is not None:  # before the checkpoint is deleted
             _write(trained, live, out)
     return trained

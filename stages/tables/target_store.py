@@ -1,4 +1,4 @@
-"""Training pairs whose small blocks are MLPs, or attention (Table 6)."""
+"""Pairs whose small blocks are MLPs, or attention, in generate_train's networks (Table 6)."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.ensemble import Compute
+from kt.pairs import Pairs
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS
@@ -45,7 +46,10 @@ def change(params: Params, target: str) -> Change:
 
 def main(params: Params, compute: Compute, target: str) -> None:
     changed = params.changed(change(params, target), f"tables.{TABLE}")
-    make_training_store(changed, compute, PAIRS / STORES / target)
+    count, known = changed.active.networks.train, None
+    if count <= params.active.networks.train and not params.generate.checkpoints:
+        known = Pairs(PAIRS / "train").read("former", "large", "latter", first=count)
+    make_training_store(changed, compute, PAIRS / STORES / target, known)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""Parts of a plan computed on the nodes of a Ray cluster; Ray is an optional requirement."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import kt
+from kt.ensemble import Compute, cpu_engine
+from kt.errors import KTError
+from kt.pairs import Weights
+
+AHEAD = 2
+"""Tasks submitted for each that can run at once: nodes never wait, and nothing piles up."""
+GPU_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An executor of `kt.generate.run`: a part is a task, computed anew if its worker is lost.
+
+    Attributes:
+        address: of the cluster's head, "host:port"; "auto" for the one started on this machine;
+            "local" for a new one, of this machine alone, that ends with this process.
+        cpus: CPU threads of a task.
+        gpus: GPUs that a task takes, 0.25 for four tasks on each; 0: it runs on CPUs.
+    """
+
+    address: str
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def compute(self, here: Compute) -> Compute:
+        """What a task computes on, if `here` is what this machine would.
+
+        All nodes take the engine that this machine takes, or none: engines differ by rounding.
+        """
+        if self.gpus:
+            return replace(here, device=torch.device("cuda"), workers=self.cpus, chunk=GPU_CHUNK)
+        here = replace(here, device=torch.device("cpu"), workers=self.cpus)
+        engine = "cpu" if here.engine_for("large") is cpu_engine else "torch"
+        return replace(here, engine=engine)
+
+    def __call__(
+        self, work: Callable[[int], Weights], indices: Sequence[int]
+    ) -> Iterator[tuple[int, Weights]]:
+        """Compute `work(index)` for all indices; yields (index, part) as they come.
+
+        Nodes may join and leave meanwhile. Their number limits what is under way and what lies in
+        the cluster's memory; this process holds a single part.
+
+        Raises:
+            KTError: Ray is not installed, the cluster cannot be reached or is lost, or the work
+                raised one.
+        """
+        ray = self._connected()
+        shared = ray.put(work)
+        compute = ray.remote(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=-1, scheduling_strategy="SPREAD"
+        )(_compute)
+        left, pending = list(reversed(indices)), {}
+        try:
+            while left or pending:
+                while left and len(pending) < AHEAD * self._slots(ray):
+                    index = left.pop()
+                    pending[compute.remote(shared, index)] = index
+                (done, *_), _ = ray.wait(list(pending))
+                part = ray.get(done)
+                yield pending.pop(done), part
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, KTError):
+                raise KTError(str(error.cause)) from None
+            raise
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise KTError(f"the Ray cluster {self.address} is lost ({reason}): run again") from None
+        finally:
+            for task in pending:
+                ray.cancel(task, force=True)
+
+    def _slots(self, ray: ModuleType) -> int:
+        """How many tasks the nodes can run at once; one at least: nodes may be on their way."""
+        there = ray.cluster_resources()
+        slots = there.get("CPU", 0) // self.cpus
+        if self.gpus:
+            slots = min(slots, there.get("GPU", 0) // self.gpus)
+        return max(1, int(slots))
+
+    def _connected(self) -> ModuleType:
+        """Ray, connected; all nodes get the `kt` of this process, whatever they have."""
+        try:
+            import ray
+        except ImportError:
+            raise KTError("Ray is missing: pip install -r requirements-ray.txt") from None
+        if not ray.is_initialized():
+            try:
+                ray.init(
+                    self.address,
+                    runtime_env={"py_modules": [str(Path(kt.__file__).parent)]},
+                    logging_level="warning",
+                )
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise KTError(f"no Ray cluster at {self.address!r} ({reason})") from None
+        return ray
+
+
+def _compute(work: Callable[[int], Weights], index: int) -> Weights:
+    return work(index)

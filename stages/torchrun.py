@@ -1,0 +1,43 @@
+"""A stage in several processes of one or more machines, as torchrun starts them.
+
+Where KT_TORCHRUN holds torchrun's options ("--nproc-per-node 4"), the stage starts itself anew
+under torchrun; started by torchrun, it joins the other processes.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import distributed
+
+from stages import params, runtime
+
+
+def run(main: Callable[..., None], description: str) -> None:
+    """`runtime.run` in every process; all call `main`.
+
+    Each process has a GPU of its own, or its share of the machine's CPU cores.
+    """
+    options = os.environ.get("KT_TORCHRUN")
+    if "LOCAL_RANK" not in os.environ:
+        if not options:
+            return runtime.run(main, description)
+        runtime.one_line(params.load)  # mistakes show once, before anything starts
+        command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(options)]
+        stage = sys.modules["__main__"].__spec__.name
+        os.execv(sys.executable, [*command, "-m", stage, *sys.argv[1:]])
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("KT_WORKERS", str(max(1, cores // here)))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        os.environ.setdefault("KT_DEVICE", f"cuda:{local}")
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend)
+    try:
+        runtime.run(main, description)
+    finally:
+        distributed.destroy_process_group()

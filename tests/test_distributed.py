@@ -1,0 +1,48 @@
+"""Training in two processes: the losses of one, whoever goes on from whose checkpoint."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from kt import distributed
+
+TWO = "--standalone --nproc-per-node 2"
+
+
+def losses(project):
+    return pd.read_csv(project.folder / "results/train/plots/metrics/loss.tsv", sep="\t")["loss"]
+
+
+@pytest.fixture(params=["merge", "mixer"])
+def kind(request, prepared):
+    prepared.params["model"]["kind"] = request.param
+    prepared.write_params()
+    return request.param
+
+
+def test_two_processes_learn_what_one_learns(prepared, kind):
+    prepared.succeed("train_translator")
+    alone = losses(prepared)
+    metrics = json.loads((prepared.folder / "results/train/metrics.json").read_text())
+    code, errors = prepared.run("train_translator", KT_TORCHRUN=TWO)
+    assert code == 0, errors
+    assert len(alone) > 1
+    torch.testing.assert_close(
+        torch.tensor(losses(prepared)), torch.tensor(alone), rtol=2e-3, atol=0
+    )
+    again = json.loads((prepared.folder / "results/train/metrics.json").read_text())
+    assert again["translation"] == pytest.approx(metrics["translation"], abs=2)
+
+
+def test_in_one_process_nothing_is_shared_or_changed():
+    index = torch.arange(5)
+    own, weight = distributed.share(index)
+    assert torch.equal(own, index) and weight == 1
+    model = torch.nn.Linear(2, 1)
+    model(torch.ones(3, 2)).sum().backward()
+    before = model.weight.grad.clone()
+    assert distributed.average(torch.tensor(2.0), model, 1.0) == 2
+    assert torch.equal(model.weight.grad, before)
+    assert distributed.from_first(lambda: 3) == 3
