@@ -171,8 +171,7 @@ def run(
     given = {"data": data, "compute": compute, "large": large, "networks": networks}
     work = partial(compute_part, plan, **given)
     if executor is None:
-        tick = partial(progress, done_before=False)
-        computed = ((index, work(index, progress=tick)) for index in missing)
+        computed = ((i, work(i, progress=lambda images: progress(images, False))) for i in missing)
     else:
         computed = executor(work, missing)
     for index, part in computed:
