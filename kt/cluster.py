@@ -1,5 +1,6 @@
 """Parts of a plan computed on the nodes of a Ray cluster; Ray is an optional requirement."""
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from kt.pairs import Weights
 AHEAD = 2
 """Tasks submitted for each that can run at once: nodes never wait, and nothing piles up."""
 GPU_CHUNK = 256
+SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,13 @@ class Cluster:
             raise KTError("Ray is missing: pip install -r requirements-ray.txt") from None
         if not ray.is_initialized():
             try:
+                _reach(self.address)  # Ray itself would try for minutes
                 ray.init(
                     self.address,
                     runtime_env={"py_modules": [str(Path(kt.__file__).parent)]},
                     logging_level="warning",
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise KTError(f"no Ray cluster at {self.address!r} ({reason})") from None
         return ray
@@ -109,3 +112,11 @@ class Cluster:
 
 def _compute(work: Callable[[int], Weights], index: int) -> Weights:
     return work(index)
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at "host:port", ValueError where that is no address."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()

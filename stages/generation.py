@@ -78,9 +78,10 @@ def make_store(
         def show(images: int, done_before: bool) -> None:
             if done_before:
                 bar.initial += images  # not counted into the rate
-            elif (rate := bar.format_dict["rate"]) is not None:
-                bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
             bar.update(images)
+            if not done_before:
+                rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
+                bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
 
         parts = generate.run(plan, data, kept, compute, large, networks, show, cluster)
         pairs.write(

@@ -1,0 +1,163 @@
+"""Generation on Ray: what it costs, what two workers gain, and whether kills change a byte.
+
+python -m benchmarks.cluster overhead   plain generation, and the same on a Ray cluster
+python -m benchmarks.cluster kills      workers, nodes and drivers killed at random moments
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.generate import load_images
+from benchmarks.nodes import Nodes
+from benchmarks.process import alone, seconds
+from kt import generate, pairs
+from kt.cluster import Cluster
+from kt.ensemble import Compute, Recipe
+from kt.generate import Plan
+from kt.pairs import Pairs
+
+KILLED = ("worker", "node", "driver")
+
+
+def planned(networks: int, epochs: int, per_stream: int) -> Plan:
+    return Plan("train", networks, per_stream, "conv", Recipe(epochs, 128, 0.1), seed=1)
+
+
+def store(plan: Plan, count: int, folder: Path, address: str | None, workers: int = 1) -> str:
+    """Generate a store, going on from what lies beside it; returns its checksum."""
+    torch.set_num_threads(1)
+    images, _ = load_images(count)
+    cluster = None if address is None else Cluster(address)
+    compute = Compute(workers=workers)
+    compute = compute if cluster is None else cluster.compute(compute)
+    scratch = folder.with_name(f"{folder.name}-parts")
+    run = generate.run(plan, images, scratch, compute, executor=cluster)
+    pairs.write(folder, run, plan.stored, {})
+    return Pairs(folder).checksum
+
+
+def timed(plan: Plan, count: int, folder: Path, address: str | None, workers: int) -> float:
+    """Seconds of a store, after a small one that starts workers and loads libraries."""
+    cores = os.sched_getaffinity(0)
+    if address is None and workers < len(cores):
+        os.sched_setaffinity(0, sorted(cores)[:workers])
+    warm = planned(8 * len(cores), 1, 1)
+    store(warm, 128, folder.with_name(f"{folder.name}-warm"), address, workers)
+    return seconds(lambda: store(plan, count, folder, address, workers))
+
+
+def overhead(options: argparse.Namespace) -> None:
+    """Time three ways to generate, each in a fresh process, best of a few turns."""
+    cores = len(os.sched_getaffinity(0))
+    plan = planned(options.networks, options.epochs, options.per_stream)
+    started = time.perf_counter()
+    nodes = Nodes(1, cores)
+    print(f"cluster started in {time.perf_counter() - started:.1f} s")
+    ways = {
+        "one worker on one core": (None, 1),
+        f"plain, {cores} workers": (None, cores),
+        f"Ray, {cores} workers": (nodes.address, cores),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    try:
+        for turn in range(options.turns):
+            for way, (address, workers) in ways.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    out = Path(folder) / "store"
+                    run, _ = alone(timed, plan, options.images, out, address, workers)
+                taken[way].append(run)
+                print(f"turn {turn + 1}: {way}: {run:.1f} s", flush=True)
+    finally:
+        nodes.stop()
+    one, plain, ray = (min(runs) for runs in taken.values())
+    print(f"{options.networks} networks, {options.epochs} epochs of {options.images} images a step")
+    print(f"Ray over plain: {100 * (ray / plain - 1):+.1f} %")
+    print(f"{cores} workers to one: plain {one / plain:.2f}, Ray {one / ray:.2f} times")
+
+
+def kills(options: argparse.Namespace) -> None:
+    """Kill something in every run; what comes must be the bytes of a run left alone."""
+    random.seed(options.seed)
+    plan = planned(options.networks, options.epochs, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        expected = store(plan, options.images, Path(folder) / "here", None)
+        whole = time.perf_counter() - started
+        nodes = Nodes(2, 1)
+        right = 0
+        try:
+            for turn in range(options.runs):
+                kind, out = KILLED[turn % len(KILLED)], Path(folder) / str(turn)
+                moment = random.uniform(0, whole / 2)
+                again = killed_once(nodes, kind, moment, options, out)
+                same = Pairs(out).checksum == expected
+                right += same
+                outcome = "the same bytes" if same else "OTHER BYTES"
+                print(f"run {turn + 1}: {kind} killed after {moment:.1f} s, {again}: {outcome}")
+        finally:
+            nodes.stop()
+    print(f"{right} of {options.runs} runs ended in the bytes of a run left alone")
+    if right < options.runs:
+        sys.exit(1)
+
+
+def killed_once(
+    nodes: Nodes, kind: str, moment: float, options: argparse.Namespace, out: Path
+) -> str:
+    """Run a driver, kill a worker, a node or the driver itself, and see the run to its end."""
+    command = [sys.executable, "-m", "benchmarks.cluster", "drive", nodes.address, str(out)]
+    command += ["--networks", str(options.networks), "--epochs", str(options.epochs)]
+    command += ["--images", str(options.images)]
+    start = partial(subprocess.Popen, command, stderr=subprocess.DEVNULL)
+    driver = start()
+    nodes.wait_for_work()
+    time.sleep(moment)
+    words = "the cluster went on"
+    if kind == "worker":
+        nodes.lose_a_worker()
+    elif kind == "node":
+        nodes.lose_one()
+        nodes.add_one()
+    else:
+        driver.kill()
+        driver.wait()
+        done = len(list(out.with_name(f"{out.name}-parts").glob("*.safetensors")))
+        words = f"started again with {done} parts done"
+        driver = start()
+    if driver.wait() != 0:
+        sys.exit(f"the driver ended with {driver.returncode}")
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("overhead", "kills", "drive"))
+    parser.add_argument("where", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--networks", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=1, help="of each step")
+    parser.add_argument("--images", type=int, default=20000)
+    parser.add_argument("--per-stream", type=int, default=32, help="networks of a part")
+    parser.add_argument("--turns", type=int, default=2, help="of overhead; the best counts")
+    parser.add_argument("--runs", type=int, default=20, help="of kills")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
+    options = parser.parse_args()
+    if options.what == "drive":
+        address, out = options.where
+        store(planned(options.networks, options.epochs, 2), options.images, Path(out), address)
+    else:
+        {"overhead": overhead, "kills": kills}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A Ray cluster of several nodes on one machine, whose workers and nodes can be killed."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+
+class Nodes:
+    """A head that computes nothing, and nodes with some CPUs each: processes of their own."""
+
+    def __init__(self, count: int = 2, cpus: int = 1) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cpus = cpus
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = []
+        for _ in range(count):
+            self.add_one()
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def workers(self) -> list[int]:
+        """Processes of these nodes that are at a part."""
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                name = (folder / "cmdline").read_bytes()
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it has ended
+                continue
+            if name.startswith(b"ray::_compute") and parent in raylets:
+                found.append(int(folder.name))
+        return found
+
+    def wait_for_work(self, seconds: float = 60) -> list[int]:
+        """The workers, when there are some.
+
+        Raises:
+            TimeoutError: nothing is at work.
+        """
+        deadline = time.monotonic() + seconds
+        while not (at_work := self.workers()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no node has been at work for {seconds:g} s")
+            time.sleep(0.01)
+        return at_work
+
+    def lose_a_worker(self) -> None:
+        os.kill(random.choice(self.wait_for_work()), signal.SIGKILL)
+
+    def lose_one(self) -> None:
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def add_one(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=self.cpus))
+
+    def stop(self) -> None:
+        self.cluster.shutdown()
