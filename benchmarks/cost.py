@@ -82,6 +82,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
     compared = figure4_store.compared(params)
     learned = compared.epochs * compared.pairs[params.scale]
     fractions = sum(params.partial.fractions)
+    anew = pairs if pairs > networks.train else 0  # else the networks that are there do
     return {
         "training networks": trained(networks.train, images["train"], *both),
         "other networks": trained(networks.selection + networks.test, images["train"], *both)
@@ -93,7 +94,8 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         "table5": sum([on_few] * swept, Work()),
         "table6": sum(
             (
-                trained(pairs, images["train"], "step 1", f"step 2 {target}")
+                trained(pairs, images["train"], f"step 2 {target}")
+                + trained(anew, images["train"], "step 1")
                 + mixer(kinds.size, 0, epochs, pairs, target)
                 for target in kinds.targets
             ),

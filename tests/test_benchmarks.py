@@ -15,6 +15,7 @@ def test_the_work_of_the_papers_scale_is_what_the_paper_says():
     # Once none, three times masking, three times noise: 50,000 pairs as long as 300,000 would take.
     assert works["table5"]["mixer large to conv"] == 7 * 1_800 * 50_000
     assert works["table6"]["step 2 attention"] == 300_000 * 10 * 55_000
+    assert works["table6"]["step 1"] == 0  # the networks are the training networks
     assert works["figure4"] == dict.fromkeys(("mixer", "attention", "convolution"), 100 * 1_024)
     one_evaluation = 100 * 5_000 + 100 * 10_000
     assert (
