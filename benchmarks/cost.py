@@ -192,17 +192,10 @@ class Rates:
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
-    if scale not in params.scales:
-        raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
-    params = params.changed({"scale": scale}, "scale")
+    params = at_scale(params, scale)
     images, sizes = image_sizes(params)
     works = work(params, sizes)
-    names = sorted(set().union(*works.values()))
-    measured, rates = Rates(params, compute, images), {}
-    with runtime.progress_bar(len(names), "rates", "rate") as bar:
-        for name in names:
-            rates[name] = measured.of(name)
-            bar.update()
+    rates = measured(Rates(params, compute, images), sorted(set().union(*works.values())))
     seconds = {
         table: sum(units / rates[name] for name, units in needed.items())
         for table, needed in works.items()
@@ -218,6 +211,27 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     )
     metrics = {"seconds": seconds, "rates": rates}
     output.write(params, "cost", caption, metrics, rows)
+
+
+def at_scale(params: Params, scale: str) -> Params:
+    """The parameters at another scale.
+
+    Raises:
+        KTError: there is no such scale.
+    """
+    if scale not in params.scales:
+        raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
+    return params.changed({"scale": scale}, "scale")
+
+
+def measured(rates: Rates, names: list[str]) -> dict[str, float]:
+    """Some of the rates by name, with a progress bar."""
+    found = {}
+    with runtime.progress_bar(len(names), "rates", "rate") as bar:
+        for name in names:
+            found[name] = rates.of(name)
+            bar.update()
+    return found
 
 
 def image_sizes(params: Params) -> tuple[ImageSet, dict[str, int]]:

@@ -2,15 +2,15 @@
 
     python -m benchmarks.scaling mnist [--device cuda]
 
-Prints the table of docs/scaling.md. A pair is trained by the scale's recipe on its images.
+Prints a table. A pair is trained by the scale's recipe on its images.
 """
 
-from benchmarks.cost import Rates, image_sizes, machine
-from kt.blocks import BLOCKS, Network, weights
+from benchmarks.cost import Rates, at_scale, image_sizes, machine, measured
+from kt.blocks import BLOCKS, Network
 from kt.ensemble import Compute
-from kt.errors import KTError
 from stages import runtime
 from stages.params import Params
+from stages.tables.method_cell import size
 
 PAIRS = (3e5, 1e7, 1e9)
 WEEK = 7 * 86400
@@ -26,27 +26,20 @@ def in_bytes(count: float) -> str:
 def bytes_of_pair(target: str) -> int:
     """Of a network with its small block, float32, as a store keeps it."""
     parts = (Network(), BLOCKS[target]())
-    return 4 * sum(tensor.numel() for part in parts for tensor in weights(part).values())
+    return 4 * sum(map(size, parts))
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
-    if scale not in params.scales:
-        raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
-    params = params.changed({"scale": scale}, "scale")
+    params = at_scale(params, scale)
     images, sizes = image_sizes(params)
-    rates = Rates(params, compute, images)
-    names = ("step 1", f"step 2 {params.target}", "merge", "mixer large to conv")
-    with runtime.progress_bar(len(names), "rates", "rate") as bar:
-        found = {}
-        for name in names:
-            found[name] = rates.of(name)
-            bar.update()
+    names = ["step 1", f"step 2 {params.target}", "merge", "mixer large to conv"]
+    found = measured(Rates(params, compute, images), names)
     passes = params.active.recipe.epochs * sizes["train"]
     seconds = sum(passes / found[name] for name in names[:2])
-    size = bytes_of_pair(params.target)
+    pair = bytes_of_pair(params.target)
     print(f"On {machine(compute)}, scale {scale}:")
     print("; ".join(f"{name} {rate:,.0f}/s" for name, rate in found.items()))
-    print(f"a pair: {seconds:.2f} s, {in_bytes(size)}\n")
+    print(f"a pair: {seconds:.2f} s, {in_bytes(pair)}\n")
     heads = ("pairs", "machine-days", "machines for a week", "store", "written meanwhile")
     heads += ("an epoch of merge", "an epoch of the large mixer")
     print(f"| {' | '.join(heads)} |\n|{' ---: |' * len(heads)}")
@@ -56,8 +49,8 @@ def main(params: Params, compute: Compute, scale: str) -> None:
             f"{count:,.0f}",
             f"{count * seconds / 86400:,.0f}",
             f"{machines:,.0f}",
-            in_bytes(count * size),
-            f"{in_bytes(machines * size / seconds)}/s",
+            in_bytes(count * pair),
+            f"{in_bytes(machines * pair / seconds)}/s",
             *(f"{count / found[name] / 3600:,.1f} h" for name in names[2:]),
         )
         print(f"| {' | '.join(row)} |")
