@@ -79,8 +79,8 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
     both = ("step 1", "step 2 conv")
     merge = Work({"merge": train.merge.epochs * train.pairs})
     merge["evaluation"] += judged * (1 + train.merge.epochs // train.merge.evaluate_every)
-    compared = figure4_store.compared(params)
-    learned = compared.epochs * compared.pairs[params.scale]
+    compared = figure4_store.Compared.of(params)
+    learned = compared.epochs * compared.pairs_at(params)
     fractions = sum(params.partial.fractions)
     anew = pairs if pairs > networks.train else 0  # else the networks that are there do
     return {
@@ -102,7 +102,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
             Work(),
         ),
         "figure4": (
-            trained(max(0, compared.pairs[params.scale] - networks.train), images["train"], *both)
+            trained(max(0, compared.pairs_at(params) - networks.train), images["train"], *both)
             + Work({kind: learned for kind in figure4_cell.KINDS})
         ),
         "figure5": of["base"],
@@ -162,7 +162,7 @@ class Rates:
             objective = BehaviourObjective(networks, self.images, "conv", self.compute)
             return self._learned(model, objective, train.merge.batch_size)
         if name in figure4_cell.KINDS:
-            batch = figure4_store.compared(self.params).batch_size[self.params.scale]
+            batch = figure4_store.Compared.of(self.params).batch_size_at(self.params)
             return self._learned_pairs(figure4_cell.matched(self.params)[name][0], "conv", batch)
         size, _, target = name.removeprefix("mixer ").partition(" to ")
         size, _, dropout = size.partition(", ")

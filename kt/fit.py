@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kt import checkpoint, distributed, seeds
 from kt.objectives import BehaviourObjective, WeightObjective
+from kt.optimizer import SGD, Adam
 
 Weights = dict[str, Tensor]
 Record = dict[str, Any]
@@ -60,13 +61,10 @@ class Training:
         """Whether the translator is evaluated after this epoch, counted from 0."""
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        parameters, decay = model.parameters(), self.weight_decay
+    def make_optimizer(self, model: nn.Module) -> Adam | SGD:
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay)
-        adam = torch.optim.AdamW if decay else torch.optim.Adam
-        # Fused: one pass over the weights instead of a dozen, half a training step's time on a CPU.
-        return adam(parameters, self.lr, weight_decay=decay, fused=True)
+            return SGD(model, self.lr, self.momentum, self.weight_decay)
+        return Adam(model, self.lr, self.weight_decay)
 
 
 @dataclass
@@ -121,8 +119,7 @@ def fit(
 
     saved = time.monotonic()
     for epoch in range(len(fitted.history), training.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate(epoch)
+        optimizer.lr = training.learning_rate(epoch)
         torch.manual_seed(seeds.derive(training.seed, "translator", "epoch", epoch))
         order = torch.randperm(count)
         if distributed.rank() and isinstance(objective, WeightObjective):
@@ -132,7 +129,7 @@ def fit(
         total = torch.zeros((), device=device)
         started = time.perf_counter()
         for index in order.split(training.batch_size):
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad()
             own, weight = distributed.share(index)
             loss = objective.backward(model, own, epoch)
             total += distributed.average(loss, model, weight) * len(index)

@@ -20,6 +20,8 @@ from kt.errors import KTError
 Weights = dict[str, Tensor]
 SUBSETS = torch.tensor(list(combinations(range(CHANNELS), HIDDEN)))
 """All ways to keep three of six hidden channels, (20, 3)."""
+IMAGES = 512
+"""Unlabelled images that are enough to choose among prunings and to refit."""
 
 
 def keep(wide: Weights, kept: Tensor) -> Weights:

@@ -19,14 +19,11 @@ from stages.params import Params
 from stages.tables import cell
 from stages.tables.ablation_row import Ablation
 
-PRUNING_IMAGES = 512
-"""Unlabelled training images that choose among prunings, and that refitting looks at."""
-
 
 def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
     unlabelled = image_set("main", "train")
-    few = unlabelled.subset(slice(0, PRUNING_IMAGES))
+    few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
     steps = params.table("ablation", Ablation).refine_steps
     model = translator.load(TRANSLATOR, compute.device)
@@ -43,7 +40,7 @@ def main(params: Params, compute: Compute) -> None:
             lambda: pruning.by_norm(target, test.large),
         ),
         "prune_best": (
-            f"best of the 20 prunings, on {PRUNING_IMAGES} unlabelled images",
+            f"best of the 20 prunings, on {pruning.IMAGES} unlabelled images",
             lambda: pruning.best_subset(target, networks, few, compute),
         ),
         "prune_refit": (

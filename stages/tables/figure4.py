@@ -6,14 +6,14 @@ from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
 from stages.tables import cell, charts, output
-from stages.tables.figure4_store import TABLE, compared
+from stages.tables.figure4_store import TABLE, Compared
 
 LABELS = {"mixer": "MLP (the mixer)", "attention": "attention", "convolution": "convolution"}
 ROWS = 10
 
 
 def main(params: Params, compute: Compute) -> None:
-    chosen = compared(params)
+    chosen = Compared.of(params)
     found = {kind: cell.read(params, f"{TABLE}/{kind}") for kind in LABELS}
     curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
     result, sizes = found["mixer"], chosen.translators

@@ -20,7 +20,7 @@ from stages import runtime
 from stages.inputs import PAIRS
 from stages.params import Params
 from stages.tables import cell
-from stages.tables.figure4_store import STORE, TABLE, compared
+from stages.tables.figure4_store import STORE, TABLE, Compared
 
 KINDS = {
     "mixer": (Mixer, SequenceConfig),
@@ -32,10 +32,10 @@ TOLERANCE = 0.05
 
 
 def main(params: Params, compute: Compute, kind: str) -> None:
-    chosen = compared(params)
+    chosen = Compared.of(params)
     model, products = matched(params)[kind]
     model.to(compute.device)
-    count, batch_size = chosen.pairs[params.scale], chosen.batch_size[params.scale]
+    count, batch_size = chosen.pairs_at(params), chosen.batch_size_at(params)
     training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
     pairs, others = Pairs(STORE), Pairs(PAIRS / "selection")
     learned, held_out = pairs.read("large", "small"), others.read("large", "small")
@@ -79,7 +79,7 @@ def matched(params: Params) -> dict[str, tuple[SequenceTranslator, int]]:
     Raises:
         KTError: some translators cost more than 5 % more than others.
     """
-    sizes, large = compared(params).translators, initial_weights("large", [0])
+    sizes, large = Compared.of(params).translators, initial_weights("large", [0])
     found = {}
     for kind, (make, configure) in KINDS.items():
         torch.manual_seed(seeds.derive(params.seed, TABLE, kind, "initial weights"))

@@ -4,12 +4,12 @@ from pydantic import model_validator
 
 from kt import pairs
 from kt.ensemble import Compute
-from kt.errors import KTError
 from kt.pairs import Pairs
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS
 from stages.params import Count, Params, Strict
+from stages.tables.scales import at_scale
 
 TABLE = "figure4"
 STORE = PAIRS / TABLE
@@ -52,30 +52,21 @@ class Compared(Strict):
     pairs: dict[str, Count]
     batch_size: dict[str, Count]
 
-    @model_validator(mode="after")
-    def _same_scales(self) -> "Compared":
-        if self.pairs.keys() != self.batch_size.keys():
-            raise ValueError(f"pairs are for {', '.join(self.pairs)}, batch_size for others")
-        return self
+    @classmethod
+    def of(cls, params: Params) -> "Compared":
+        return params.table(TABLE, cls)
 
+    def pairs_at(self, params: Params) -> int:
+        """How many are learned from at the active scale."""
+        return at_scale(params, f"{TABLE}.pairs", self.pairs)
 
-def compared(params: Params) -> Compared:
-    """The figure's settings.
-
-    Raises:
-        KTError: they are not valid, or there are none for the active scale.
-    """
-    chosen = params.table(TABLE, Compared)
-    if params.scale not in chosen.pairs:
-        raise KTError(
-            f"params.yaml: tables.{TABLE}.pairs: none for scale {params.scale!r}; there are some "
-            f"for {', '.join(chosen.pairs)}"
-        )
-    return chosen
+    def batch_size_at(self, params: Params) -> int:
+        """That of the active scale."""
+        return at_scale(params, f"{TABLE}.batch_size", self.batch_size)
 
 
 def main(params: Params, compute: Compute) -> None:
-    count, made = compared(params).pairs[params.scale], Pairs(PAIRS / "train")
+    count, made = Compared.of(params).pairs_at(params), Pairs(PAIRS / "train")
     if params.generate.small_blocks and count <= params.active.networks.train:
         pairs.write(STORE, [made.read(first=count)], count, made.about)
         return

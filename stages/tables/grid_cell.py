@@ -9,6 +9,7 @@ from kt.errors import KTError
 from stages import runtime
 from stages.params import Count, Params, Strict
 from stages.tables import cell, paper
+from stages.tables.scales import at_scale
 
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
@@ -24,7 +25,7 @@ class Grid(Strict):
 
 def epochs(params: Params, table: str) -> int:
     """Of every cell's training at the active scale."""
-    return paper.epochs_at_scale(params, table, params.table(table, Grid).epochs)
+    return at_scale(params, f"{table}.epochs", params.table(table, Grid).epochs)
 
 
 def name_of(params: Params, table: str, size: str, dropout: float) -> str:

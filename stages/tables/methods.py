@@ -30,10 +30,9 @@ from stages.tables import paper
 from stages.tables.merge_cell import Merge
 from stages.tables.paper_translator import TABLE as TRANSLATORS
 from stages.tables.paper_translator import Settings
+from stages.tables.scales import at_scale
 
 TABLE = "table1"
-PRUNING_IMAGES = 512
-"""Unlabelled training images that choose among prunings, and that refitting looks at."""
 MIXER = "large"
 """The size of the paper's mixer that is compared: its best."""
 LEARNED = {"images": "all, labelled", "retrains": True, "any_architecture": True}
@@ -142,7 +141,7 @@ def low_rank_blocks(setting: Setting) -> dict[str, Row]:
 
 
 def prunings(setting: Setting) -> dict[str, Row]:
-    few = setting.images.subset(slice(0, PRUNING_IMAGES))
+    few = setting.images.subset(slice(0, pruning.IMAGES))
     target, images = setting.params.target, f"{len(few)} unlabelled"
     best = partial(pruning.best_subset, target, setting.networks, few, setting.compute)
     norm = partial(pruning.by_norm, target, setting.large)
@@ -231,7 +230,7 @@ def merge(setting: Setting) -> dict[str, Row]:
 def mixer(setting: Setting) -> dict[str, Row]:
     params, size = setting.params, MIXER
     settings = params.table(TRANSLATORS, dict[paper.Size, Settings])[size]
-    epochs = paper.epochs_at_scale(params, f"{TRANSLATORS}.{size}", settings.epochs)
+    epochs = at_scale(params, f"{TRANSLATORS}.{size}.epochs", settings.epochs)
     change = paper.mixer(params, size, epochs, dropout=settings.dropout)
     return {"kt_mixer": translated(setting, f"KT: the paper's mixer ({size})", change)}
 

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from kt.ensemble import Compute
-from kt.errors import KTError
 from kt.translator.mixer import PAPER_SIZES
 from stages.params import Change, Params
 from stages.tables import cell
@@ -43,20 +42,6 @@ def mixer(
         "train": train,
         "active": {"train": learning | ({} if pairs is None else {"pairs": pairs})},
     }
-
-
-def epochs_at_scale(params: Params, table: str, epochs: dict[str, int]) -> int:
-    """A table's epochs at the active scale.
-
-    Raises:
-        KTError: it has none for that scale.
-    """
-    if params.scale not in epochs:
-        raise KTError(
-            f"params.yaml: tables.{table}.epochs: none for scale {params.scale!r}; there are some "
-            f"for {', '.join(epochs)}"
-        )
-    return epochs[params.scale]
 
 
 def measure(

@@ -9,6 +9,7 @@ from stages import runtime, translation
 from stages.inputs import TRANSLATOR
 from stages.params import Count, Fraction, Params, Strict
 from stages.tables import paper
+from stages.tables.scales import at_scale
 
 TABLE = "translators"
 TRANSLATORS = Path("tables/translators")
@@ -38,7 +39,7 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
 def named(params: Params, size: str) -> str:
     """Such a translator in words."""
     settings = params.table(TABLE, dict[paper.Size, Settings])[size]
-    epochs = paper.epochs_at_scale(params, f"{TABLE}.{size}", settings.epochs)
+    epochs = at_scale(params, f"{TABLE}.{size}.epochs", settings.epochs)
     return (
         f"the paper's mixer ({size}, dropout {settings.dropout:g}, {epochs} epochs on "
         f"{params.active.train.pairs:,} pairs)"
@@ -47,7 +48,7 @@ def named(params: Params, size: str) -> str:
 
 def main(params: Params, compute: Compute, size: str) -> None:
     settings = params.table(TABLE, dict[paper.Size, Settings])[size]
-    epochs = paper.epochs_at_scale(params, f"{TABLE}.{size}", settings.epochs)
+    epochs = at_scale(params, f"{TABLE}.{size}.epochs", settings.epochs)
     change = paper.mixer(params, size, epochs, dropout=settings.dropout)
     changed = params.changed(change, f"tables.{TABLE}.{size}")
     translation.train(changed, compute, folder(params, size))

@@ -5,13 +5,14 @@ import pandas as pd
 from kt.ensemble import Compute
 from stages import runtime
 from stages.params import Params
-from stages.tables import cell, output, paper, printed
+from stages.tables import cell, output, printed
+from stages.tables.scales import at_scale
 from stages.tables.target_store import TABLE, Targets
 
 
 def main(params: Params, compute: Compute) -> None:
     table = params.table(TABLE, Targets)
-    epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
+    epochs = at_scale(params, f"{TABLE}.epochs", table.epochs)
     results = {target: cell.read(params, f"{TABLE}/{target}") for target in table.targets}
     identity, rows = output.references()["identity"], []
     for target, result in results.items():

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.ensemble import Compute
@@ -12,6 +12,7 @@ from stages.generation import make_training_store
 from stages.inputs import PAIRS
 from stages.params import Change, Count, Params, Strict
 from stages.tables import paper
+from stages.tables.scales import at_scale
 
 STORES = "target"
 TABLE = "table6"
@@ -27,18 +28,12 @@ class Targets(Strict):
     pairs: dict[str, Count]
     epochs: dict[str, Count]
 
-    @model_validator(mode="after")
-    def _same_scales(self) -> "Targets":
-        if self.pairs.keys() != self.epochs.keys():
-            raise ValueError(f"pairs are for {', '.join(self.pairs)}, epochs for others")
-        return self
-
 
 def change(params: Params, target: str) -> Change:
     """The change of parameters that translates to another kind of block."""
     table = params.table(TABLE, Targets)
-    epochs = paper.epochs_at_scale(params, TABLE, table.epochs)
-    pairs = table.pairs[params.scale]
+    epochs = at_scale(params, f"{TABLE}.epochs", table.epochs)
+    pairs = at_scale(params, f"{TABLE}.pairs", table.pairs)
     changed = paper.mixer(params, table.size, epochs, pairs)
     changed["active"]["networks"] = {"train": pairs}
     return changed | {"target": target}

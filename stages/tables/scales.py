@@ -1,0 +1,18 @@
+"""Parameters of the tables that differ from scale to scale."""
+
+from kt.errors import KTError
+from stages.params import Params
+
+
+def at_scale(params: Params, name: str, values: dict[str, int]) -> int:
+    """What the parameter `tables.<name>` says for the active scale.
+
+    Raises:
+        KTError: nothing.
+    """
+    if params.scale not in values:
+        raise KTError(
+            f"params.yaml: tables.{name}: none for scale {params.scale!r}; there are some for "
+            f"{', '.join(values)}"
+        )
+    return values[params.scale]
