@@ -1,5 +1,9 @@
 """Generation on a Ray cluster: the bytes of the local run, whoever dies meanwhile."""
 
+import json
+import shutil
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +18,7 @@ from kt.ensemble import Compute, Recipe
 from kt.errors import KTError
 from kt.generate import Plan
 from stages.generation import cluster_of_environment
+from tests.conftest import ROOT
 from tests.test_generate import assert_same
 
 pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
@@ -98,6 +103,39 @@ def test_mistakes_are_one_line(nodes, monkeypatch):
             context.setenv(name, value)
             with pytest.raises(KTError, match=f"{name}.*got '{value}'; accepts a number >= "):
                 cluster_of_environment()
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_cells_run_on_the_cluster_as_if_dvc_had_run_them(nodes, prepared):
+    grid, folder = "tables/dvc.yaml:table3_cell", prepared.folder
+    for path in ("dvc.yaml", "tables/dvc.yaml"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
+    _dvc(folder, "init", "--no-scm", "--quiet")
+    code, errors = prepared.run("together", grid, "--ray", nodes.address)
+    assert code == 0, errors
+    assert "didn't change" in _dvc(folder, "repro", "--single-item", grid)
+
+    def cell() -> dict:
+        written = json.loads((folder / "tables/cells/tiny/table3/small/0.1.json").read_text())
+        del written["seconds"]
+        for evaluation in written["evaluations"]:
+            del evaluation["seconds"]
+        return written
+
+    on_cluster = cell()
+    prepared.succeed("tables.grid_cell table3/small/0.1")
+    assert cell() == on_cluster
+
+    (folder / "data/images/main.safetensors").unlink()  # every cell needs it
+    code, errors = prepared.run("together", grid, "--ray", nodes.address)
+    assert code == 1 and errors.strip().splitlines()[-1].startswith("error: "), errors
+    code, errors = prepared.run("together", "tables/dvc.yaml", "--ray", nodes.address)
+    assert code == 1 and "name stages that can run at once" in errors
 
 
 def test_without_a_cluster_it_says_so(project):
