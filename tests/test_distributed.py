@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kt import distributed
+from tests.test_stages import checkpoints, train_long, wait_for
 
 TWO = "--standalone --nproc-per-node 2"
 
@@ -34,6 +35,24 @@ def test_two_processes_learn_what_one_learns(prepared, kind):
     )
     again = json.loads((prepared.folder / "results/train/metrics.json").read_text())
     assert again["translation"] == pytest.approx(metrics["translation"], abs=2)
+
+
+@pytest.mark.parametrize(("first", "then"), [(TWO, ""), ("", TWO)], ids=["2 to 1", "1 to 2"])
+def test_another_number_of_processes_goes_on_from_a_checkpoint(prepared, first, then):
+    train_long(prepared)
+    prepared.succeed("train_translator")
+    alone = losses(prepared)
+    process = prepared.start("train_translator", KT_TORCHRUN=first)
+    wait_for(lambda: checkpoints(prepared), process)
+    process.terminate()
+    process.communicate()
+    assert checkpoints(prepared)
+    code, errors = prepared.run("train_translator", KT_TORCHRUN=then)
+    assert code == 0, errors
+    assert not checkpoints(prepared)  # that one was taken up, and there is no other
+    torch.testing.assert_close(
+        torch.tensor(losses(prepared)), torch.tensor(alone), rtol=2e-3, atol=0
+    )
 
 
 def test_in_one_process_nothing_is_shared_or_changed():

@@ -219,19 +219,28 @@ def wait_for(condition, process, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_translator_resumes_to_the_same_result(prepared):
-    source = prepared.folder / "kt" / "fit.py"
+def train_long(project) -> None:
+    """Time to kill the translator's training: many epochs, and a checkpoint after every one."""
+    source = project.folder / "kt" / "fit.py"
     code = source.read_text()
     source.write_text(code.replace("CHECKPOINT_SECONDS = 20", "CHECKPOINT_SECONDS = 0"))
-    prepared.params["scales"]["tiny"]["train"]["merge"] |= {"epochs": 30, "evaluate_every": 5}
-    prepared.write_params()
+    project.params["scales"]["tiny"]["train"]["merge"] |= {"epochs": 30, "evaluate_every": 5}
+    project.write_params()
+
+
+def checkpoints(project) -> list[Path]:
+    return list(project.folder.glob(".kt/translator-*/checkpoint.pt"))
+
+
+def test_a_killed_translator_resumes_to_the_same_result(prepared):
+    train_long(prepared)
     prepared.succeed("train_translator")
     whole = prepared.files("results/train")
     process = prepared.start("train_translator")
-    wait_for(lambda: list(prepared.folder.glob(".kt/translator-*/checkpoint.pt")), process)
+    wait_for(lambda: checkpoints(prepared), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert list(prepared.folder.glob(".kt/translator-*/checkpoint.pt"))
+    assert checkpoints(prepared)
     prepared.succeed("train_translator")
     again = prepared.files("results/train")
     for name in whole:
