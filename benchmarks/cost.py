@@ -25,7 +25,7 @@ from kt.fit import Training, fit
 from kt.objectives import BehaviourObjective, WeightObjective
 from stages import runtime
 from stages.params import Params
-from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper
+from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper, scales
 from stages.tables.augmentation_cell import Augmentation
 from stages.tables.merge_cell import Merge
 from stages.tables.paper_translator import Settings
@@ -73,9 +73,18 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
     swept = sum(map(len, few.names().values()))
     longer = few.share * grid_cell.epochs(params, "table3")
     on_few = mixer(few.size, 0, longer, train.pairs // few.share)
-    pairs, epochs = kinds.pairs[params.scale], kinds.epochs[params.scale]
+    pairs = scales.at_scale(params, "table6.pairs", kinds.pairs)
+    epochs = scales.at_scale(params, "table6.epochs", kinds.epochs)
     kept = params.table("translators", dict[str, Settings])
-    of = {s: mixer(s, k.dropout, k.epochs[params.scale], train.pairs) for s, k in kept.items()}
+    of = {
+        size: mixer(
+            size,
+            chosen.dropout,
+            scales.at_scale(params, f"translators.{size}.epochs", chosen.epochs),
+            train.pairs,
+        )
+        for size, chosen in kept.items()
+    }
     both = ("step 1", "step 2 conv")
     merge = Work({"merge": train.merge.epochs * train.pairs})
     merge["evaluation"] += judged * (1 + train.merge.epochs // train.merge.evaluate_every)

@@ -38,7 +38,8 @@ def main(params: Params, compute: Compute, grid: str) -> None:
                 require_independent(stages)
                 for stage in stages:
                     stage.remove_outs()
-            run(repo, grid, stages, cluster, compute)
+            if stages:
+                run(repo, grid, stages, cluster, compute)
     except DvcException as error:
         raise KTError(str(error)) from None
 
