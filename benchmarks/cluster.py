@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from kt.generate import Plan
 from kt.pairs import Pairs
 
 KILLED = ("worker", "node", "driver")
+PER_STREAM = 2
+"""Networks of a part where things are killed: many small parts."""
 
 
 def planned(networks: int, epochs: int, per_stream: int) -> Plan:
@@ -84,10 +87,16 @@ def overhead(options: argparse.Namespace) -> None:
     print(f"{cores} workers to one: plain {one / plain:.2f}, Ray {one / ray:.2f} times")
 
 
+def drive(options: argparse.Namespace) -> None:
+    """Generate a store on a cluster: the process of `kills` that may be killed."""
+    plan = planned(options.networks, options.epochs, PER_STREAM)
+    store(plan, options.images, options.out, options.address)
+
+
 def kills(options: argparse.Namespace) -> None:
     """Kill something in every run; what comes must be the bytes of a run left alone."""
     random.seed(options.seed)
-    plan = planned(options.networks, options.epochs, 2)
+    plan = planned(options.networks, options.epochs, PER_STREAM)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         expected = store(plan, options.images, Path(folder) / "here", None)
@@ -102,7 +111,10 @@ def kills(options: argparse.Namespace) -> None:
                 same = Pairs(out).checksum == expected
                 right += same
                 outcome = "the same bytes" if same else "OTHER BYTES"
-                print(f"run {turn + 1}: {kind} killed after {moment:.1f} s, {again}: {outcome}")
+                print(
+                    f"run {turn + 1}: {kind} killed after {moment:.1f} s, {again}: {outcome}",
+                    flush=True,
+                )
         finally:
             nodes.stop()
     print(f"{right} of {options.runs} runs ended in the bytes of a run left alone")
@@ -117,7 +129,8 @@ def killed_once(
     command = [sys.executable, "-m", "benchmarks.cluster", "drive", nodes.address, str(out)]
     command += ["--networks", str(options.networks), "--epochs", str(options.epochs)]
     command += ["--images", str(options.images)]
-    start = partial(subprocess.Popen, command, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL  # Ray tells of every kill
+    start = partial(subprocess.Popen, command, stdout=quiet, stderr=quiet)
     driver = start()
     nodes.wait_for_work()
     time.sleep(moment)
@@ -142,21 +155,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("overhead", "kills", "drive"))
-    parser.add_argument("where", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--networks", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=1, help="of each step")
-    parser.add_argument("--images", type=int, default=20000)
-    parser.add_argument("--per-stream", type=int, default=32, help="networks of a part")
-    parser.add_argument("--turns", type=int, default=2, help="of overhead; the best counts")
-    parser.add_argument("--runs", type=int, default=20, help="of kills")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, does: Callable, networks: int, images: int) -> argparse.ArgumentParser:
+        own = commands.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        own.add_argument("--networks", type=int, default=networks, help="that are generated")
+        own.add_argument("--epochs", type=int, default=1, help="of each step")
+        own.add_argument("--images", type=int, default=images, help="of an epoch")
+        own.set_defaults(does=does)
+        return own
+
+    timing = command("overhead", overhead, 256, 20000)
+    timing.add_argument("--per-stream", type=int, default=32, help="networks of a part")
+    timing.add_argument("--turns", type=int, default=2, help="the best counts")
+    killing = command("kills", kills, 64, 4000)
+    killing.add_argument("--runs", type=int, default=20, help="with a kill in each")
+    killing.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
+    driving = command("drive", drive, 64, 4000)
+    driving.add_argument("address", help="of the cluster")
+    driving.add_argument("out", type=Path, help="folder of the store")
     options = parser.parse_args()
-    if options.what == "drive":
-        address, out = options.where
-        store(planned(options.networks, options.epochs, 2), options.images, Path(out), address)
-    else:
-        {"overhead": overhead, "kills": kills}[options.what](options)
+    options.does(options)
 
 
 if __name__ == "__main__":

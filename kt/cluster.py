@@ -58,7 +58,9 @@ class Cluster:
                 raised one.
         """
         ray = self._connected()
-        shared = ray.put(work)
+        # In a list: what is itself an argument stays pinned in the memory of nodes whose driver is
+        # killed, until no task fits there any more (Ray 2.60).
+        shared = [ray.put(work)]
         compute = ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=-1, scheduling_strategy="SPREAD"
         )(_compute)
@@ -110,8 +112,10 @@ class Cluster:
         return ray
 
 
-def _compute(work: Callable[[int], Weights], index: int) -> Weights:
-    return work(index)
+def _compute(shared: list, index: int) -> Weights:
+    import ray
+
+    return ray.get(shared[0])(index)
 
 
 def _reach(address: str) -> None:
