@@ -72,7 +72,7 @@ class Fitted:
     """The outcome: a record per epoch, and the weights after the best-evaluated one.
 
     Every record has `epoch` (from 1), `loss`, `learning_rate` and `samples_per_second`; those of
-    evaluated epochs also what the evaluation returned, which must be plain numbers and containers.
+    evaluated epochs also what the evaluation returned: tensors, plain numbers and containers.
     """
 
     history: list[Record]

@@ -76,11 +76,14 @@ def train(
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
     def evaluate(model: torch.nn.Module) -> Record:
-        on_test = test.translated(model, compute)
+        on_selection, on_test = (
+            subjects.translated(model, compute) for subjects in (selection, test)
+        )
         return {
-            "selection_accuracy": selection.translated(model, compute).mean().item(),
+            "selection_accuracy": on_selection.mean().item(),
             "test_accuracy": on_test.mean().item(),
-            "test": summary(on_test),
+            "selection": on_selection,
+            "test": on_test,
         }
 
     key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
@@ -104,10 +107,7 @@ def train(
         fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
         model.load_state_dict(fitted.weights)
         model.eval()
-        accuracies = distributed.from_first(
-            lambda: [subjects.translated(model, compute) for subjects in (selection, test)]
-        )
-        trained = Trained(model, fitted, *accuracies)
+        trained = Trained(model, fitted, fitted.best["selection"], fitted.best["test"])
         if live is not None:  # before the checkpoint is deleted
             _write(trained, live, out)
     return trained
@@ -263,5 +263,8 @@ def epochs(fitted: Fitted) -> dict:
         "epoch": fitted.best["epoch"],
         "loss": fitted.best["loss"],
         "final_loss": fitted.history[-1]["loss"],
-        "paper_rule_best_on_test": {"epoch": best_on_test["epoch"], **best_on_test["test"]},
+        "paper_rule_best_on_test": {
+            "epoch": best_on_test["epoch"],
+            **summary(best_on_test["test"]),
+        },
     }

@@ -50,7 +50,7 @@ def measured(params: Params, compute: Compute, store: str) -> dict:
                     "seconds": round(seconds, 2),
                     "loss": record["loss"],
                     "selection": record["selection_accuracy"],
-                    "test": record["test"]["mean"],
+                    "test": summary(record["test"])["mean"],
                 }
             )
     return {
