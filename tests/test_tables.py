@@ -12,6 +12,7 @@ from stages import params
 from stages.tables import curve, figure4_cell, methods, table1
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve
+from stages.tables.figure4_store import Compared
 
 KINDS = ("mlp", "attention")
 NOISES = ("noise/0.01", "noise/0.1")
@@ -69,17 +70,23 @@ def test_the_translators_of_figure_4_cost_the_same_or_are_refused():
     costs = [products for _, products in figure4_cell.matched(loaded).values()]
     assert len(costs) == 3 and max(costs) <= 1.05 * min(costs)
 
+    def changed(**change):
+        tables = loaded.tables | {"figure4": loaded.tables["figure4"] | change}
+        return loaded.model_copy(update={"tables": tables})
+
     def matched(kind, **sizes):
-        changed = json.loads(json.dumps(loaded.tables["figure4"]))
-        changed["translators"][kind] |= sizes
-        tables = loaded.tables | {"figure4": changed}
-        return figure4_cell.matched(loaded.model_copy(update={"tables": tables}))
+        translators = loaded.tables["figure4"]["translators"]
+        new = {kind: translators[kind] | sizes}
+        return figure4_cell.matched(changed(translators=translators | new))
 
     matched("convolution", channel_dim=272)  # 4 % less
     with pytest.raises(KTError, match=r"figure4.translators: .*convolution 14,.*at most 5% betw"):
         matched("convolution", channel_dim=264)
     with pytest.raises(KTError, match=r"figure4.translators.attention: heads is 3, which does not"):
         matched("attention", heads=3)
+    for name in ("pairs", "batch_size"):  # said to the store's stage, before any work
+        with pytest.raises(KTError, match=rf"tables.figure4.{name}: none for scale 'quick'"):
+            Compared.of(changed(**{name: {"paper": 4}}))
 
 
 def test_the_fit_finds_a_known_power_law_and_inverts_it():

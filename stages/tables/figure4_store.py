@@ -54,7 +54,15 @@ class Compared(Strict):
 
     @classmethod
     def of(cls, params: Params) -> "Compared":
-        return params.table(TABLE, cls)
+        """The parameters, which have what the active scale needs.
+
+        Raises:
+            KTError: they do not.
+        """
+        chosen = params.table(TABLE, cls)
+        chosen.pairs_at(params)
+        chosen.batch_size_at(params)
+        return chosen
 
     def pairs_at(self, params: Params) -> int:
         """How many are learned from at the active scale."""
