@@ -1,6 +1,6 @@
 """Run the stages of a grid on a Ray cluster, all at once: the cells of a table, say.
 
-    KT_RAY=auto python -m stages.together tables/dvc.yaml:table3_cell
+    KT_RAY=auto python -m stages.together tables/table3/dvc.yaml
 
 Stages that DVC finds up to date are left alone. What they depend on must be there. The cluster's
 nodes share this folder and run the stages in it; DVC records them as if it had run them itself.

@@ -89,6 +89,37 @@ def test_nodes_do_not_run_far_ahead_of_who_takes_the_parts(nodes, tmp_path):
     assert seen == set(range(50))
 
 
+def _sleep(ballast: torch.Tensor, seconds: float, index: int) -> dict[str, torch.Tensor]:
+    time.sleep(seconds)
+    return {"index": torch.tensor([index])}
+
+
+def drive(address: str, seconds: str) -> None:
+    """Give a third of a node's memory for arguments to every task."""
+    ballast = torch.zeros(40 * 2**20, dtype=torch.uint8)
+    assert len(list(Cluster(address)(partial(_sleep, ballast, float(seconds)), range(4)))) == 4
+
+
+def test_killed_drivers_leave_the_memory_of_nodes_to_others(nodes):
+    def driver(seconds: float) -> subprocess.Popen:
+        code = "import sys; from tests import test_cluster; test_cluster.drive(*sys.argv[1:])"
+        command = [sys.executable, "-c", code, nodes.address, str(seconds)]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    for _ in range(3):
+        killed = driver(600)
+        nodes.wait_for_work()
+        killed.kill()
+        killed.wait()
+        while nodes.workers():
+            time.sleep(0.05)
+    last = driver(0)
+    try:
+        assert last.wait(60) == 0
+    finally:
+        last.kill()
+
+
 def _fail(index: int) -> dict[str, torch.Tensor]:
     raise KTError(f"part {index} cannot be")
 
@@ -111,9 +142,9 @@ def _dvc(folder: Path, *arguments: str) -> str:
 
 
 def test_cells_run_on_the_cluster_as_if_dvc_had_run_them(nodes, prepared):
-    grid, folder = "tables/dvc.yaml:table3_cell", prepared.folder
-    for path in ("dvc.yaml", "tables/dvc.yaml"):
-        (folder / path).parent.mkdir(exist_ok=True)
+    grid, folder = "tables/table3/dvc.yaml:cell", prepared.folder
+    for path in ("dvc.yaml", "tables/dvc.yaml", "tables/table3/dvc.yaml"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
     _dvc(folder, "init", "--no-scm", "--quiet")
     code, errors = prepared.run("together", grid, "--ray", nodes.address)

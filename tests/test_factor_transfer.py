@@ -32,7 +32,6 @@ from kt.compress.factor_transfer import (
 from kt.data import ImageSet
 from kt.errors import KTError
 from stages.factor_transfer import settings
-from tests import test_stages
 from tests.conftest import ROOT, Project
 from tests.test_stages import wait_for
 
@@ -352,15 +351,6 @@ def test_settings_are_valid_and_mistakes_are_one_line(tmp_path):
         with pytest.raises(KTError, match=message) as caught:
             settings.load(path)
         assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_what_a_stage_imports_is_among_its_deps(name):
-    stage = STAGES[name]
-    assert stage["wdir"] == "../.."  # the repository's root
-    cell = "/".join(f"${{item.{key}}}" for key in stage.get("matrix", {}))
-    command = f"factor_transfer.{name} {cell}".rstrip()
-    test_stages.test_what_a_stage_imports_is_among_its_deps(command, stage)
 
 
 TINY = {"teacher": "resnet8", "student": "resnet8"}

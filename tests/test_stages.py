@@ -18,7 +18,7 @@ from kt.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-TABLES = yaml.safe_load((ROOT / "tables" / "dvc.yaml").read_text())["stages"]
+PIPELINES = sorted([ROOT / "dvc.yaml", *(ROOT / "tables").rglob("dvc.yaml")])
 PREPARED = ("images", "generate_train", "generate_val", "augment")
 
 
@@ -48,41 +48,22 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
-def cell_of(stage: dict) -> str:
-    """How a stage of a grid names its cell to the command."""
-    if "foreach" in stage:
-        return " ${key}"
-    return "".join(f" ${{item.{key}}}" for key in stage.get("matrix", {}))
-
-
-SHARED = {
-    "table3": "tables.grid table3",
-    "table4": "tables.grid table4",
-    "table3_cell": "tables.grid_cell table3/${item.size}/${item.dropout}",
-    "table4_cell": "tables.grid_cell table4/${item.size}/${item.dropout}",
-    "table5_cell": "tables.augmentation_cell none",
-    "table5_masking": "tables.augmentation_cell masking/${item.m}",
-    "table5_noise": "tables.augmentation_cell noise/${item.n}",
-    "table6_cell": "tables.target_cell ${item.target}",
-}
-"""Stages whose command is not of their own name."""
-
-
 @pytest.mark.parametrize(
-    ("command", "stage"),
+    ("pipeline", "stage"),
     [
-        *STAGES.items(),
-        *(
-            (SHARED.get(name, f"tables.{name}{cell_of(stage)}"), stage.get("do", stage))
-            for name, stage in TABLES.items()
-        ),
+        pytest.param(path, stage.get("do", stage), id=f"{path.relative_to(ROOT)}:{name}")
+        for path in PIPELINES
+        for name, stage in yaml.safe_load(path.read_text())["stages"].items()
     ],
 )
-def test_what_a_stage_imports_is_among_its_deps(command, stage):
-    assert stage["cmd"] == f"python -m stages.{command}"
-    module = command.split()[0]
+def test_what_a_stage_imports_is_among_its_deps(pipeline, stage):
+    assert (pipeline.parent / stage.get("wdir", ".")).resolve() == ROOT
+    cells = [f"${{item.{key}}}" for key in stage.get("matrix", {})]
+    assert all(cell in stage["cmd"] for cell in cells)
+    python, flag, module, *_ = stage["cmd"].split()
+    assert (python, flag) == ("python", "-m")
     deps = [ROOT / dep for dep in stage["deps"]]
-    used = imported(ROOT / "stages" / f"{module.replace('.', '/')}.py", set())
+    used = imported(ROOT / f"{module.replace('.', '/')}.py", set())
     missing = [
         str(file.relative_to(ROOT))
         for file in used
