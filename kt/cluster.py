@@ -1,5 +1,6 @@
 """Parts of a plan computed on the nodes of a Ray cluster; Ray is an optional requirement."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ class Cluster:
         except ImportError:
             raise KTError("Ray is missing: pip install -r requirements-ray.txt") from None
         if not ray.is_initialized():
+            # Of several tasks' mistakes one is told.
+            os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
             try:
                 _reach(self.address)  # Ray itself would try for minutes
                 ray.init(

@@ -164,6 +164,7 @@ def test_cells_run_on_the_cluster_as_if_dvc_had_run_them(nodes, prepared):
 
     (folder / "data/images/main.safetensors").unlink()  # every cell needs it
     code, errors = prepared.run("together", grid, "--ray", nodes.address)
+    assert "Unhandled" not in errors
     assert code == 1 and errors.strip().splitlines()[-1].startswith("error: "), errors
     code, errors = prepared.run("together", "tables/dvc.yaml", "--ray", nodes.address)
     assert code == 1 and "name stages that can run at once" in errors

@@ -7,12 +7,14 @@ from torch.testing import assert_close
 from kt import ensemble, pairs, symmetry, translator
 from kt.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
 from kt.cost import multiply_adds
+from kt.ensemble import Compute
 from kt.errors import KTError
 from kt.objectives import WeightObjective
 from kt.translator import Mixer, MixerConfig
 from kt.translator.attention import Attention, AttentionConfig, SelfAttention
 from kt.translator.convolution import Convolution
 from kt.translator.mixer import PAPER_SIZES
+from kt.translator.sequence import PIECE
 
 SMALL = MixerConfig(layers=2, hidden_size=16, sequence_dim=8, channel_dim=8)
 OTHERS = [
@@ -119,6 +121,15 @@ def test_translation_adds_the_initial_weights_also_from_a_file(target, tmp_path)
     for same in (model, translator.load(tmp_path / "t")):
         small = translator.translate(same, large)
         assert all(torch.equal(small[name], difference[name] + initial[name]) for name in initial)
+
+
+def test_the_number_of_threads_changes_no_translation():
+    model, large = Mixer(SMALL).eval(), large_blocks(range(2 * PIECE + 3))
+    output = model(ensemble.part(large, "large"))
+    one, three = (translator.translate(model, large, Compute(workers=n)) for n in (1, 3))
+    assert_close(one, {name: tensor.detach() for name, tensor in output.items()})
+    assert all(torch.equal(one[name], three[name]) for name in one)
+    assert not any(tensor.requires_grad for tensor in three.values())
 
 
 def test_dropout_acts_in_training_only():

@@ -5,6 +5,7 @@ The paper's is an MLP-Mixer (Section 4.2). It compares it with attention and wit
 in another way.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 from kt import symmetry
 from kt.blocks import CHANNELS, block_shapes
 from kt.ensemble import Compute, part
+from kt.threads import spread
 
 Weights = dict[str, Tensor]
 KERNEL = 9
 """Channels of the sequence: the 3 x 3 entries of one kernel."""
 SEQUENCE = 2 * CHANNELS * CHANNELS
 """Its length: the kernels of both large convolutions."""
+PIECE = 16
+"""Blocks that a CPU's thread translates at a time: their activations stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,21 @@ class SequenceTranslator(nn.Module):
 
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
         """The translation of the networks' large blocks: the output and the initial weights."""
-        initial = self.initial_block()
-        return {name: t + initial[name] for name, t in self(part(networks, "large")).items()}
+        large, initial = part(networks, "large"), self.initial_block()
+        on_cpu = self.initial.device.type == "cpu"
+        output = self._in_pieces(large, compute.workers) if on_cpu else self(large)
+        return {name: t + initial[name] for name, t in output.items()}
+
+    def _in_pieces(self, large: Weights, workers: int) -> Weights:
+        """The output for large blocks, without gradients, by several threads of a CPU."""
+
+        @torch.no_grad()
+        def work(at: int) -> Weights:
+            return self({name: tensor[at : at + PIECE] for name, tensor in large.items()})
+
+        with ThreadPoolExecutor(workers) as pool:
+            pieces = list(spread(pool, work, range(0, len(large["conv1.weight"]), PIECE)))
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def start_from(self, initial: Weights) -> None:
         """Before training: the weights (1, ...) from which all small blocks were trained."""

@@ -42,7 +42,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
     small = part(held_out, "small")
 
     def evaluate(model: torch.nn.Module) -> Record:
-        predicted = translator.translate(model, held_out)
+        predicted = translator.translate(model, held_out, compute)
         return {"held_out_loss": losses.weight_mse(predicted, small).item()}
 
     objective = WeightObjective(
