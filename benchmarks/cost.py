@@ -7,6 +7,7 @@ and pairs or networks that translators learn from. Rates are of this machine, a 
 The result goes to tables/results/<scale>/cost.md, which `dvc repro tables/dvc.yaml:page` shows.
 """
 
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -39,8 +40,8 @@ NETWORKS = 32
 IMAGES = 8192
 LONG_ENOUGH = 1.0
 """Seconds that a measurement takes at least."""
-MEASURED_BATCH, EPOCHS = 128, 2
-"""Of translators' training while its rate is measured."""
+MEASURED_BATCH = 128
+"""Of translators' training while its rate is measured, at most."""
 UNITS = {"hours": 3600, "days": 86400, "years": 365.25 * 86400}
 
 
@@ -59,7 +60,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
 
     def mixer(size: str, dropout: float, epochs: int, count: int, target: str = "conv") -> Work:
         schedule = paper.mixer(params, size, epochs)["active"]["train"]["mixer"]
-        evaluations = -(-epochs // schedule["evaluate_every"]) + 1  # and of the chosen epoch
+        evaluations = -(-epochs // schedule["evaluate_every"])
         name = f"mixer {size}" + (", dropout" if dropout else "") + f" to {target}"
         return Work({name: epochs * count, "evaluation": evaluations * judged})
 
@@ -87,7 +88,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
     }
     both = ("step 1", "step 2 conv")
     merge = Work({"merge": train.merge.epochs * train.pairs})
-    merge["evaluation"] += judged * (1 + train.merge.epochs // train.merge.evaluate_every)
+    merge["evaluation"] += judged * -(-train.merge.epochs // train.merge.evaluate_every)
     compared = figure4_store.Compared.of(params)
     learned = compared.epochs * compared.pairs_at(params)
     fractions = sum(params.partial.fractions)
@@ -189,12 +190,17 @@ class Rates:
     def _learned(
         self, model: torch.nn.Module, objective: WeightObjective | BehaviourObjective, batch: int
     ) -> float:
-        training = Training(EPOCHS, min(batch, len(objective)))
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = Path(folder) / "checkpoint.pt"
-            model.to(self.compute.device)
-            fitted = fit(model, objective, training, lambda _: {"none": 0.0}, "none", checkpoint)
-        return max(record["samples_per_second"] for record in fitted.history)
+        model.to(self.compute.device)
+        epochs, taken = 1, 0.0
+        while taken < LONG_ENOUGH:
+            epochs *= 2
+            training = Training(epochs, min(batch, len(objective)))
+            with tempfile.TemporaryDirectory() as folder:
+                kept = Path(folder) / "checkpoint.pt"
+                fitted = fit(model, objective, training, lambda _: {"none": 0.0}, "none", kept)
+            _, *rates = (record["samples_per_second"] for record in fitted.history)
+            taken = sum(len(objective) / rate for rate in rates)
+        return statistics.median(rates)
 
     def _on(self, weights: ensemble.Weights) -> ensemble.Weights:
         return {name: tensor.to(self.compute.device) for name, tensor in weights.items()}
