@@ -52,7 +52,9 @@ class Cluster:
         """Compute `work(index)` for all indices; yields (index, part) as they come.
 
         Nodes may join and leave meanwhile. Their number limits what is under way and what lies in
-        the cluster's memory; this process holds a single part.
+        the cluster's memory; this process holds a single part. Whoever stops early leaves the tasks
+        under way to run to their end, or to that of this process: Ray 2.60 aborts the process if it
+        cancels a task that ends at that moment.
 
         Raises:
             KTError: Ray is not installed, the cluster cannot be reached or is lost, or the work
@@ -81,9 +83,6 @@ class Cluster:
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise KTError(f"the Ray cluster {self.address} is lost ({reason}): run again") from None
-        finally:
-            for task in pending:
-                ray.cancel(task, force=True)
 
     def _slots(self, ray: ModuleType) -> int:
         """How many tasks the nodes can run at once; one at least: nodes may be on their way."""
