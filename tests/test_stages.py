@@ -51,14 +51,16 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
 @pytest.mark.parametrize(
     ("pipeline", "stage"),
     [
-        pytest.param(path, stage.get("do", stage), id=f"{path.relative_to(ROOT)}:{name}")
+        pytest.param(path, stage, id=f"{path.relative_to(ROOT)}:{name}")
         for path in PIPELINES
         for name, stage in yaml.safe_load(path.read_text())["stages"].items()
     ],
 )
 def test_what_a_stage_imports_is_among_its_deps(pipeline, stage):
-    assert (pipeline.parent / stage.get("wdir", ".")).resolve() == ROOT
     cells = [f"${{item.{key}}}" for key in stage.get("matrix", {})]
+    cells += ["${key}"] if "foreach" in stage else []
+    stage = stage.get("do", stage)
+    assert (pipeline.parent / stage.get("wdir", ".")).resolve() == ROOT
     assert all(cell in stage["cmd"] for cell in cells)
     python, flag, module, *_ = stage["cmd"].split()
     assert (python, flag) == ("python", "-m")
@@ -72,6 +74,10 @@ def test_what_a_stage_imports_is_among_its_deps(pipeline, stage):
     assert not missing
     surplus = [dep for dep in stage["deps"] if dep.endswith(".py") and ROOT / dep not in used]
     assert not surplus
+
+
+def test_stages_of_the_main_pipeline_run_the_module_of_their_name():
+    assert all(stage["cmd"] == f"python -m stages.{name}" for name, stage in STAGES.items())
 
 
 def test_compiled_python_is_no_dependency():
