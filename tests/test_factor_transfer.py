@@ -36,7 +36,6 @@ from tests.conftest import ROOT, Project
 from tests.test_stages import wait_for
 
 TABLE = ROOT / "tables" / "factor_transfer"
-STAGES = yaml.safe_load((TABLE / "dvc.yaml").read_text())["stages"]
 TRAINING = Training(3, 8, 0.05, 0.3, 0.9, 0.0005, "float32", seed=3)
 
 
