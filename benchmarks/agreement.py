@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt import data, ensemble
-from kt.blocks import Network, SmallBlock
-from kt.data import ImageSet, ordered_batches, training_batches
+from kt import ensemble
+from kt import images as data
 from kt.ensemble import Compute, Recipe, cpu_engine
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
+from kt.images import ImageSet, ordered_batches, training_batches
+from kt.networks.blocks import Network, SmallBlock
 
 RECIPES = {"digits": {"batch_size": 32, "lr": 0.02}, "mnist": {"batch_size": 128, "lr": 0.01}}
 

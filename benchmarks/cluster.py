@@ -20,11 +20,12 @@ import torch
 from benchmarks.generate import load_images
 from benchmarks.nodes import Nodes
 from benchmarks.process import alone, seconds
-from kt import generate, pairs
-from kt.cluster import Cluster
 from kt.ensemble import Compute, Recipe
-from kt.generate import Plan
-from kt.pairs import Pairs
+from kt.pairs import generate
+from kt.pairs import store as pairs
+from kt.pairs.cluster import Cluster
+from kt.pairs.generate import Plan
+from kt.pairs.store import Pairs
 
 KILLED = ("worker", "node", "driver")
 PER_STREAM = 2

@@ -17,13 +17,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from kt import data, ensemble, seeds
-from kt.blocks import Network, initial_weights
-from kt.data import ImageSet
+from kt import ensemble
+from kt import images as data
 from kt.ensemble import Compute, Recipe
-from kt.errors import KTError
-from kt.fit import Training, fit
-from kt.objectives import BehaviourObjective, WeightObjective
+from kt.images import ImageSet
+from kt.networks.blocks import Network, initial_weights
+from kt.run import seeds
+from kt.run.errors import KTError
+from kt.translators.fit import Training, fit
+from kt.translators.objectives import BehaviourObjective, WeightObjective
 from stages import runtime
 from stages.params import Params
 from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper, scales

@@ -15,9 +15,9 @@ from torchvision import transforms
 
 from benchmarks.generate import BATCH, Pictures, load_images
 from kt import ensemble
-from kt.blocks import Network, initial_weights
-from kt.data import ImageSet
 from kt.ensemble import Compute
+from kt.images import ImageSet
+from kt.networks.blocks import Network, initial_weights
 
 
 def plain_loop(networks: dict, small: dict, images: ImageSet, count: int) -> list[float]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.generate [--networks 32] [--steps 20]
 
-The plain loop trains one `kt.blocks.Network` at a time with `torch.utils.data.DataLoader`, the
+The plain loop trains one `kt.networks.blocks.Network` at a time with `torch.utils.data.DataLoader`, the
 protocol's transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
 the median over steps. Images are MNIST's where `KT_DATA_ROOT` names a folder that holds them, else
 random ones that are as sparse. FLOP are counted as the plain loop does them, at every position.
@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.process import peak_memory, seconds
-from kt import data, ensemble
-from kt.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
-from kt.data import ImageSet, training_batches
+from kt import ensemble
+from kt import images as data
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
+from kt.images import ImageSet, training_batches
+from kt.networks.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 

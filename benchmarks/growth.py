@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--largest 10000] [--steps 4]
 
-Networks go the way of the stages: `kt.generate.run` in parts of 256, then `kt.pairs.write`. Each
+Networks go the way of the stages: `kt.pairs.generate.run` in parts of 256, then `kt.pairs.store.write`. Each
 number of networks is a fresh process, warmed up by a few. A step is one of each training, at batch
 128. What happens once for a network, whatever the steps (initial weights and files), is clocked by
 itself. Small numbers of networks are repeated for their median.
@@ -23,9 +23,11 @@ import torch
 
 from benchmarks.generate import BATCH, LR, MOMENTUM, load_images
 from benchmarks.process import alone
-from kt import ensemble, generate, pairs
+from kt import ensemble
 from kt.ensemble import Compute, Recipe
-from kt.generate import Plan
+from kt.pairs import generate
+from kt.pairs import store as pairs
+from kt.pairs.generate import Plan
 
 PER_STREAM = 256
 RESULTS = Path(__file__).parent / "results"

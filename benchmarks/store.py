@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.process import alone, seconds
-from kt import pairs
-from kt.blocks import Network, initial_weights
-from kt.pairs import Pairs, Weights
+from kt.networks.blocks import Network, initial_weights
+from kt.pairs import store as pairs
+from kt.pairs.store import Pairs, Weights
 
 BATCH = 4096
 PART = 256

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from kt import data, translator
-from kt.blocks import Network, initial_weights
+from kt import images as data
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.translator import Merge, MergeConfig
+from kt.networks.blocks import Network, initial_weights
+from kt.translators import Merge, MergeConfig
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Training the translator: the plain loop and `kt.fit`, on the same pairs in one run.
+"""Training the translator: the plain loop and `kt.translators.fit`, on the same pairs in one run.
 
     python -m benchmarks.translator [--pairs 512] [--batch 128] [--layers 8] [--loaders 0]
 
@@ -21,12 +21,12 @@ from benchmarks.generate import matrix_product_rate
 from benchmarks.process import alone
 from benchmarks.store import Files, write_files, write_shards
 from kt import ensemble
-from kt.augment import augment
-from kt.fit import Training, fit
-from kt.losses import weight_mse
-from kt.objectives import WeightObjective
-from kt.pairs import Pairs, Weights
-from kt.translator import Mixer, MixerConfig
+from kt.pairs.augment import augment
+from kt.pairs.store import Pairs, Weights
+from kt.translators import Mixer, MixerConfig
+from kt.translators.fit import Training, fit
+from kt.translators.losses import weight_mse
+from kt.translators.objectives import WeightObjective
 
 MASKING, NOISE = 0.05, 0.01
 
@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
 
     each, rate = flop(options.layers), 0.0
-    best = {"plain loop": (0.0, 0.0), "kt.fit": (0.0, 0.0)}
+    best = {"plain loop": (0.0, 0.0), "kt.translators.fit": (0.0, 0.0)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder / "files", options.pairs)
@@ -110,7 +110,7 @@ def main() -> None:
             rate = max(rate, matrix_product_rate())
             runs = {
                 "plain loop": alone(plain_loop, folder, options.pairs, *shape, options.loaders),
-                "kt.fit": alone(ours, folder, *shape),
+                "kt.translators.fit": alone(ours, folder, *shape),
             }
             best = {label: max(best[label], run) for label, run in runs.items()}
 

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import torch
 
-from kt import data, ensemble, pairs, refine, translator
-from kt.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
-from kt.cost import multiply_adds
-from kt.errors import KTError
+from kt import ensemble
+from kt import images as data
+from kt import translators as translator
+from kt.networks.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
+from kt.networks.cost import multiply_adds
+from kt.pairs import store as pairs
+from kt.run.errors import KTError
+from kt.translators import refine
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
     command = commands.add_parser(
         "translate",
         help="put a small block in the place of a network's large block",
-        description="Reads the weights of kt.blocks.Network('large') and writes those of the same "
+        description="Reads the weights of kt.networks.blocks.Network('large') and writes those of the same "
         "network with a translated block: former and latter blocks stay as they are.",
     )
     command.add_argument("network", type=Path, help="safetensors file of the trained network")
@@ -91,7 +95,7 @@ def translate(options: argparse.Namespace) -> None:
 
 
 def refined(large: Network, small: Network, images: data.ImageSet | None, steps: int) -> Network:
-    """`small` with its block refined towards the outputs of `large`: see `kt.refine`."""
+    """`small` with its block refined towards the outputs of `large`: see `kt.translators.refine`."""
     stacked, start = (
         {name: tensor[None] for name, tensor in weights(network).items()}
         for network in (large, small)
@@ -121,7 +125,7 @@ def read_network(path: Path) -> Network:
     if wrong:
         raise KTError(
             f"{path} is no network that can be translated: {wrong[0]!r} is missing, unknown or of "
-            "another shape than in kt.blocks.Network('large')"
+            "another shape than in kt.networks.blocks.Network('large')"
         )
     if not all(tensor.isfinite().all() for tensor in kept.values()):
         raise KTError(f"{path} holds numbers that are not finite")

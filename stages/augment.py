@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kt import ensemble, pairs, seeds
-from kt.augment import augment
+from kt import ensemble
 from kt.ensemble import Compute
-from kt.pairs import Pairs, Weights
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
+from kt.pairs import store as pairs
+from kt.pairs.augment import augment
+from kt.pairs.store import Pairs, Weights
+from kt.run import seeds
 from stages import runtime
 from stages.inputs import AUGMENTED, PAIRS, RESULTS, image_set
 from stages.params import Params

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from kt import translator
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import RESULTS, TRANSLATOR, image_set

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from kt import baselines, translator
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation import baselines
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import RESULTS, TRANSLATOR, image_set

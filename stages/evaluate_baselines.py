@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from kt import baselines, ensemble
+from kt import ensemble
 from kt.ensemble import Compute
-from kt.pairs import Pairs
-from kt.statistics import summary
+from kt.evaluation import baselines
+from kt.evaluation.statistics import summary
+from kt.pairs.store import Pairs
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import PAIRS, RESULTS, image_set

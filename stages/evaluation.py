@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt import baselines, ensemble, translator
-from kt.data import ImageSet
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.pairs import Pairs, Weights
+from kt.evaluation import baselines
+from kt.images import ImageSet
+from kt.pairs.store import Pairs, Weights
 from stages.inputs import PAIRS
 
 

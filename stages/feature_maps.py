@@ -2,10 +2,12 @@
 
 from matplotlib.figure import Figure
 
-from kt import baselines, ensemble, translator
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.pairs import Pairs
-from kt.translator import Translator
+from kt.evaluation import baselines
+from kt.pairs.store import Pairs
+from kt.translators import Translator
 from stages import figures
 from stages.inputs import PAIRS, image_set
 from stages.params import Params

@@ -2,8 +2,8 @@
 
 import torch
 
-from kt import seeds
 from kt.ensemble import Compute
+from kt.run import seeds
 from stages import runtime
 from stages.generation import make_store, plan
 from stages.inputs import image_set

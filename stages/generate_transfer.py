@@ -2,7 +2,7 @@
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.pairs import Pairs
+from kt.pairs.store import Pairs
 from stages import runtime
 from stages.generation import make_store, plan
 from stages.inputs import PAIRS, image_set

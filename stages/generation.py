@@ -9,13 +9,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kt import generate, pairs
-from kt.cluster import Cluster
-from kt.data import ImageSet
 from kt.ensemble import Compute, Recipe
-from kt.errors import KTError
-from kt.generate import Plan
-from kt.pairs import Weights
+from kt.images import ImageSet
+from kt.pairs import generate
+from kt.pairs import store as pairs
+from kt.pairs.cluster import Cluster
+from kt.pairs.generate import Plan
+from kt.pairs.store import Weights
+from kt.run.errors import KTError
 from stages import runtime
 from stages.inputs import PAIRS, image_set
 from stages.params import Params

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import torch
 
-from kt import data, pairs, seeds
-from kt.data import ImageSet
+from kt import images as data
 from kt.ensemble import Compute
-from kt.errors import KTError
+from kt.images import ImageSet
+from kt.pairs import store as pairs
+from kt.run import seeds
+from kt.run.errors import KTError
 from stages import runtime
 from stages.inputs import IMAGES
 from stages.params import Params

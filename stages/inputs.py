@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kt import pairs
-from kt.data import ImageSet
+from kt.images import ImageSet
+from kt.pairs import store as pairs
 
 IMAGES = Path("data/images")
 PAIRS = Path("data/pairs")

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from kt.blocks import CONVOLUTIONAL, TARGETS
-from kt.errors import KTError
+from kt.networks.blocks import CONVOLUTIONAL, TARGETS
+from kt.run.errors import KTError
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 
-from kt import translator
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.statistics import gap_closed
+from kt.evaluation.statistics import gap_closed
 from stages import feature_maps, figures, runtime
 from stages.inputs import RESULTS, TRANSLATOR
 from stages.params import Params

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from kt.ensemble import Compute, cpu_engine, cuda_engine
-from kt.errors import KTError
+from kt.run.errors import KTError
 from stages import params
 
 SCRATCH = Path(".kt")

@@ -19,10 +19,10 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage import Stage
 
-from kt.cluster import Cluster
 from kt.ensemble import Compute
-from kt.errors import KTError
-from kt.pairs import Weights
+from kt.pairs.cluster import Cluster
+from kt.pairs.store import Weights
+from kt.run.errors import KTError
 from stages import runtime
 from stages.generation import cluster_of_environment
 from stages.params import Params

@@ -12,16 +12,20 @@ import torch
 from dvclive import Live
 from torch import Tensor
 
-from kt import distributed, ensemble, generate, losses, seeds, symmetry, translator
-from kt.blocks import initial_weights
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.errors import KTError
-from kt.fit import Fitted, Record, Training, fit
-from kt.losses import LossWeights
-from kt.objectives import BehaviourObjective, Samples, WeightObjective
-from kt.pairs import Pairs
-from kt.statistics import summary
-from kt.translator import Merge, Mixer, Translator
+from kt.evaluation.statistics import summary
+from kt.networks import symmetry
+from kt.networks.blocks import initial_weights
+from kt.pairs import generate
+from kt.pairs.store import Pairs
+from kt.run import distributed, seeds
+from kt.run.errors import KTError
+from kt.translators import Merge, Mixer, Translator, losses
+from kt.translators.fit import Fitted, Record, Training, fit
+from kt.translators.losses import LossWeights
+from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from kt import ensemble
-from kt.data import ImageSet
 from kt.ensemble import Recipe
+from kt.images import ImageSet
 from tests.tiny_params import shrink
 
 ROOT = Path(__file__).resolve().parent.parent

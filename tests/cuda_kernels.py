@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt.blocks import Network, initial_weights
 from kt.ensemble import cuda_engine, part, torch_engine
+from kt.networks.blocks import Network, initial_weights
 from tests.test_cpu_engine import (
     LR,
     MOMENTUM,

@@ -6,9 +6,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kt import ensemble, pairs, seeds
-from kt.augment import add_noise, augment, mask
-from kt.blocks import initial_weights
+from kt import ensemble
+from kt.networks.blocks import initial_weights
+from kt.pairs import store as pairs
+from kt.pairs.augment import add_noise, augment, mask
+from kt.run import seeds
 from stages.augment import materialise
 from stages.inputs import AUGMENTED, PAIRS
 from stages.params import Params

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.blocks import (
+from kt.networks.blocks import (
     BLOCKS,
     TARGETS,
     AttentionBlock,

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from benchmarks.nodes import Nodes
-from kt import generate
-from kt.cluster import AHEAD, Cluster
 from kt.ensemble import Compute, Recipe
-from kt.errors import KTError
-from kt.generate import Plan
+from kt.pairs import generate
+from kt.pairs.cluster import AHEAD, Cluster
+from kt.pairs.generate import Plan
+from kt.run.errors import KTError
 from stages.generation import cluster_of_environment
 from tests.conftest import ROOT
 from tests.test_generate import assert_same

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
-from kt.compress import pruning
 from kt.ensemble import cpu_engine, part, torch_engine
-from kt.errors import KTError
+from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
+from kt.rivals import pruning
+from kt.run.errors import KTError
 
 LR, MOMENTUM = 0.05, 0.9
 NETWORKS = 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kt.ensemble import Compute, cpu_engine, cuda_engine, torch_engine
-from kt.errors import KTError
+from kt.run.errors import KTError
 
 ROOT = Path(__file__).resolve().parent.parent
 without_gpu = pytest.mark.skipif(cuda_engine.available(), reason="there is a GPU")

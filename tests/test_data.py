@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt import data
-from kt.data import ImageSet
-from kt.errors import KTError
+from kt import images as data
+from kt.images import ImageSet
+from kt.run.errors import KTError
 
 
 def test_embedded_sets_have_their_published_sizes_and_are_always_the_same(tmp_path):

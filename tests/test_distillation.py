@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.compress import distillation
+from kt.rivals import distillation
 
 
 @pytest.fixture

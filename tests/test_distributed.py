@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kt import distributed
+from kt.run import distributed
 from tests.test_stages import checkpoints, train_long, wait_for
 
 TWO = "--standalone --nproc-per-node 2"

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
-from kt.data import ordered_batches, pixels, training_batches
 from kt.ensemble import Compute, Recipe, cpu_engine
+from kt.images import ordered_batches, pixels, training_batches
+from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
 SEEDS = [11, 12, 13, 14, 15]

@@ -18,19 +18,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import pairs
-from kt.cifar import images as cifar
-from kt.cifar import training
-from kt.cifar.networks import NETWORKS, cifar_resnet
-from kt.cifar.training import Training
-from kt.compress.factor_transfer import (
+from kt.images import ImageSet, cifar
+from kt.networks.residual import NETWORKS, cifar_resnet
+from kt.pairs import store as pairs
+from kt.rivals import classifier as training
+from kt.rivals.classifier import Training
+from kt.rivals.factor_transfer import (
     FactorTranslator,
     Paraphraser,
     factor_loss,
     reconstruction_loss,
 )
-from kt.data import ImageSet
-from kt.errors import KTError
+from kt.run.errors import KTError
 from stages.factor_transfer import settings
 from tests.conftest import ROOT, Project
 from tests.test_stages import wait_for

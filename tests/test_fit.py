@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from kt import pairs
-from kt.blocks import initial_weights
-from kt.fit import Training, fit
-from kt.objectives import WeightObjective
-from kt.translator import Mixer, MixerConfig
+from kt.networks.blocks import initial_weights
+from kt.pairs import store as pairs
+from kt.translators import Mixer, MixerConfig
+from kt.translators.fit import Training, fit
+from kt.translators.objectives import WeightObjective
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
 
@@ -61,7 +61,7 @@ def run(network, data, training, path, evaluate=lambda _: {"score": 0.0}, on_epo
 def test_full_batches_are_the_plain_loop_with_cosine_annealing(
     optimizer, reference, piece, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kt.objectives.PIECE", piece)
+    monkeypatch.setattr("kt.translators.objectives.PIECE", piece)
     training = replace(TRAINING, batch_size=10, **optimizer)
     ours, plain = model(), model()
     fitted = run(ours, data, training, tmp_path / "c")
@@ -129,9 +129,9 @@ def test_schedules():
 def test_an_interrupted_run_ends_in_the_very_same_weights(
     stop_after, dropout, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr("kt.objectives.PIECE", 1)
-    monkeypatch.setattr("kt.objectives.LARGE_PIECE", 3)
+    monkeypatch.setattr("kt.translators.fit.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("kt.translators.objectives.PIECE", 1)
+    monkeypatch.setattr("kt.translators.objectives.LARGE_PIECE", 3)
     augmented = {"noise": 0.1, "masking": 0.1}
     whole = run(model(dropout), data, TRAINING, tmp_path / "whole", fingerprint, **augmented)
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kt import generate, pairs
-from kt.blocks import initial_weights
 from kt.ensemble import Compute, Recipe
-from kt.generate import Plan
+from kt.networks.blocks import initial_weights
+from kt.pairs import generate
+from kt.pairs import store as pairs
+from kt.pairs.generate import Plan
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.05)
 PLAN = Plan("train", 5, 2, "conv", RECIPE, 7)

@@ -9,14 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import ensemble, losses, symmetry
-from kt.blocks import BLOCKS, TARGETS, initial_weights
-from kt.data import pixels
+from kt import ensemble
 from kt.ensemble import Compute
-from kt.fit import Training, fit
-from kt.losses import LossWeights
-from kt.objectives import BehaviourObjective, WeightObjective
-from kt.translator import Mixer, MixerConfig
+from kt.images import pixels
+from kt.networks import symmetry
+from kt.networks.blocks import BLOCKS, TARGETS, initial_weights
+from kt.translators import Mixer, MixerConfig, losses
+from kt.translators.fit import Training, fit
+from kt.translators.losses import LossWeights
+from kt.translators.objectives import BehaviourObjective, WeightObjective
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 
@@ -254,8 +255,8 @@ def test_the_right_block_costs_nothing(networks, images):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_workers_and_interruptions_change_no_bit(dropout, networks, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("kt.objectives.PIECE", 2)
-    monkeypatch.setattr("kt.fit.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("kt.translators.objectives.PIECE", 2)
+    monkeypatch.setattr("kt.translators.fit.CHECKPOINT_SECONDS", 0)
     config = MixerConfig(
         layers=1, hidden_size=16, sequence_dim=16, channel_dim=16, dropout=dropout, fold=True
     )

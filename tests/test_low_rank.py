@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt import ensemble, symmetry
-from kt.blocks import SmallBlock, parameter_count
-from kt.compress import low_rank
-from kt.compress.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
-from kt.data import pixels
+from kt import ensemble
 from kt.ensemble import part
+from kt.images import pixels
+from kt.networks import symmetry
+from kt.networks.blocks import SmallBlock, parameter_count
+from kt.rivals import low_rank
+from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from kt import translator
+from kt import translators as translator
 from kt.__main__ import read_network
-from kt.blocks import Network, parameter_count, weights
-from kt.cost import multiply_adds
-from kt.errors import KTError
-from kt.translator import Merge, MergeConfig, Mixer, MixerConfig
+from kt.networks.blocks import Network, parameter_count, weights
+from kt.networks.cost import multiply_adds
+from kt.run.errors import KTError
+from kt.translators import Merge, MergeConfig, Mixer, MixerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,14 +5,16 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import ensemble, losses, symmetry, translator
-from kt.blocks import CONVOLUTIONAL, initial_weights
-from kt.data import ImageSet, pixels
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute, Recipe, Shown
-from kt.errors import KTError
-from kt.objectives import BehaviourObjective
-from kt.translator import Merge, MergeConfig
-from kt.translator.merge import prototypes
+from kt.images import ImageSet, pixels
+from kt.networks import symmetry
+from kt.networks.blocks import CONVOLUTIONAL, initial_weights
+from kt.run.errors import KTError
+from kt.translators import Merge, MergeConfig, losses
+from kt.translators.merge import prototypes
+from kt.translators.objectives import BehaviourObjective
 from tests.test_ensemble import assembled
 
 CONFIG = MergeConfig(layers=3, hidden_size=16, prototypes=20)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kt.optimizer import SGD, Adam
+from kt.run.optimizer import SGD, Adam
 
 PAIRS = [
     (lambda m: Adam(m, 0.01), lambda p: torch.optim.Adam(p, 0.01, fused=True)),
@@ -75,7 +75,7 @@ def test_another_optimizers_state_is_refused():
 
 def test_training_does_not_import_the_compiler():
     code = (
-        "import sys, torch; from torch import nn; from kt.optimizer import Adam; "
+        "import sys, torch; from torch import nn; from kt.run.optimizer import Adam; "
         "model = nn.Linear(2, 2); adam = Adam(model, 0.1); "
         "model(torch.ones(1, 2)).sum().backward(); adam.step(); "
         "sys.exit('torch._dynamo' in sys.modules)"

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from kt import pairs
-from kt.errors import KTError
-from kt.pairs import Pairs
+from kt.pairs import store as pairs
+from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_store(tmp_path, limit):
 FLAT = """
 import resource, sys, torch
 from pathlib import Path
-from kt import pairs
+from kt.pairs import store as pairs
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

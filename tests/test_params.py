@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kt.errors import KTError
+from kt.run.errors import KTError
 from stages import params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.blocks import CONVOLUTIONAL
-from kt.compress import pruning
-from kt.data import pixels
 from kt.ensemble import Compute, Shown, part
-from kt.errors import KTError
+from kt.images import pixels
+from kt.networks.blocks import CONVOLUTIONAL
+from kt.rivals import pruning
+from kt.run.errors import KTError
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 

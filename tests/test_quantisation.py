@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from kt import ensemble, pairs, symmetry
-from kt.blocks import Network, weights
-from kt.compress import quantisation
-from kt.compress.quantisation import BITS, dequantise, quantise, quantised
-from kt.data import pixels
+from kt import ensemble
 from kt.ensemble import part
+from kt.images import pixels
+from kt.networks import symmetry
+from kt.networks.blocks import Network, weights
+from kt.pairs import store as pairs
+from kt.rivals import quantisation
+from kt.rivals.quantisation import BITS, dequantise, quantise, quantised
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 

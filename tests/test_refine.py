@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import refine
-from kt.blocks import CONVOLUTIONAL, weights
-from kt.compress import pruning
-from kt.data import pixels
 from kt.ensemble import part
-from kt.errors import KTError
+from kt.images import pixels
+from kt.networks.blocks import CONVOLUTIONAL, weights
+from kt.rivals import pruning
+from kt.run.errors import KTError
+from kt.translators import refine
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 

@@ -6,14 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import seeds
-from kt.blocks import initial_weights
-from kt.compress import retraining
-from kt.compress.distillation import logit_loss
-from kt.compress.factor_transfer import FactorTranslator, Paraphraser
-from kt.compress.retraining import Retraining, answers
-from kt.data import pixels
 from kt.ensemble import Shown, part
+from kt.images import pixels
+from kt.networks.blocks import initial_weights
+from kt.rivals import retraining
+from kt.rivals.distillation import logit_loss
+from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
+from kt.rivals.retraining import Retraining, answers
+from kt.run import seeds
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kt import pairs
-from kt.pairs import Pairs
+from kt.pairs import store as pairs
+from kt.pairs.store import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

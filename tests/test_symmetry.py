@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from kt import symmetry
-from kt.blocks import BLOCKS, Network, initial_weights, weights
 from kt.ensemble import torch_engine
+from kt.networks import symmetry
+from kt.networks.blocks import BLOCKS, Network, initial_weights, weights
 
 COUNT = 3
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

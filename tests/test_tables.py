@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from kt.errors import KTError
-from kt.pairs import Pairs
-from kt.statistics import gap_closed
+from kt.evaluation.statistics import gap_closed
+from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from stages import params
 from stages.tables import curve, figure4_cell, methods, table1
 from stages.tables.ablation_row import Ablation

@@ -4,17 +4,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt import ensemble, pairs, symmetry, translator
-from kt.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
-from kt.cost import multiply_adds
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.errors import KTError
-from kt.objectives import WeightObjective
-from kt.translator import Mixer, MixerConfig
-from kt.translator.attention import Attention, AttentionConfig, SelfAttention
-from kt.translator.convolution import Convolution
-from kt.translator.mixer import PAPER_SIZES
-from kt.translator.sequence import PIECE
+from kt.networks import symmetry
+from kt.networks.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
+from kt.networks.cost import multiply_adds
+from kt.pairs import store as pairs
+from kt.run.errors import KTError
+from kt.translators import Mixer, MixerConfig
+from kt.translators.attention import Attention, AttentionConfig, SelfAttention
+from kt.translators.convolution import Convolution
+from kt.translators.mixer import PAPER_SIZES
+from kt.translators.objectives import WeightObjective
+from kt.translators.sequence import PIECE
 
 SMALL = MixerConfig(layers=2, hidden_size=16, sequence_dim=8, channel_dim=8)
 OTHERS = [

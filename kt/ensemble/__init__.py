@@ -1,6 +1,6 @@
 """Train and evaluate many tiny networks at once: one front, whatever the engine behind it.
 
-Weights are stacked, {name: (N, ...)} with the names of `kt.blocks.Network`. A network's result
+Weights are stacked, {name: (N, ...)} with the names of `kt.networks.blocks.Network`. A network's result
 depends on its seed, its image stream, the recipe and the engine alone: not on the networks beside
 it, on the number of workers, nor on how many networks are trained in one go (`Compute`). The same
 seeds give the same images, flips and initial weights in every engine; they differ by rounding.
@@ -15,10 +15,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from kt.blocks import Network, initial_weights
-from kt.data import ImageSet, ordered_batches, training_batches
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
-from kt.threads import one_thread
+from kt.images import ImageSet, ordered_batches, training_batches
+from kt.networks.blocks import Network, initial_weights
+from kt.run.threads import one_thread
 
 Weights = dict[str, Tensor]
 Progress = Callable[[int], None]
@@ -137,7 +137,7 @@ def train_blocks(
     The frozen blocks' batch norm is in evaluation mode, their statistics untouched (Section 3.1).
 
     Args:
-        kind: a target, `kt.blocks.TARGETS`.
+        kind: a target, `kt.networks.blocks.TARGETS`.
         networks: stacked `former.*` and `latter.*` (others are ignored).
         seeds: one a block, for its initial weights.
 

@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kt.blocks import (
+from kt.networks.blocks import (
     CHANNELS,
     CLASSES,
     HIDDEN,
@@ -37,7 +37,7 @@ from kt.blocks import (
     skeleton,
     weights,
 )
-from kt.errors import KTError
+from kt.run.errors import KTError
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -95,7 +95,7 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
-        initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        initial: stacked weights and running statistics of `kt.networks.blocks.Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
         threads: how many packs of sixteen networks are computed at the same time.
 

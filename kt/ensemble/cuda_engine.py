@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kt.ensemble import torch_engine
-from kt.errors import KTError
+from kt.run.errors import KTError
 
 if TYPE_CHECKING:
     from kt.ensemble.cuda.passes import Passes
@@ -117,7 +117,7 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
-        initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        initial: stacked weights and running statistics of `kt.networks.blocks.Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
         tiles: how the work is divided; None: as suits the device.
 

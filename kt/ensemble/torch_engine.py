@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.blocks import BLOCKS, CHANNELS, Former, LargeBlock, Latter, Network, skeleton
+from kt.networks.blocks import BLOCKS, CHANNELS, Former, LargeBlock, Latter, Network, skeleton
 
 Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -86,7 +86,7 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
-        initial: stacked weights and running statistics of `kt.blocks.Network`, {name: (N, ...)}.
+        initial: stacked weights and running statistics of `kt.networks.blocks.Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
 
     Returns:

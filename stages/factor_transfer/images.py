@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from kt import pairs
-from kt.cifar import images
 from kt.ensemble import Compute
+from kt.images import cifar as images
+from kt.pairs import store as pairs
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES
 from stages.params import Params

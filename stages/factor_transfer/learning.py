@@ -13,14 +13,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from kt import pairs, seeds
-from kt.cifar import training
-from kt.cifar.networks import NETWORKS
-from kt.cifar.training import Losses, Record, Training
-from kt.data import ImageSet
 from kt.ensemble import Compute
-from kt.errors import KTError
-from kt.threads import spread
+from kt.images import ImageSet
+from kt.networks.residual import NETWORKS
+from kt.pairs import store as pairs
+from kt.rivals import classifier as training
+from kt.rivals.classifier import Losses, Record, Training
+from kt.run import seeds
+from kt.run.errors import KTError
+from kt.run.threads import spread
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
@@ -70,7 +71,7 @@ def fingerprint(*modules: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What to train, on which losses (`kt.cifar.training.train`), and how."""
+    """What to train, on which losses (`kt.rivals.classifier.train`), and how."""
 
     learner: nn.Module
     losses: Callable[[Tensor, Tensor], Losses]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kt.cifar.training import Losses
-from kt.compress.factor_transfer import Paraphraser, reconstruction_loss
 from kt.ensemble import Compute
+from kt.rivals.classifier import Losses
+from kt.rivals.factor_transfer import Paraphraser, reconstruction_loss
 from stages import runtime
 from stages.factor_transfer import learning, settings
 from stages.params import Params

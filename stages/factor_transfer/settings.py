@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from kt.cifar.networks import NETWORKS
-from kt.cifar.training import Training
-from kt.errors import KTError
+from kt.networks.residual import NETWORKS
+from kt.rivals.classifier import Training
+from kt.run.errors import KTError
 from stages.params import Count, Fraction, NotNegative, Positive, Strict, explain
 
 TABLE = Path("tables/factor_transfer")

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.cifar.networks import NETWORKS
-from kt.cifar.training import Losses, accuracy
-from kt.compress.distillation import logit_loss
-from kt.compress.factor_transfer import FactorTranslator, Paraphraser, factor_loss
 from kt.ensemble import Compute
+from kt.networks.residual import NETWORKS
+from kt.rivals.classifier import Losses, accuracy
+from kt.rivals.distillation import logit_loss
+from kt.rivals.factor_transfer import FactorTranslator, Paraphraser, factor_loss
 from stages import runtime
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.learning import Task

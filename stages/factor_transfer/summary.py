@@ -7,11 +7,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from kt.blocks import parameter_count
-from kt.cifar.networks import NETWORKS
-from kt.compress.factor_transfer import FactorTranslator, Paraphraser
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
+from kt.networks.blocks import parameter_count
+from kt.networks.residual import NETWORKS
+from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
 from stages import figures, runtime
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings

@@ -3,9 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt.cifar.networks import NETWORKS
-from kt.cifar.training import Losses, accuracy
 from kt.ensemble import Compute
+from kt.networks.residual import NETWORKS
+from kt.rivals.classifier import Losses, accuracy
 from stages import runtime
 from stages.factor_transfer import learning, settings
 from stages.params import Params

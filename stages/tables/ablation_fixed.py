@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from kt import refine, translator
-from kt.compress import pruning
-from kt.data import ImageSet
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.pairs import Weights
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
+from kt.images import ImageSet
+from kt.pairs.store import Weights
+from kt.rivals import pruning
+from kt.translators import refine
 from stages import runtime, translation
 from stages.evaluation import Subjects
 from stages.inputs import TRANSLATOR, image_set

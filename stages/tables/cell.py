@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from kt.ensemble import Compute
-from kt.pairs import Pairs
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
+from kt.pairs.store import Pairs
 from stages import runtime, translation
 from stages.evaluation import Subjects
 from stages.inputs import PAIRS, image_set

@@ -4,18 +4,20 @@ import dataclasses
 
 import torch
 
-from kt import losses, seeds, translator
-from kt.blocks import initial_weights, parameter_count
-from kt.cost import multiply_adds
+from kt import translators as translator
 from kt.ensemble import Compute, part
-from kt.errors import KTError
-from kt.fit import Record, Training, fit
-from kt.objectives import WeightObjective
-from kt.pairs import Pairs, Weights
-from kt.translator.attention import Attention, AttentionConfig
-from kt.translator.convolution import Convolution
-from kt.translator.mixer import Mixer
-from kt.translator.sequence import SequenceConfig, SequenceTranslator
+from kt.networks.blocks import initial_weights, parameter_count
+from kt.networks.cost import multiply_adds
+from kt.pairs.store import Pairs, Weights
+from kt.run import seeds
+from kt.run.errors import KTError
+from kt.translators import losses
+from kt.translators.attention import Attention, AttentionConfig
+from kt.translators.convolution import Convolution
+from kt.translators.fit import Record, Training, fit
+from kt.translators.mixer import Mixer
+from kt.translators.objectives import WeightObjective
+from kt.translators.sequence import SequenceConfig, SequenceTranslator
 from stages import runtime
 from stages.inputs import PAIRS
 from stages.params import Params

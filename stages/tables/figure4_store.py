@@ -2,9 +2,9 @@
 
 from pydantic import model_validator
 
-from kt import pairs
 from kt.ensemble import Compute
-from kt.pairs import Pairs
+from kt.pairs import store as pairs
+from kt.pairs.store import Pairs
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from kt import ensemble, translator
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.pairs import Pairs
+from kt.pairs.store import Pairs
 from stages import feature_maps, runtime
 from stages.inputs import PAIRS, image_set
 from stages.params import Params

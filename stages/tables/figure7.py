@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.inputs import RESULTS
 from stages.params import Params

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kt.ensemble import Compute
-from kt.errors import KTError
+from kt.run.errors import KTError
 from stages import runtime
 from stages.params import Count, Params, Strict
 from stages.tables import cell, paper

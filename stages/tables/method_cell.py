@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from kt import ensemble
-from kt.blocks import CHANNELS, Former, Latter, parameter_count, weights
-from kt.cost import multiply_adds
 from kt.ensemble import Compute
-from kt.statistics import summary
-from kt.threads import one_thread
+from kt.evaluation.statistics import summary
+from kt.networks.blocks import CHANNELS, Former, Latter, parameter_count, weights
+from kt.networks.cost import multiply_adds
+from kt.run.threads import one_thread
 from stages import runtime
 from stages.inputs import image_set
 from stages.params import Params

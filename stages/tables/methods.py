@@ -13,14 +13,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from kt import baselines, ensemble, generate, pairs, seeds, translator
-from kt.blocks import BLOCKS, Former, LargeBlock, Latter, weights
-from kt.compress import low_rank, pruning, quantisation, retraining
-from kt.compress.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
-from kt.compress.retraining import Retraining
-from kt.data import ImageSet
+from kt import ensemble
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.pairs import Weights
+from kt.evaluation import baselines
+from kt.images import ImageSet
+from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, weights
+from kt.pairs import generate
+from kt.pairs import store as pairs
+from kt.pairs.store import Weights
+from kt.rivals import low_rank, pruning, quantisation, retraining
+from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
+from kt.rivals.retraining import Retraining
+from kt.run import seeds
 from stages import translation
 from stages.evaluation import Subjects
 from stages.generation import plan

@@ -1,8 +1,8 @@
 """The default translator on networks trained for another number of epochs than its own."""
 
-from kt import translator
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.generation import make_store, plan

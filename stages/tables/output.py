@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kt.statistics import gap_closed
+from kt.evaluation.statistics import gap_closed
 from stages import runtime
 from stages.inputs import RESULTS
 from stages.params import Params

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from kt.ensemble import Compute
-from kt.translator.mixer import PAPER_SIZES
+from kt.translators.mixer import PAPER_SIZES
 from stages.params import Change, Params
 from stages.tables import cell
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from kt import translator
+from kt import translators as translator
 from kt.ensemble import Compute
-from kt.translator import Translator
+from kt.translators import Translator
 from stages import runtime, translation
 from stages.inputs import TRANSLATOR
 from stages.params import Count, Fraction, Params, Strict

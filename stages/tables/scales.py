@@ -1,6 +1,6 @@
 """Parameters of the tables that differ from scale to scale."""
 
-from kt.errors import KTError
+from kt.run.errors import KTError
 from stages.params import Params
 
 

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from kt.compress import retraining
 from kt.ensemble import Compute
+from kt.rivals import retraining
 from stages import runtime
 from stages.params import Params
 from stages.tables import cell, charts, output

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from kt.blocks import initial_weights, parameter_count
-from kt.cost import multiply_adds
 from kt.ensemble import Compute
-from kt.translator import Mixer
-from kt.translator.mixer import PAPER_SIZES
+from kt.networks.blocks import initial_weights, parameter_count
+from kt.networks.cost import multiply_adds
+from kt.translators import Mixer
+from kt.translators.mixer import PAPER_SIZES
 from stages import runtime
 from stages.params import Params
 from stages.tables import output, printed

@@ -1,8 +1,8 @@
 """A row of Table 6: translation to another kind of small block, and that block left random."""
 
-from kt import baselines
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation import baselines
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import image_set

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kt.blocks import CONVOLUTIONAL, TARGETS
 from kt.ensemble import Compute
-from kt.pairs import Pairs
+from kt.networks.blocks import CONVOLUTIONAL, TARGETS
+from kt.pairs.store import Pairs
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.statistics import summary
+from kt.evaluation.statistics import summary
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import RESULTS, image_set

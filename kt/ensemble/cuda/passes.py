@@ -10,8 +10,8 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt.blocks import CHANNELS, CLASSES
 from kt.ensemble.cuda import convolution, former, latter, norm
+from kt.networks.blocks import CHANNELS, CLASSES
 
 if TYPE_CHECKING:
     from kt.ensemble.cuda_engine import Tiles

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt import checkpoint, distributed, seeds
-from kt.objectives import BehaviourObjective, WeightObjective
-from kt.optimizer import SGD, Adam
+from kt.run import checkpoint, distributed, seeds
+from kt.run.optimizer import SGD, Adam
+from kt.translators.objectives import BehaviourObjective, WeightObjective
 
 Weights = dict[str, Tensor]
 Record = dict[str, Any]
@@ -94,7 +94,7 @@ def fit(
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
     with the same file `kept` ends with the same weights as one that was not.
 
-    In several processes (`kt.distributed`) all call this with the same arguments and get the same;
+    In several processes (`kt.run.distributed`) all call this with the same arguments and get the same;
     the first one alone evaluates and writes. Their number changes losses by rounding only, but for
     what is drawn for single samples: masks, noise and dropout.
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from kt import seeds
-from kt.blocks import block_shapes, initial_weights
+from kt.networks.blocks import block_shapes, initial_weights
+from kt.run import seeds
 
 Weights = dict[str, Tensor]
 

@@ -16,8 +16,8 @@ from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt import symmetry
-from kt.blocks import CHANNELS, LargeBlock, block_shapes
+from kt.networks import symmetry
+from kt.networks.blocks import CHANNELS, LargeBlock, block_shapes
 
 Weights = dict[str, Tensor]
 SPATIAL_RANKS = (4, 5)

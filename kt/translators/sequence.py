@@ -12,10 +12,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from kt import symmetry
-from kt.blocks import CHANNELS, block_shapes
 from kt.ensemble import Compute, part
-from kt.threads import spread
+from kt.networks import symmetry
+from kt.networks.blocks import CHANNELS, block_shapes
+from kt.run.threads import spread
 
 Weights = dict[str, Tensor]
 KERNEL = 9
@@ -91,7 +91,7 @@ class SequenceTranslator(nn.Module):
 
     The two (B, 6, 6, 3, 3) kernels become a sequence of 72 with 9 channels; the output sequence of
     36 (conv), 37 (conv with biases), 18 (MLP) or 16 (attention target), with 9 channels, is cut
-    into the target's tensors in the order of `kt.blocks.block_shapes`.
+    into the target's tensors in the order of `kt.networks.blocks.block_shapes`.
 
     Attributes:
         initial: (numbers,), the weights that all small blocks were trained from, flattened in the

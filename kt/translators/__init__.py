@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kt import pairs
-from kt.blocks import Network, weights
-from kt.data import ImageSet
 from kt.ensemble import Compute, part
-from kt.errors import KTError
-from kt.translator.merge import Merge, MergeConfig
-from kt.translator.mixer import Mixer, MixerConfig
+from kt.images import ImageSet
+from kt.networks.blocks import Network, weights
+from kt.pairs import store as pairs
+from kt.run.errors import KTError
+from kt.translators.merge import Merge, MergeConfig
+from kt.translators.mixer import Mixer, MixerConfig
 
 Weights = dict[str, torch.Tensor]
 Translator = Mixer | Merge

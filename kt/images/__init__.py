@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt import seeds
-from kt.blocks import CLASSES, IMAGE_SIZE
-from kt.errors import KTError
+from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.run import seeds
+from kt.run.errors import KTError
 
 EMBEDDED_SEED = 20240112
 """Fixed once: the embedded sets and their splits are data, not an experiment's random draw."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kt import pairs
-from kt.blocks import CHANNELS, block_shapes
+from kt.networks.blocks import CHANNELS, block_shapes
+from kt.pairs import store as pairs
 
 Weights = dict[str, Tensor]
 BITS = (8, 6, 4, 3, 2)
@@ -82,7 +82,7 @@ def save_int8(path: Path, network: Weights) -> None:
     """Write one network with the weights of all its convolutions and its linear layer in 8 bits.
 
     Args:
-        network: the weights of a `kt.blocks.Network`, as `kt.blocks.weights` gives them.
+        network: the weights of a `kt.networks.blocks.Network`, as `kt.networks.blocks.weights` gives them.
 
     Raises:
         KTError: the file cannot be written.
@@ -96,7 +96,7 @@ def save_int8(path: Path, network: Weights) -> None:
 
 
 def load_int8(path: Path) -> Weights:
-    """Read what `save_int8` wrote: the weights of a `kt.blocks.Network`, dequantised to float32.
+    """Read what `save_int8` wrote: the weights of a `kt.networks.blocks.Network`, dequantised to float32.
 
     Raises:
         KTError: the file is missing or damaged.

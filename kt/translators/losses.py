@@ -9,9 +9,9 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt import symmetry
-from kt.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
 from kt.ensemble import Shown
+from kt.networks import symmetry
+from kt.networks.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
 
 Weights = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.blocks import CLASSES
+from kt.networks.blocks import CLASSES
 
 
 class Classifier(nn.Module):

@@ -11,8 +11,8 @@ import torch
 
 import kt
 from kt.ensemble import Compute, cpu_engine
-from kt.errors import KTError
-from kt.pairs import Weights
+from kt.pairs.store import Weights
+from kt.run.errors import KTError
 
 AHEAD = 2
 """Tasks submitted for each that can run at once: nodes never wait, and nothing piles up."""
@@ -22,7 +22,7 @@ SECONDS_TO_ANSWER = 10
 
 @dataclass(frozen=True)
 class Cluster:
-    """An executor of `kt.generate.run`: a part is a task, computed anew if its worker is lost.
+    """An executor of `kt.pairs.generate.run`: a part is a task, computed anew if its worker is lost.
 
     Attributes:
         address: of the cluster's head, "host:port"; "auto" for the one started on this machine;

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt import seeds
-from kt.data import ImageSet
-from kt.errors import KTError
+from kt.images import ImageSet
+from kt.run import seeds
+from kt.run.errors import KTError
 
 SIZES = (50000, 10000)
 MEAN = (0.4914, 0.4822, 0.4465)

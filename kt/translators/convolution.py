@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from kt.translator.sequence import SequenceTranslator
+from kt.translators.sequence import SequenceTranslator
 
 WINDOW = 3
 

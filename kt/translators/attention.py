@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.translator.sequence import SEQUENCE, SequenceConfig, SequenceTranslator
+from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceTranslator
 
 POSITION_STD = 0.02
 

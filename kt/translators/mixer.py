@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from torch import nn
 
-from kt.translator.sequence import SEQUENCE, SequenceConfig, SequenceMLP, SequenceTranslator
+from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceMLP, SequenceTranslator
 
 MixerConfig = SequenceConfig
 PAPER_SIZES = {
@@ -23,5 +23,5 @@ class Mixer(SequenceTranslator):
         return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)
 
     def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""
+        """The configuration, as kept in a translator's file; `kt.translators.load` reads it back."""
         return {"kind": "mixer"} | asdict(self.config)

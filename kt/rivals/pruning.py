@@ -11,11 +11,11 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from kt import symmetry
-from kt.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, block_shapes
-from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, Shown, part
-from kt.errors import KTError
+from kt.images import ImageSet, pixels
+from kt.networks import symmetry
+from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, block_shapes
+from kt.run.errors import KTError
 
 Weights = dict[str, Tensor]
 SUBSETS = torch.tensor(list(combinations(range(CHANNELS), HIDDEN)))

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kt.errors import KTError
+from kt.run.errors import KTError
 
 Weights = dict[str, Tensor]
 MANIFEST = "manifest.json"

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from kt import ensemble, losses, seeds
-from kt.blocks import CHANNELS, initial_weights
-from kt.compress import distillation, factor_transfer
-from kt.data import ImageSet, pixels
+from kt import ensemble
 from kt.ensemble import Compute, Shown, part
-from kt.threads import one_thread
+from kt.images import ImageSet, pixels
+from kt.networks.blocks import CHANNELS, initial_weights
+from kt.rivals import distillation, factor_transfer
+from kt.run import seeds
+from kt.run.threads import one_thread
+from kt.translators import losses
 
 Weights = dict[str, Tensor]
 BATCH = 32
@@ -75,7 +77,7 @@ class Retraining:
     """Which networks' blocks are trained, on what, and for how long.
 
     Attributes:
-        kind: of the blocks, one of `kt.blocks.TARGETS`.
+        kind: of the blocks, one of `kt.networks.blocks.TARGETS`.
         networks: stacked `former.*`, `large.*` and `latter.*` (N, ...), which stay as they are.
         images: with labels.
         steps: each on 32 images, the same for all networks.

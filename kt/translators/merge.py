@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt import symmetry
-from kt.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
-from kt.compress.pruning import SUBSETS, reading
-from kt.data import ImageSet, pixels
 from kt.ensemble import Compute, Shown, part
-from kt.errors import KTError
-from kt.threads import one_thread
+from kt.images import ImageSet, pixels
+from kt.networks import symmetry
+from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
+from kt.rivals.pruning import SUBSETS, reading
+from kt.run.errors import KTError
+from kt.run.threads import one_thread
 
 Weights = dict[str, Tensor]
 KERNEL = 9
@@ -341,7 +341,7 @@ class Merge(nn.Module):
         return torch.stack([into, out], 1)
 
     def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file; `kt.translator.load` reads it back."""
+        """The configuration, as kept in a translator's file; `kt.translators.load` reads it back."""
         return {"kind": "merge"} | asdict(self.config)
 
 

@@ -1,7 +1,7 @@
 """What a translator is trained to do: like known small blocks, or like the large block behaves.
 
 An objective has samples, `len(objective)`, and adds the gradient of its loss on some of them to a
-translator's: `objective.backward(model, index, epoch)`. `kt.fit` does the rest.
+translator's: `objective.backward(model, index, epoch)`. `kt.translators.fit` does the rest.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,16 @@ from functools import cache, cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from kt import ensemble, losses, symmetry
-from kt.augment import Side, augment
-from kt.blocks import CHANNELS
-from kt.data import ImageSet, pixels
+from kt import ensemble
 from kt.ensemble import Compute, Shown
-from kt.losses import LossWeights
-from kt.pairs import Rows
-from kt.threads import one_thread, spread
+from kt.images import ImageSet, pixels
+from kt.networks import symmetry
+from kt.networks.blocks import CHANNELS
+from kt.pairs.augment import Side, augment
+from kt.pairs.store import Rows
+from kt.run.threads import one_thread, spread
+from kt.translators import losses
+from kt.translators.losses import LossWeights
 
 Weights = dict[str, Tensor]
 Samples = Weights | dict[str, Rows]

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kt import ensemble, pairs, seeds
-from kt.data import ImageSet
+from kt import ensemble
 from kt.ensemble import Compute, Progress, Recipe
-from kt.errors import KTError
-from kt.pairs import Weights
+from kt.images import ImageSet
+from kt.pairs import store as pairs
+from kt.pairs.store import Weights
+from kt.run import seeds
+from kt.run.errors import KTError
 
 Executor = Callable[[Callable[[int], Weights], Sequence[int]], Iterator[tuple[int, Weights]]]
 """Computes parts anywhere, in any order: of a function and indices, (index, part) as they come."""
@@ -158,7 +160,7 @@ def run(
         compute: what `executor` computes a part on.
         large, networks: as for `compute_part`.
         progress: called with (images passed, whether they were found done already).
-        executor: computes the parts (`kt.cluster`); None: this process does, one after another.
+        executor: computes the parts (`kt.pairs.cluster`); None: this process does, one after another.
     """
     whole = plan.images(data, networks)
     missing = []

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt import ensemble, losses, seeds
-from kt.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
-from kt.data import ImageSet, pixels
+from kt import ensemble
 from kt.ensemble import Compute, Shown, part
-from kt.errors import KTError
-from kt.threads import one_thread
+from kt.images import ImageSet, pixels
+from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
+from kt.run import seeds
+from kt.run.errors import KTError
+from kt.run.threads import one_thread
+from kt.translators import losses
 
 Weights = dict[str, Tensor]
 BATCH = 32

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kt import checkpoint
-from kt.cifar.images import augmented_batches, pixels
-from kt.cifar.networks import Classifier
-from kt.data import ImageSet
+from kt.images import ImageSet
+from kt.images.cifar import augmented_batches, pixels
+from kt.networks.residual import Classifier
+from kt.run import checkpoint
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]

@@ -1,0 +1,1 @@
+"""The paper's networks as plain modules, their stacked weights, and what leaves their function unchanged."""

@@ -1,0 +1,1 @@
+"""Pairs of large and small blocks: generated, stored, augmented."""

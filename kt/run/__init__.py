@@ -1,0 +1,1 @@
+"""How things run: seeds, threads, processes, checkpoints, errors."""
