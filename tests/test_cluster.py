@@ -21,7 +21,7 @@ from stages.generation import cluster_of_environment
 from tests.conftest import ROOT
 from tests.test_generate import assert_same
 
-pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
+pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
 
 PLAN = Plan("train", 16, 2, "conv", Recipe(epochs=40, batch_size=32, lr=0.05), 7)
 

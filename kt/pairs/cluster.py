@@ -97,7 +97,7 @@ class Cluster:
         try:
             import ray
         except ImportError:
-            raise KTError("Ray is missing: pip install -r requirements-ray.txt") from None
+            raise KTError("Ray is missing: pip install -e .[ray]") from None
         if not ray.is_initialized():
             # Of several tasks' mistakes one is told.
             os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
