@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kt import ensemble
-from kt import images as data
 from kt.ensemble import Compute, Recipe, cpu_engine
 from kt.evaluation.statistics import summary
-from kt.images import ImageSet, ordered_batches, training_batches
+from kt.images import ImageSet, load_images, ordered_batches, training_batches
 from kt.networks.blocks import Network, SmallBlock
+from kt.networks.weights import part
 
 RECIPES = {"digits": {"batch_size": 32, "lr": 0.02}, "mnist": {"batch_size": 128, "lr": 0.01}}
 
@@ -60,7 +60,7 @@ def by_engine(
 ) -> tuple[Tensor, Tensor]:
     """The same of all networks together."""
     networks = ensemble.train_networks(images, range(count), 1, recipe, compute)
-    block = ensemble.part(networks, "block")
+    block = part(networks, "block")
     small = ensemble.train_blocks("conv", images, networks, range(count), 2, recipe, compute)
     return (
         ensemble.evaluate("large", test, networks, block, compute),
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
-    images, test = data.load(options.images, Path("data"))
+    images, test = load_images(options.images, Path("data"))
     recipe = Recipe(epochs=options.epochs, **RECIPES[options.images])
     workers = os.cpu_count() or 1
     computes = {"torch": Compute(workers=workers, engine="torch")}

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.generate import load_images
+from benchmarks.generate import training_images
 from benchmarks.nodes import Nodes
 from benchmarks.process import alone, seconds
 from kt.ensemble import Compute, Recipe
 from kt.pairs import generate
-from kt.pairs import store as pairs
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
-from kt.pairs.store import Pairs
+from kt.pairs.store import Pairs, write_store
 
 KILLED = ("worker", "node", "driver")
 PER_STREAM = 2
@@ -39,13 +38,13 @@ def planned(networks: int, epochs: int, per_stream: int) -> Plan:
 def store(plan: Plan, count: int, folder: Path, address: str | None, workers: int = 1) -> str:
     """Generate a store, going on from what lies beside it; returns its checksum."""
     torch.set_num_threads(1)
-    images, _ = load_images(count)
+    images, _ = training_images(count)
     cluster = None if address is None else Cluster(address)
     compute = Compute(workers=workers)
     compute = compute if cluster is None else cluster.compute(compute)
     scratch = folder.with_name(f"{folder.name}-parts")
     run = generate.run(plan, images, scratch, compute, executor=cluster)
-    pairs.write(folder, run, plan.stored, {})
+    write_store(folder, run, plan.stored, {})
     return Pairs(folder).checksum
 
 

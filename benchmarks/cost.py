@@ -18,9 +18,8 @@ import pandas as pd
 import torch
 
 from kt import ensemble
-from kt import images as data
 from kt.ensemble import Compute, Recipe
-from kt.images import ImageSet
+from kt.images import ImageSet, load_images
 from kt.networks.blocks import Network, initial_weights
 from kt.run import seeds
 from kt.run.errors import KTError
@@ -254,8 +253,8 @@ def measured(rates: Rates, names: list[str]) -> dict[str, float]:
 def image_sizes(params: Params) -> tuple[ImageSet, dict[str, int]]:
     """Some training images, and how many images of each kind there are."""
     chosen = params.active.images
-    train, test = data.load(chosen.main, Path("data"))
-    transfer, _ = data.load(chosen.transfer, Path("data"))
+    train, test = load_images(chosen.main, Path("data"))
+    transfer, _ = load_images(chosen.transfer, Path("data"))
     return train.subset(slice(0, IMAGES)), {
         "train": len(train) - chosen.held_back,
         "held_back": chosen.held_back,

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.generate import BATCH, Pictures, load_images
+from benchmarks.generate import BATCH, Pictures, training_images
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
     options = parser.parse_args()
 
-    images, name = load_images(options.images)
+    images, name = training_images(options.images)
     networks = initial_weights(Network, range(options.networks))
     small = initial_weights("conv", range(options.networks))
     compute = Compute(workers=torch.get_num_threads())

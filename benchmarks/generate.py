@@ -2,8 +2,8 @@
 
     python -m benchmarks.generate [--networks 32] [--steps 20]
 
-The plain loop trains one `kt.networks.blocks.Network` at a time with `torch.utils.data.DataLoader`, the
-protocol's transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
+The plain loop trains one `Network` at a time with `torch.utils.data.DataLoader`, the protocol's
+transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
 the median over steps. Images are MNIST's where `KT_DATA_ROOT` names a folder that holds them, else
 random ones that are as sparse. FLOP are counted as the plain loop does them, at every position.
 """
@@ -23,11 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.process import peak_memory, seconds
-from kt import ensemble
-from kt import images as data
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
-from kt.images import ImageSet, training_batches
+from kt.images import ImageSet, load_images, training_batches
 from kt.networks.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
+from kt.networks.weights import part
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
@@ -89,11 +88,11 @@ class Clock:
         return 1e3 * statistics.median(spans[self.warm_up :])
 
 
-def load_images(count: int) -> tuple[ImageSet, str]:
+def training_images(count: int) -> tuple[ImageSet, str]:
     """Training images and their name; random ones with a fifth of the pixels set if need be."""
     if "KT_DATA_ROOT" in os.environ:
         with tempfile.TemporaryDirectory() as folder:
-            train, _ = data.load("mnist", Path(folder))
+            train, _ = load_images("mnist", Path(folder))
         return train.subset(slice(0, count)), "MNIST"
     draw = torch.Generator().manual_seed(0)
     images = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
@@ -137,7 +136,7 @@ def engine_loop(
     if step == "step 1":
         engine.train_networks(whole, batches, LR, MOMENTUM, **options)
     else:
-        former, latter = (ensemble.part(whole, name) for name in ("former", "latter"))
+        former, latter = (part(whole, name) for name in ("former", "latter"))
         engine.train_blocks(
             target, weights(target), former, latter, batches, LR, MOMENTUM, **options
         )
@@ -161,7 +160,7 @@ def main() -> None:
     options = parser.parse_args()
 
     threads, target = torch.get_num_threads(), options.target
-    images, name = load_images(BATCH * options.steps)
+    images, name = training_images(BATCH * options.steps)
     rate = matrix_product_rate()
     print(f"{name}, batch {BATCH}, {options.steps} steps, {threads} threads")
     print(f"matrix product {rate:.0f} GFLOP/s (float32, all threads)")

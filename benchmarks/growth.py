@@ -2,10 +2,10 @@
 
     python -m benchmarks.growth [--largest 10000] [--steps 4]
 
-Networks go the way of the stages: `kt.pairs.generate.run` in parts of 256, then `kt.pairs.store.write`. Each
-number of networks is a fresh process, warmed up by a few. A step is one of each training, at batch
-128. What happens once for a network, whatever the steps (initial weights and files), is clocked by
-itself. Small numbers of networks are repeated for their median.
+Networks go the way of the stages: `kt.pairs.generate.run` in parts of 256, then
+`kt.pairs.store.write_store`. Each number of networks is a fresh process, warmed up by a few. A step
+is one of each training, at batch 128. What happens once for a network, whatever the steps (initial
+weights and files), is clocked by itself. Small numbers of networks are repeated for their median.
 """
 
 import argparse
@@ -21,13 +21,14 @@ import matplotlib
 import pandas as pd
 import torch
 
-from benchmarks.generate import BATCH, LR, MOMENTUM, load_images
+from benchmarks.generate import BATCH, LR, MOMENTUM, training_images
 from benchmarks.process import alone
 from kt import ensemble
 from kt.ensemble import Compute, Recipe
 from kt.pairs import generate
-from kt.pairs import store as pairs
 from kt.pairs.generate import Plan
+from kt.pairs.store import write_store
+from kt.run.files import save_tensors
 
 PER_STREAM = 256
 RESULTS = Path(__file__).parent / "results"
@@ -56,21 +57,21 @@ def generation(networks: int, steps: int) -> tuple[float, float]:
 
 
 def _generate(networks: int, steps: int) -> tuple[float, float]:
-    images, _ = load_images(BATCH * steps)
+    images, _ = training_images(BATCH * steps)
     recipe = Recipe(epochs=1, batch_size=BATCH, lr=LR, momentum=MOMENTUM)
     plan = Plan("growth", networks, PER_STREAM, "conv", recipe, 1)
     compute = Compute(workers=torch.get_num_threads())
-    initial, save = Clocked(ensemble.initial_weights), Clocked(pairs.save)
+    initial, save = Clocked(ensemble.initial_weights), Clocked(save_tensors)
     with (
         tempfile.TemporaryDirectory() as name,
         mock.patch.object(ensemble, "initial_weights", initial),
-        mock.patch.object(pairs, "save", save),
+        mock.patch.object(generate, "save_tensors", save),
     ):
         start = time.perf_counter()
         parts = generate.run(plan, images, Path(name) / "parts", compute)
         first = next(parts)  # computes them all
         trained = time.perf_counter()
-        pairs.write(Path(name) / "store", itertools.chain([first], parts), networks, {})
+        write_store(Path(name) / "store", itertools.chain([first], parts), networks, {})
         end = time.perf_counter()
     once = initial.seconds + save.seconds
     return trained - start - once, end - trained + once

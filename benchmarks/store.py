@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.process import alone, seconds
 from kt.networks.blocks import Network, initial_weights
-from kt.pairs import store as pairs
-from kt.pairs.store import Pairs, Weights
+from kt.networks.weights import Weights
+from kt.pairs.store import Pairs, write_store
 
 BATCH = 4096
 PART = 256
@@ -57,7 +57,7 @@ def write_shards(folder: Path, count: int) -> float:
         for at in range(0, count, PART):
             yield {name: tensor[: count - at].clone() for name, tensor in some.items()}
 
-    return seconds(lambda: pairs.write(folder, parts(), count, {}))
+    return seconds(lambda: write_store(folder, parts(), count, {}))
 
 
 def write_files(folder: Path, count: int) -> float:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from kt import images as data
-from kt import translators as translator
 from kt.ensemble import Compute
+from kt.images import load_images
 from kt.networks.blocks import Network, initial_weights
-from kt.translators import Merge, MergeConfig
+from kt.translators import Merge, MergeConfig, load_translator, translate
 
 
 def main() -> None:
@@ -32,20 +31,20 @@ def main() -> None:
     if options.translator is None:
         torch.manual_seed(0)
         model = Merge(MergeConfig())
-        images, _ = data.load("digits", Path("data"))
+        images, _ = load_images("digits", Path("data"))
         model.prepare(networks, images, torch.Generator().manual_seed(0))
     else:
-        model = translator.load(options.translator)
+        model = load_translator(options.translator)
     Compute().engine_for("conv")  # compiled before the clock starts
 
     started = time.perf_counter()
-    ours = translator.translate(model, networks)
+    ours = translate(model, networks)
     ours_each = (time.perf_counter() - started) / options.networks
     same = 0
     started = time.perf_counter()
     for i in range(options.plain_networks):
         single = {name: tensor[i : i + 1] for name, tensor in networks.items()}
-        alone = translator.translate(model, single, Compute(engine="torch"))
+        alone = translate(model, single, Compute(engine="torch"))
         same += all(
             torch.allclose(tensor[0], ours[name][i], rtol=1e-2, atol=1e-2)
             for name, tensor in alone.items()

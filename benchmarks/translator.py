@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.generate import matrix_product_rate
 from benchmarks.process import alone
 from benchmarks.store import Files, write_files, write_shards
-from kt import ensemble
+from kt.networks.weights import Weights, part
 from kt.pairs.augment import augment
-from kt.pairs.store import Pairs, Weights
+from kt.pairs.store import Pairs
 from kt.translators import Mixer, MixerConfig
 from kt.translators.fit import Training, fit
 from kt.translators.losses import weight_mse
@@ -36,7 +36,7 @@ class AugmentedFiles(Files):
 
     def __getitem__(self, index: int) -> tuple[Weights, Weights]:
         pair = super().__getitem__(index)
-        large, small = ensemble.part(pair, "large"), ensemble.part(pair, "small")
+        large, small = part(pair, "large"), part(pair, "small")
         return augment(large, small, MASKING, NOISE, "large")
 
 
@@ -69,7 +69,7 @@ def plain_loop(
 def ours(folder: Path, batch: int, layers: int, passes: int) -> float:
     """Samples a second of the fastest pass."""
     store = Pairs(folder / "shards")
-    large, small = (ensemble.part(store.mapped(side), side) for side in ("large", "small"))
+    large, small = (part(store.mapped(side), side) for side in ("large", "small"))
     training = Training(epochs=passes, batch_size=batch)
     objective = WeightObjective(large, small, MASKING, NOISE, workers=torch.get_num_threads())
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from kt import ensemble
-from kt import images as data
-from kt import translators as translator
+from kt.images import IMAGE_SETS, ImageSet, load_images
 from kt.networks.blocks import IMAGE_SIZE, Network, parameter_count, skeleton, weights
 from kt.networks.cost import multiply_adds
-from kt.pairs import store as pairs
+from kt.networks.weights import part, prefixed, stack_of_one
 from kt.run.errors import KTError
-from kt.translators import refine
+from kt.run.files import load_tensors, save_tensors
+from kt.translators import compress, load_translator, own_images, refine
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     command = commands.add_parser(
         "translate",
         help="put a small block in the place of a network's large block",
-        description="Reads the weights of kt.networks.blocks.Network('large') and writes those of the same "
-        "network with a translated block: former and latter blocks stay as they are.",
+        description="Reads the weights of a Network('large') (kt.networks.blocks) and writes those "
+        "of the same network with a translated block: former and latter blocks stay as they are.",
     )
     command.add_argument("network", type=Path, help="safetensors file of the trained network")
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
@@ -40,7 +40,7 @@ def main() -> None:
     )
     command.add_argument(
         "--images",
-        choices=list(data.LOADERS),
+        choices=list(IMAGE_SETS),
         help="also measure the accuracy on the test images of a set",
     )
     command.add_argument(
@@ -51,7 +51,7 @@ def main() -> None:
     )
     command.add_argument(
         "--refine-images",
-        choices=list(data.LOADERS),
+        choices=list(IMAGE_SETS),
         help="refine on the training images of a set, whose labels are not used",
     )
     command.set_defaults(run=translate)
@@ -66,22 +66,22 @@ def main() -> None:
 
 def translate(options: argparse.Namespace) -> None:
     """Translate one network's block, write the network, and say what changed."""
-    model = translator.load(options.translator)
+    model = load_translator(options.translator)
     before = read_network(options.network)
-    networks = {"before": before, "after": translator.compress(model, before)}
+    networks = {"before": before, "after": compress(model, before)}
     seconds = None
     if options.refine:
         if options.refine_images:
-            shown, _ = data.load(options.refine_images, Path("data"))
+            shown, _ = load_images(options.refine_images, Path("data"))
         else:
-            shown = translator.own_images(model)
+            shown = own_images(model)
         start = time.perf_counter()
         networks["refined"] = refined(before, networks["after"], shown, options.refine)
         seconds = time.perf_counter() - start
     *_, written = networks.values()
-    pairs.save(options.output, weights(written))
+    save_tensors(options.output, weights(written))
     print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
-    test = data.load(options.images, Path("data"))[1] if options.images else None
+    test = load_images(options.images, Path("data"))[1] if options.images else None
     print(f"{'accuracy':>12}" if test else "")
     image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
     for label, network in networks.items():
@@ -94,14 +94,11 @@ def translate(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
-def refined(large: Network, small: Network, images: data.ImageSet | None, steps: int) -> Network:
-    """`small` with its block refined towards the outputs of `large`: see `kt.translators.refine`."""
-    stacked, start = (
-        {name: tensor[None] for name, tensor in weights(network).items()}
-        for network in (large, small)
-    )
-    stacked |= {f"large.{name}": t for name, t in ensemble.part(stacked, "block").items()}
-    block = ensemble.part(start, "block")
+def refined(large: Network, small: Network, images: ImageSet | None, steps: int) -> Network:
+    """`small` with its block refined towards the outputs of `large`, by `kt.translators.refine`."""
+    stacked, start = (stack_of_one(weights(network)) for network in (large, small))
+    stacked |= prefixed("large", part(stacked, "block"))
+    block = part(start, "block")
     block = refine.refine(small.kind, stacked, block, images, steps, seed=1)
     result = copy.deepcopy(small)
     result.block.load_state_dict({name: tensor[0] for name, tensor in block.items()})
@@ -114,7 +111,7 @@ def read_network(path: Path) -> Network:
     Raises:
         KTError: it is missing, damaged, or holds something else.
     """
-    stored = pairs.load(path)
+    stored = load_tensors(path)
     expected = weights(skeleton(Network))
     kept = {name: tensor for name, tensor in stored.items() if "num_batches" not in name}
     wrong = sorted(
@@ -141,10 +138,10 @@ def positive(text: str) -> int:
     return number
 
 
-def accuracy(network: Network, images: data.ImageSet) -> float:
+def accuracy(network: Network, images: ImageSet) -> float:
     """In percent."""
-    stacked = {name: tensor[None] for name, tensor in weights(network).items()}
-    block = ensemble.part(stacked, "block")
+    stacked = stack_of_one(weights(network))
+    block = part(stacked, "block")
     return ensemble.evaluate(network.kind, images, stacked, block).item()
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
-from kt.pairs import store as pairs
+from kt.networks.weights import Weights, part, prefixed
 from kt.pairs.augment import augment
-from kt.pairs.store import Pairs, Weights
+from kt.pairs.store import Pairs, write_store
 from kt.run import seeds
 from stages import runtime
 from stages.inputs import AUGMENTED, PAIRS, RESULTS, image_set
@@ -40,12 +40,12 @@ def materialise(params: Params) -> None:
             m, n = (options.masking, options.noise) if copy else (0.0, 0.0)
             for at in range(0, count, BLOCK):
                 block = {name: rows[at : at + BLOCK] for name, rows in chosen.items()}
-                large, small = ensemble.part(block, "large"), ensemble.part(block, "small")
+                large, small = part(block, "large"), part(block, "small")
                 large, small = augment(large, small, m, n, options.side, draw)
                 yield prefixed("large", large) | prefixed("small", small)
 
     about = {"augment": options.model_dump(), "pairs": count}
-    pairs.write(AUGMENTED, copies(), count * (options.copies + 1), about)
+    write_store(AUGMENTED, copies(), count * (options.copies + 1), about)
 
 
 def measure(params: Params, compute: Compute) -> None:
@@ -59,17 +59,13 @@ def measure(params: Params, compute: Compute) -> None:
             draw = seeds.generator(params.seed, "measure", what, repr(strength))
             row: dict[str, float] = {what: strength}
             for kind, side in (("large", "large"), (params.target, "small")):
-                block = ensemble.part(networks, side)
+                block = part(networks, side)
                 changed, _ = augment(block, {}, m, n, "large", draw)
                 accuracy = ensemble.evaluate(kind, images, networks, changed, compute)
                 result = summary(accuracy)
                 row |= {side: result["mean"], f"{side}_ci95": result["ci95"], "n": result["n"]}
             rows.append(row)
         runtime.write_csv(RESULTS / "augment" / f"{what}.csv", pd.DataFrame(rows))
-
-
-def prefixed(prefix: str, weights: Weights) -> Weights:
-    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
 
 
 if __name__ == "__main__":

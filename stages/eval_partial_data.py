@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
+from kt.translators import load_translator
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import RESULTS, TRANSLATOR, image_set
@@ -14,7 +14,7 @@ OUT = RESULTS / "partial"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = translator.load(TRANSLATOR, compute.device)
+    model = load_translator(TRANSLATOR, compute.device)
     images = image_set("main", "test")
     metrics, rows = {}, []
     for fraction in params.partial.fractions:

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation import baselines
 from kt.evaluation.statistics import summary
+from kt.translators import load_translator
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.inputs import RESULTS, TRANSLATOR, image_set
@@ -16,7 +16,7 @@ OUT = RESULTS / "transfer"
 
 def main(params: Params, compute: Compute) -> None:
     transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
-    model = translator.load(TRANSLATOR, compute.device)
+    model = load_translator(TRANSLATOR, compute.device)
     accuracies = transfer.compared(model, params.seed, compute)
     identity = baselines.identity(params.target, len(transfer))
     accuracies["identity"] = transfer.with_small(identity, compute)

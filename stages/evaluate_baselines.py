@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from kt import ensemble
 from kt.ensemble import Compute
 from kt.evaluation import baselines
 from kt.evaluation.statistics import summary
+from kt.networks.weights import part
 from kt.pairs.store import Pairs
 from stages import runtime
 from stages.evaluation import Subjects
@@ -18,7 +18,7 @@ OUT = RESULTS / "baselines"
 def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
     train = Pairs(PAIRS / "train").read("large", "small", first=params.active.train.pairs)
-    train_large, train_small = ensemble.part(train, "large"), ensemble.part(train, "small")
+    train_large, train_small = part(train, "large"), part(train, "small")
     count, seed = len(test), params.seed
     replacements = {
         "random_initialisation": baselines.random_initialisation(params.target, count, seed),
@@ -32,7 +32,7 @@ def main(params: Params, compute: Compute) -> None:
         }
     replacements |= {
         "identity": baselines.identity(params.target, count),
-        "retrained": ensemble.part(test.networks, "small"),
+        "retrained": part(test.networks, "small"),
     }
     with runtime.progress_bar(len(replacements) + 1, "baselines", "block") as bar:
         accuracies = {}

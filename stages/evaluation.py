@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation import baselines
 from kt.images import ImageSet
-from kt.pairs.store import Pairs, Weights
+from kt.networks.weights import Weights, part
+from kt.pairs.store import Pairs
+from kt.translators import translate
 from stages.inputs import PAIRS
 
 
@@ -31,7 +32,7 @@ class Subjects:
 
     @property
     def large(self) -> Weights:
-        return ensemble.part(self.networks, "large")
+        return part(self.networks, "large")
 
     def with_large(self, compute: Compute) -> Tensor:
         """The networks as they were trained."""
@@ -43,7 +44,7 @@ class Subjects:
 
     def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
         """The large blocks' translations in their place."""
-        return self.with_small(translator.translate(model, self.networks, compute), compute)
+        return self.with_small(translate(model, self.networks, compute), compute)
 
     def compared(self, model: torch.nn.Module, seed: int, compute: Compute) -> dict[str, Tensor]:
         """Accuracies with fresh blocks, translated ones, re-trained ones if there are, large ones.
@@ -58,7 +59,7 @@ class Subjects:
             "random_initialisation": self.with_small(fresh, compute),
             "translation": self.translated(model, compute),
         }
-        if retrained := ensemble.part(self.networks, "small"):
+        if retrained := part(self.networks, "small"):
             accuracies["retrained"] = self.with_small(retrained, compute)
         accuracies["large"] = self.with_large(compute)
         gain = accuracies["translation"] - accuracies["random_initialisation"]

@@ -3,11 +3,11 @@
 from matplotlib.figure import Figure
 
 from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation import baselines
+from kt.networks.weights import part
 from kt.pairs.store import Pairs
-from kt.translators import Translator
+from kt.translators import Translator, translate
 from stages import figures
 from stages.inputs import PAIRS, image_set
 from stages.params import Params
@@ -19,18 +19,18 @@ def draw(params: Params, compute: Compute, model: Translator) -> Figure:
     """The first test network's former block, and every block behind it in turn."""
     images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
     network = Pairs(PAIRS / "test").read(first=1)
-    replaced = ensemble.part(Pairs(PAIRS / "train").read("small"), "small")
+    replaced = part(Pairs(PAIRS / "train").read("small"), "small")
     target, replacement = params.target, {}
     if replaced:
         drawn = baselines.random_replacement(replaced, 1, params.seed)
         replacement = {"random replacement": (target, drawn)}
     blocks = {
         "former block": (None, {}),
-        "large block": ("large", ensemble.part(network, "large")),
+        "large block": ("large", part(network, "large")),
         "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
         **replacement,
-        "translation": (target, translator.translate(model, network, compute)),
-        "re-trained": (target, ensemble.part(network, "small")),
+        "translation": (target, translate(model, network, compute)),
+        "re-trained": (target, part(network, "small")),
     }
     maps = {
         label: ensemble.features(images, network, kind, block, compute)[0]

@@ -1,7 +1,7 @@
 """Train former and latter blocks on the transfer set around the test networks' large blocks."""
 
-from kt import ensemble
 from kt.ensemble import Compute
+from kt.networks.weights import part
 from kt.pairs.store import Pairs
 from stages import runtime
 from stages.generation import make_store, plan
@@ -11,7 +11,7 @@ from stages.params import Params
 
 def main(params: Params, compute: Compute) -> None:
     test = Pairs(PAIRS / "test")
-    large = ensemble.part(test.read("large"), "large")
+    large = part(test.read("large"), "large")
     networks = plan(params, "transfer", len(test))
     make_store(networks, compute, image_set("transfer", "train"), large=large)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from kt.ensemble import Compute, Recipe
 from kt.images import ImageSet
+from kt.networks.weights import Weights
 from kt.pairs import generate
-from kt.pairs import store as pairs
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
-from kt.pairs.store import Weights
+from kt.pairs.store import write_store
 from kt.run.errors import KTError
 from stages import runtime
 from stages.inputs import PAIRS, image_set
@@ -85,7 +85,7 @@ def make_store(
                 bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
 
         parts = generate.run(plan, data, kept, compute, large, networks, show, cluster)
-        pairs.write(
+        write_store(
             folder or PAIRS / plan.split, parts, plan.stored, {"plan": dataclasses.asdict(plan)}
         )
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import torch
 
-from kt import images as data
 from kt.ensemble import Compute
-from kt.images import ImageSet
-from kt.pairs import store as pairs
+from kt.images import ImageSet, load_images
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.files import save_tensors
 from stages import runtime
 from stages.inputs import IMAGES
 from stages.params import Params
@@ -17,7 +16,7 @@ from stages.params import Params
 
 def main(params: Params, compute: Compute) -> None:
     chosen = params.active.images
-    train, test = data.load(chosen.main, Path("data"))
+    train, test = load_images(chosen.main, Path("data"))
     if chosen.held_back >= len(train):
         raise KTError(
             f"params.yaml: scales.{params.scale}.images.held_back: got {chosen.held_back}; "
@@ -30,7 +29,7 @@ def main(params: Params, compute: Compute) -> None:
         "held_back": train.subset(order[: chosen.held_back]),
         "test": test,
     }
-    transfer_train, transfer_test = data.load(chosen.transfer, Path("data"))
+    transfer_train, transfer_test = load_images(chosen.transfer, Path("data"))
     write("main", chosen.main, main_sets)
     write("transfer", chosen.transfer, {"train": transfer_train, "test": transfer_test})
 
@@ -39,7 +38,7 @@ def write(which: str, name: str, sets: dict[str, ImageSet]) -> None:
     tensors = {}
     for split, images in sets.items():
         tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    pairs.save(IMAGES / f"{which}.safetensors", tensors, {"name": name})
+    save_tensors(IMAGES / f"{which}.safetensors", tensors, {"name": name})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kt.images import ImageSet
-from kt.pairs import store as pairs
+from kt.run.files import load_tensors
 
 IMAGES = Path("data/images")
 PAIRS = Path("data/pairs")
@@ -15,5 +15,5 @@ TRANSLATOR = RESULTS / "train" / "translator.safetensors"
 def image_set(which: str, split: str) -> ImageSet:
     """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test"."""
     names = [f"{split}.images", f"{split}.labels"]
-    tensors = pairs.load(IMAGES / f"{which}.safetensors", names)
+    tensors = load_tensors(IMAGES / f"{which}.safetensors", names)
     return ImageSet(*(tensors[name] for name in names))

@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation.statistics import gap_closed
+from kt.translators import load_translator
 from stages import feature_maps, figures, runtime
 from stages.inputs import RESULTS, TRANSLATOR
 from stages.params import Params
@@ -38,7 +38,7 @@ def main(params: Params, compute: Compute) -> None:
         if name == "translation" or name in baselines
     }
     draw(params, accuracies, transfer)
-    features = feature_maps.draw(params, compute, translator.load(TRANSLATOR, compute.device))
+    features = feature_maps.draw(params, compute, load_translator(TRANSLATOR, compute.device))
     features.savefig(FIGURES / "features.png", metadata={"Software": None})
     page = "\n".join(
         [

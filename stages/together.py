@@ -20,8 +20,8 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 
 from kt.ensemble import Compute
+from kt.networks.weights import Weights
 from kt.pairs.cluster import Cluster
-from kt.pairs.store import Weights
 from kt.run.errors import KTError
 from stages import runtime
 from stages.generation import cluster_of_environment

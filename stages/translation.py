@@ -12,17 +12,16 @@ import torch
 from dvclive import Live
 from torch import Tensor
 
-from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
 from kt.networks import symmetry
 from kt.networks.blocks import initial_weights
+from kt.networks.weights import network_count, part
 from kt.pairs import generate
 from kt.pairs.store import Pairs
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
-from kt.translators import Merge, Mixer, Translator, losses
+from kt.translators import KINDS, Merge, Mixer, Translator, losses, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
 from kt.translators.losses import LossWeights
 from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
@@ -129,7 +128,7 @@ def training_of(params: Params) -> Training:
 def make_model(params: Params) -> Translator:
     """An untrained translator; its weights are drawn from the parameters' seed."""
     chosen = params.model
-    make, configure = translator.KINDS[chosen.kind]
+    make, configure = KINDS[chosen.kind]
     config = configure(
         layers=chosen.layers,
         hidden_size=chosen.hidden_size,
@@ -176,8 +175,7 @@ def make_objective(
     pairs = _augmented(params) if augmented else Pairs(store)
     first = None if augmented else params.active.train.pairs
     large, small = (
-        _on(compute, ensemble.part(pairs.mapped(side, first=first), side))
-        for side in ("large", "small")
+        _on(compute, part(pairs.mapped(side, first=first), side)) for side in ("large", "small")
     )
     objective = WeightObjective(
         large,
@@ -226,7 +224,7 @@ def _on(compute: Compute, samples: Samples) -> Samples:
 
 def _deviation(small: Samples, align: bool) -> dict[str, Tensor]:
     """Standard deviations of the targets' entries; the stores are read in pieces."""
-    count = len(next(iter(small.values())))
+    count = network_count(small)
     pieces = [slice(at, at + BLOCK) for at in range(0, count, BLOCK)]
     blocks = ({name: rows[piece] for name, rows in small.items()} for piece in pieces)
     return losses.deviation(blocks, align)
@@ -252,7 +250,7 @@ def _log(live: Live, record: Record) -> None:
 
 
 def _write(trained: Trained, live: Live, out: Path) -> None:
-    translator.save(out / TRANSLATOR.name, trained.model)
+    save_translator(out / TRANSLATOR.name, trained.model)
     live.summary = trained.metrics()
     accuracy = trained.test
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt.ensemble import cuda_engine, part, torch_engine
+from kt.ensemble import cuda_engine, torch_engine
 from kt.networks.blocks import Network, initial_weights
+from kt.networks.weights import part
 from tests.test_cpu_engine import (
     LR,
     MOMENTUM,

@@ -6,10 +6,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kt import ensemble
 from kt.networks.blocks import initial_weights
-from kt.pairs import store as pairs
+from kt.networks.weights import part
 from kt.pairs.augment import add_noise, augment, mask
+from kt.pairs.store import Pairs, write_store
 from kt.run import seeds
 from stages.augment import materialise
 from stages.inputs import AUGMENTED, PAIRS
@@ -79,10 +79,10 @@ def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_
     network |= {f"small.{name}": t for name, t in small.items()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stages.augment.BLOCK", block)
-    pairs.write(PAIRS / "train", [network], count + 1, {})
+    write_store(PAIRS / "train", [network], count + 1, {})
     materialise(params)
 
-    store = pairs.Pairs(AUGMENTED)
+    store = Pairs(AUGMENTED)
     written = store.read()
     assert len(store) == 3 * count and store.about["pairs"] == count
     assert written.keys() == network.keys()
@@ -97,7 +97,7 @@ def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_
         assert not torch.equal(written[name][count : 2 * count], written[name][2 * count :])
     if block >= count:  # as if all were drawn at once
         draw = seeds.generator(params.seed, "augment", 1)
-        both = ensemble.part(kernels, "large"), ensemble.part(kernels, "small")
+        both = part(kernels, "large"), part(kernels, "small")
         expected, _ = augment(*both, 0.3, 0.1, "both", draw)
         for name, tensor in expected.items():
             assert torch.equal(written[f"large.{name}"][count : 2 * count], tensor)

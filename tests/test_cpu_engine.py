@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.ensemble import cpu_engine, part, torch_engine
+from kt.ensemble import cpu_engine, torch_engine
 from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
+from kt.networks.weights import part
 from kt.rivals import pruning
 from kt.run.errors import KTError
 

@@ -5,19 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt import images as data
-from kt.images import ImageSet
+from kt.images import ImageSet, load_images, pixels, training_batches
 from kt.run.errors import KTError
 
 
 def test_embedded_sets_have_their_published_sizes_and_are_always_the_same(tmp_path):
-    train, test = data.load("digits", tmp_path)
+    train, test = load_images("digits", tmp_path)
     assert (len(train), len(test)) == (1437, 360)
     counts = torch.bincount(torch.cat([train.labels, test.labels])).tolist()
     assert counts == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # scikit-learn's
-    train, test = data.load("glyphs", tmp_path)
+    train, test = load_images("glyphs", tmp_path)
     assert (len(train), len(test)) == (1200, 600)
-    again, _ = data.load("glyphs", tmp_path)
+    again, _ = load_images("glyphs", tmp_path)
     assert torch.equal(train.images, again.images)
     assert all(train.images[train.labels == digit].float().mean() > 5 for digit in range(10))
 
@@ -33,7 +32,7 @@ def test_every_pass_shows_every_image_once(count, batch_size, epochs, flip, seed
     images = torch.zeros(count, 28, 28, dtype=torch.uint8)
     images[:, 0, 0] = 255  # tells a mirrored image from a plain one
     batches = list(
-        data.training_batches(ImageSet(images, torch.arange(count)), batch_size, epochs, flip, seed)
+        training_batches(ImageSet(images, torch.arange(count)), batch_size, epochs, flip, seed)
     )
     labels = torch.cat([labels for _, labels in batches]).view(epochs, count)
     assert torch.equal(labels.sort(1).values, torch.arange(count).expand(epochs, count))
@@ -46,25 +45,25 @@ def test_every_pass_shows_every_image_once(count, batch_size, epochs, flip, seed
 def test_half_of_the_images_are_mirrored():
     images = torch.zeros(4000, 28, 28, dtype=torch.uint8)
     images[:, 0, 0] = 255
-    stream = data.training_batches(ImageSet(images, torch.zeros(4000).long()), 100, 1, True, 5)
+    stream = training_batches(ImageSet(images, torch.zeros(4000).long()), 100, 1, True, 5)
     mirrored = sum(pixels[:, 0, 0, 27].sum().item() for pixels, _ in stream)
     assert abs(mirrored - 2000) < 5 * 1000**0.5  # five standard deviations
 
 
 def test_pixels_are_scaled_to_one():
-    pixels = data.pixels(torch.tensor([[[0, 51, 255]]], dtype=torch.uint8))
-    torch.testing.assert_close(pixels, torch.tensor([[[[0, 0.2, 1]]]]))
+    scaled = pixels(torch.tensor([[[0, 51, 255]]], dtype=torch.uint8))
+    torch.testing.assert_close(scaled, torch.tensor([[[[0, 0.2, 1]]]]))
 
 
 def test_mnist_from_files(data_root, tmp_path):
-    train, test = data.load("mnist", tmp_path)
+    train, test = load_images("mnist", tmp_path)
     assert (train.images.shape, test.images.shape) == ((60000, 28, 28), (10000, 28, 28))
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # LeCun et al.
     assert torch.bincount(train.labels).tolist() == counts
 
 
 def test_usps_from_files(data_root, tmp_path):
-    train, test = data.load("usps", tmp_path)
+    train, test = load_images("usps", tmp_path)
     assert (len(train), len(test)) == (7291, 2007)
     assert torch.bincount(train.labels).tolist() == [
         1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644,
@@ -81,7 +80,7 @@ def test_missing_set_without_network_is_one_clear_line(name, tmp_path, monkeypat
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("urllib.request.urlretrieve", refuse)
     with pytest.raises(KTError, match=r"KT_DATA_ROOT.*'digits' and 'glyphs'") as caught:
-        data.load(name, tmp_path)
+        load_images(name, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -91,13 +90,13 @@ def test_files_with_another_content_are_refused(data_root, tmp_path, monkeypatch
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"other labels")
     monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
     with pytest.raises(KTError, match="t10k-labels-idx1-ubyte is damaged"):
-        data.load("mnist", tmp_path / "data")
+        load_images("mnist", tmp_path / "data")
     usps = tmp_path / "root" / "USPS"
     usps.mkdir()
     whole = (data_root / "USPS" / "usps.bz2").read_bytes()
     (usps / "usps.bz2").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(KTError, match="usps are damaged"):
-        data.load("usps", tmp_path / "data")
+        load_images("usps", tmp_path / "data")
 
 
 def test_damaged_archive_is_named(tmp_path, monkeypatch):
@@ -107,4 +106,4 @@ def test_damaged_archive_is_named(tmp_path, monkeypatch):
     (raw / "t10k-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
     monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
     with pytest.raises(KTError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
-        data.load("mnist", tmp_path / "data")
+        load_images("mnist", tmp_path / "data")

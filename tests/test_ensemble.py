@@ -12,6 +12,7 @@ from kt import ensemble
 from kt.ensemble import Compute, Recipe, cpu_engine
 from kt.images import ordered_batches, pixels, training_batches
 from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
+from kt.networks.weights import part
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
 SEEDS = [11, 12, 13, 14, 15]
@@ -87,7 +88,7 @@ def test_frozen_large_blocks_stay_and_the_rest_learns_around_them(images, comput
     network.block.requires_grad_(False).eval()
     plain_training(network, [p for p in network.parameters() if p.requires_grad], images, 3)
     assert_close(one(networks, 1), weights(network), rtol=1e-4, atol=1e-5)
-    for name, tensor in ensemble.part(networks, "block").items():
+    for name, tensor in part(networks, "block").items():
         assert torch.equal(tensor, large[name]), name
 
 
@@ -118,7 +119,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, networks, compute):
-    block, large = initial_weights(kind, SEEDS), ensemble.part(networks, "block")
+    block, large = initial_weights(kind, SEEDS), part(networks, "block")
     few = images.subset(slice(0, 15))
     shown = ensemble.Shown(kind, networks, pixels(few.images), compute)
     shown.follow(large)

@@ -20,7 +20,6 @@ from torch.testing import assert_close
 
 from kt.images import ImageSet, cifar
 from kt.networks.residual import NETWORKS, cifar_resnet
-from kt.pairs import store as pairs
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Training
 from kt.rivals.factor_transfer import (
@@ -30,6 +29,7 @@ from kt.rivals.factor_transfer import (
     reconstruction_loss,
 )
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
 from stages.factor_transfer import settings
 from tests.conftest import ROOT, Project
 from tests.test_stages import wait_for
@@ -372,7 +372,7 @@ def _compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 40), ("test", 20)):
         images = colour_images(count)
         tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    pairs.save(project.folder / settings.IMAGES, tensors, {"source": "JPEG"})
+    save_tensors(project.folder / settings.IMAGES, tensors, {"source": "JPEG"})
     project.succeed(
         "factor_transfer.teacher",
         "factor_transfer.paraphraser",
@@ -413,7 +413,7 @@ def test_the_pipeline_compares_all_methods(compared):
 def test_a_students_file_holds_the_student_alone(compared):
     for method in METHODS:
         file = compared.folder / DATA / "students" / method / "1" / "weights.safetensors"
-        assert set(pairs.load(file)) == set(NETWORKS["resnet8"]().state_dict())
+        assert set(load_tensors(file)) == set(NETWORKS["resnet8"]().state_dict())
 
 
 def test_killed_students_go_on_to_the_same_bytes_and_leave_their_teacher_as_it_was(compared):

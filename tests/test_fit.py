@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from kt.networks.blocks import initial_weights
-from kt.pairs import store as pairs
+from kt.pairs.store import Pairs, write_store
 from kt.translators import Mixer, MixerConfig
 from kt.translators.fit import Training, fit
 from kt.translators.objectives import WeightObjective
@@ -100,8 +100,8 @@ def test_pairs_may_stay_in_a_store(data, tmp_path):
     (large, small), whole = data, model()
     run(whole, data, TRAINING, tmp_path / "memory")
     parts = [{"large.large": large["large"], "small.small": small["small"]}]
-    pairs.write(tmp_path / "pairs", parts, 10, {}, shard_size=4)
-    rows = pairs.Pairs(tmp_path / "pairs").mapped()
+    write_store(tmp_path / "pairs", parts, 10, {}, shard_size=4)
+    rows = Pairs(tmp_path / "pairs").mapped()
     mapped = model()
     stored = {"large": rows["large.large"]}, {"small": rows["small.small"]}
     run(mapped, stored, TRAINING, tmp_path / "mapped")

@@ -8,8 +8,8 @@ import torch
 from kt.ensemble import Compute, Recipe
 from kt.networks.blocks import initial_weights
 from kt.pairs import generate
-from kt.pairs import store as pairs
 from kt.pairs.generate import Plan
+from kt.run.files import load_tensors, save_tensors
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.05)
 PLAN = Plan("train", 5, 2, "conv", RECIPE, 7)
@@ -50,7 +50,7 @@ def test_parts_with_checkpoints_that_are_missing_or_damaged_are_computed_again(i
     again, _ = stored(plan, images, tmp_path)
     assert_same(again, whole)
     assert second.stat().st_mtime_ns == kept
-    pairs.save(second, {name: tensor[:2] for name, tensor in pairs.load(second).items()})
+    save_tensors(second, {name: tensor[:2] for name, tensor in load_tensors(second).items()})
     assert_same(stored(plan, images, tmp_path)[0], whole)  # no part of a plan without checkpoints
 
 

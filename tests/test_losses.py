@@ -14,6 +14,7 @@ from kt.ensemble import Compute
 from kt.images import pixels
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, TARGETS, initial_weights
+from kt.networks.weights import part
 from kt.translators import Mixer, MixerConfig, losses
 from kt.translators.fit import Training, fit
 from kt.translators.losses import LossWeights
@@ -32,7 +33,7 @@ def networks(images):
 
 @pytest.fixture
 def large(networks):
-    return ensemble.part(networks, "large")
+    return part(networks, "large")
 
 
 # --- closed forms -------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def combined(networks, images, shares=None, **changes):
     small = initial_weights("conv", range(COUNT))
     function = BehaviourObjective(networks, images, "conv", Compute(), images_per_step=8)
     shares = shares or LossWeights(1.0, 0.5, 0.25, 0.125)
-    large = ensemble.part(networks, "large")
+    large = part(networks, "large")
     return WeightObjective(large, small, shares=shares, function=function, **changes)
 
 
@@ -203,7 +204,7 @@ def test_a_batch_is_shown_in_another_order_but_with_the_same_function(networks, 
     undone = symmetry.permute_ends(
         symmetry.permute_hidden(seen[0], hidden.argsort()), ends.argsort()
     )
-    large = ensemble.part(networks, "large")
+    large = part(networks, "large")
     assert not torch.equal(seen[0]["conv1.weight"], large["conv1.weight"])
     assert all(torch.equal(undone[name], large[name]) for name in large)
     around = symmetry.permute_residual(networks, ends)

@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.ensemble import part
 from kt.images import pixels
 from kt.networks import symmetry
 from kt.networks.blocks import SmallBlock, parameter_count
+from kt.networks.weights import part
 from kt.rivals import low_rank
 from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
 from tests.conftest import trained_networks

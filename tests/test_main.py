@@ -9,12 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from kt import translators as translator
 from kt.__main__ import read_network
 from kt.networks.blocks import Network, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.run.errors import KTError
-from kt.translators import Merge, MergeConfig, Mixer, MixerConfig
+from kt.translators import (
+    Merge,
+    MergeConfig,
+    Mixer,
+    MixerConfig,
+    compress,
+    own_images,
+    save_translator,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +54,7 @@ def run(folder, *arguments):
 
 def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, model, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
-    translator.save(tmp_path / "t.safetensors", model)
+    save_translator(tmp_path / "t.safetensors", model)
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
     done = run(tmp_path, *arguments, "--images", "digits")
     assert done.returncode == 0, done.stderr
@@ -59,14 +66,14 @@ def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, mod
         if not name.startswith("block.") and "num_batches" not in name:
             assert torch.equal(written[name], tensor), name
     x = torch.rand(3, 1, 28, 28)
-    again = translator.compress(model.eval(), network)  # in another process: other rounding
+    again = compress(model.eval(), network)  # in another process: other rounding
     assert_close(small.eval()(x), again(x), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("shown", [[], ["--refine-images", "digits"]])
 def test_a_translated_block_is_refined(shown, model, network, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
-    translator.save(tmp_path / "t.safetensors", model)
+    save_translator(tmp_path / "t.safetensors", model)
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
     done = run(tmp_path, *arguments, "--images", "digits", "--refine", "2", *shown)
     assert done.returncode == 0, done.stderr
@@ -74,13 +81,13 @@ def test_a_translated_block_is_refined(shown, model, network, tmp_path):
     assert rows["refined"].split()[1:3] == rows["after"].split()[1:3] and "%" in rows["refined"]
     assert rows["refined"].endswith(" s") and not rows["after"].endswith(" s")
     written = load_file(tmp_path / "small.safetensors")
-    start = translator.compress(model.eval(), network)
+    start = compress(model.eval(), network)
     for name, tensor in weights(start).items():
         assert torch.equal(written[name], tensor) != name.startswith("block."), name
 
 
 def test_a_translator_lends_its_own_images_for_refining(model):
-    lent = translator.own_images(model)
+    lent = own_images(model)
     if isinstance(model, Mixer):
         assert lent is None
     else:
@@ -89,7 +96,7 @@ def test_a_translator_lends_its_own_images_for_refining(model):
 
 def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
-    translator.save(tmp_path / "t.safetensors", Mixer(MixerConfig(1, 8, target="mlp")))
+    save_translator(tmp_path / "t.safetensors", Mixer(MixerConfig(1, 8, target="mlp")))
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
     done = run(tmp_path, *arguments, "--refine", "2")
     assert done.returncode == 1 and "not 'mlp'" in done.stderr and done.stderr.count("\n") == 1
@@ -101,7 +108,7 @@ def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):
 
 
 def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
-    translator.save(tmp_path / "t.safetensors", Mixer(MixerConfig(layers=1, hidden_size=8)))
+    save_translator(tmp_path / "t.safetensors", Mixer(MixerConfig(layers=1, hidden_size=8)))
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
     done = run(tmp_path, *arguments)
     assert done.returncode == 1 and "network.safetensors is missing" in done.stderr
@@ -115,7 +122,7 @@ def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
     with pytest.raises(KTError, match="not finite"):
         read_network(tmp_path / "network.safetensors")
     with pytest.raises(ValueError, match="'conv' block"):
-        translator.compress(Mixer(MixerConfig(layers=1, hidden_size=8)), Network("conv"))
+        compress(Mixer(MixerConfig(layers=1, hidden_size=8)), Network("conv"))
 
 
 def test_counts_are_those_of_the_shapes():

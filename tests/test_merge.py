@@ -6,13 +6,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute, Recipe, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CONVOLUTIONAL, initial_weights
+from kt.networks.weights import part
 from kt.run.errors import KTError
-from kt.translators import Merge, MergeConfig, losses
+from kt.translators import Merge, MergeConfig, load_translator, losses, save_translator, translate
 from kt.translators.merge import prototypes
 from kt.translators.objectives import BehaviourObjective
 from tests.test_ensemble import assembled
@@ -72,9 +72,9 @@ def test_a_network_behaves_as_itself(networks, images):
 
 def test_the_order_of_hidden_channels_does_not_matter(networks, images):
     merge, order = model(networks, images), torch.tensor([3, 0, 5, 1, 4, 2])
-    large = symmetry.permute_hidden(ensemble.part(networks, "large"), order)
+    large = symmetry.permute_hidden(part(networks, "large"), order)
     moved = networks | {f"large.{name}": tensor for name, tensor in large.items()}
-    first, second = (translator.translate(merge, n) for n in (networks, moved))
+    first, second = (translate(merge, n) for n in (networks, moved))
     for name in first:
         assert_close(second[name], first[name], rtol=1e-3, atol=1e-3)
 
@@ -84,9 +84,9 @@ def test_residual_channels_in_another_order_give_the_same_small_block_in_that_or
 ):
     merge, order = model(networks, images), torch.tensor([2, 4, 1, 0, 5, 3])
     moved = symmetry.permute_residual(networks, order)
-    block = {f"small.{k}": v for k, v in translator.translate(merge, networks).items()}
-    expected = ensemble.part(symmetry.permute_residual(block, order), "small")
-    for name, tensor in translator.translate(merge, moved).items():
+    block = {f"small.{k}": v for k, v in translate(merge, networks).items()}
+    expected = part(symmetry.permute_residual(block, order), "small")
+    for name, tensor in translate(merge, moved).items():
         assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -98,17 +98,15 @@ def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
         scaled[f"large.{name}"] = 3 * networks[f"large.{name}"]
     variance = networks["large.bn1.running_var"]
     scaled["large.bn1.running_var"] = 9 * (variance + 1e-5) - 1e-5
-    first, second = (translator.translate(merge, n) for n in (networks, scaled))
+    first, second = (translate(merge, n) for n in (networks, scaled))
     for name in first:
         assert_close(second[name], first[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_the_output_is_in_the_span_of_the_folded_input(kind, networks, images):
-    small = translator.translate(
-        model(networks, images, target=kind, free=False, fit=False), networks
-    )
-    folded = symmetry.fold(ensemble.part(networks, "large"))
+    small = translate(model(networks, images, target=kind, free=False, fit=False), networks)
+    folded = symmetry.fold(part(networks, "large"))
     rows = folded["conv1.weight"][1].flatten(1).T
     solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
     assert_close(rows @ solution, small["conv1.weight"][1].flatten(1).T, rtol=1e-3, atol=1e-4)
@@ -134,8 +132,8 @@ def test_training_on_behaviour_lowers_the_divergence(networks, images):
 
 def test_a_network_does_not_depend_on_its_company(networks, images):
     merge = model(networks, images)
-    together = translator.translate(merge, networks)
-    alone = translator.translate(merge, {name: t[1:2] for name, t in networks.items()})
+    together = translate(merge, networks)
+    alone = translate(merge, {name: t[1:2] for name, t in networks.items()})
     for name in together:
         assert_close(alone[name][0], together[name][1], rtol=1e-4, atol=1e-5)
 
@@ -159,7 +157,7 @@ def test_prototypes_are_mirrored_as_the_networks_images_are():
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_without_folding_the_bare_convolutions_are_merged(kind, networks, images):
     merge = model(networks, images, target=kind, fold=False, free=False, fit=False)
-    small = translator.translate(merge, networks)
+    small = translate(merge, networks)
     rows = networks["large.conv1.weight"][1].flatten(1).T
     solution = torch.linalg.lstsq(rows, small["conv1.weight"][1].flatten(1).T).solution
     assert_close(rows @ solution, small["conv1.weight"][1].flatten(1).T, rtol=1e-3, atol=1e-4)
@@ -198,12 +196,11 @@ def test_no_weight_belongs_to_one_width():
 
 def test_whitening_changes_the_steps_outside_the_span_alone(networks, images):
     first, second = (
-        translator.translate(model(networks, images, whiten=whiten), networks)
-        for whiten in (True, False)
+        translate(model(networks, images, whiten=whiten), networks) for whiten in (True, False)
     )
     assert all((first[name] - second[name]).abs().max() > 1e-3 for name in first)
     first, second = (
-        translator.translate(model(networks, images, free=False, whiten=whiten), networks)
+        translate(model(networks, images, free=False, whiten=whiten), networks)
         for whiten in (True, False)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -216,7 +213,7 @@ def test_steps_along_whitened_gradients_lower_the_divergence(networks, images):
     merge = Merge(config)
     merge.prepare(networks, images, torch.Generator().manual_seed(0))
     shown = Shown("conv", networks, pixels(merge.prototypes))
-    wanted = shown.follow(ensemble.part(networks, "large")).softmax(-1)
+    wanted = shown.follow(part(networks, "large")).softmax(-1)
     with torch.no_grad():
         blocks = merge(networks)
     first, last = (losses.divergence("conv", blocks[i], shown, wanted) for i in (0, -1))
@@ -230,8 +227,8 @@ def test_it_refuses_what_it_cannot_translate_to():
 
 def test_a_file_gives_back_the_same_translator(networks, images, tmp_path):
     merge = model(networks, images)
-    translator.save(tmp_path / "t.safetensors", merge)
-    again = translator.load(tmp_path / "t.safetensors")
+    save_translator(tmp_path / "t.safetensors", merge)
+    again = load_translator(tmp_path / "t.safetensors")
     assert again.config == merge.config
-    first, second = (translator.translate(m, networks) for m in (merge, again))
+    first, second = (translate(m, networks) for m in (merge, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

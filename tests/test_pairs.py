@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from kt.pairs import store as pairs
-from kt.pairs.store import Pairs
+from kt.pairs.store import Pairs, write_store
+from kt.run import files
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +33,7 @@ def make(sizes, start=0.0):
 
 def write(folder, sizes, start=0.0, **options):
     whole, parts = make(sizes, start)
-    pairs.write(folder, iter(parts), len(whole), {"what": "a test"}, **options)
+    write_store(folder, iter(parts), len(whole), {"what": "a test"}, **options)
     return whole
 
 
@@ -79,7 +80,7 @@ def test_shards_are_full_and_byte_for_byte_what_safetensors_writes(tmp_path, siz
 @pytest.mark.parametrize("count", [9, 11, 20, 21])
 def test_a_wrong_count_is_refused_and_leaves_nothing(tmp_path, count):
     with pytest.raises(ValueError, match="parts"):
-        pairs.write(tmp_path / "pairs", make([5, 5])[1], count, {}, shard_size=10)
+        write_store(tmp_path / "pairs", make([5, 5])[1], count, {}, shard_size=10)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,14 +170,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_store(tmp_path, limit):
 FLAT = """
 import resource, sys, torch
 from pathlib import Path
-from kt.pairs import store as pairs
+from kt.pairs.store import write_store
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 def write(name, count):
     parts = ({"large.weight": torch.rand(256, 1000)} for _ in range(count // 256))
-    pairs.write(Path(name), parts, count, {})
+    write_store(Path(name), parts, count, {})
 
 write("little", 2048)
 before = peak()
@@ -210,22 +211,22 @@ def test_a_missing_or_senseless_manifest_is_refused(tmp_path):
 
 def test_a_truncated_file_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    pairs.save(path, {"x": torch.rand(100)})
+    save_tensors(path, {"x": torch.rand(100)})
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(KTError, match="damaged"):
-        pairs.load(path)
+        load_tensors(path)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    pairs.save(path, {"x": torch.ones(3)})
+    save_tensors(path, {"x": torch.ones(3)})
 
     def full_disk(tensors, partial, metadata):
         partial.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(pairs, "save_file", full_disk)
+    monkeypatch.setattr(files, "save_file", full_disk)
     with pytest.raises(KTError, match=r"No space left on device.*make room and run again"):
-        pairs.save(path, {"x": torch.zeros(3)})
-    assert pairs.load(path)["x"].tolist() == [1, 1, 1]
+        save_tensors(path, {"x": torch.zeros(3)})
+    assert load_tensors(path)["x"].tolist() == [1, 1, 1]
     assert list(tmp_path.iterdir()) == [path]

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown, part
+from kt.ensemble import Compute, Shown
 from kt.images import pixels
 from kt.networks.blocks import CONVOLUTIONAL
+from kt.networks.weights import part
 from kt.rivals import pruning
 from kt.run.errors import KTError
 from tests.conftest import trained_networks

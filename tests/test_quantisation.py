@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.ensemble import part
 from kt.images import pixels
 from kt.networks import symmetry
 from kt.networks.blocks import Network, weights
-from kt.pairs import store as pairs
+from kt.networks.weights import part
 from kt.rivals import quantisation
 from kt.rivals.quantisation import BITS, dequantise, quantise, quantised
+from kt.run.files import load_tensors, save_tensors
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
 
@@ -105,11 +105,11 @@ def test_bytes_of_a_block_are_its_codes_and_a_scale_and_a_bias_a_channel():
 
 def test_a_network_in_8_bits_takes_less_on_disk_and_answers_alike(networks, images, tmp_path):
     network = assembled("large", networks, part(networks, "large"), 0)
-    pairs.save(tmp_path / "float", weights(network))
+    save_tensors(tmp_path / "float", weights(network))
     quantisation.save_int8(tmp_path / "int8", weights(network))
     sizes = [(tmp_path / name).stat().st_size for name in ("float", "int8")]
     assert sizes[1] < 0.5 * sizes[0]
-    stored = pairs.load(tmp_path / "int8")
+    stored = load_tensors(tmp_path / "int8")
     named = ("former.conv", "block.conv1", "block.conv2", "latter.conv", "latter.fc")
     assert {k for k, t in stored.items() if t.dtype == torch.int8} == {f"{n}.weight" for n in named}
 

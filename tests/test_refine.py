@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.ensemble import part
 from kt.images import pixels
 from kt.networks.blocks import CONVOLUTIONAL, weights
+from kt.networks.weights import part
 from kt.rivals import pruning
 from kt.run.errors import KTError
 from kt.translators import refine

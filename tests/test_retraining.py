@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.ensemble import Shown, part
+from kt.ensemble import Shown
 from kt.images import pixels
 from kt.networks.blocks import initial_weights
+from kt.networks.weights import part
 from kt.rivals import retraining
 from kt.rivals.distillation import logit_loss
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kt.pairs import store as pairs
 from kt.pairs.store import Pairs
+from kt.run.files import load_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -174,7 +174,7 @@ def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
     assert losses(again) == losses(first)
     name = "results/train/translator.safetensors"
     assert again[name] == first[name]
-    initial = pairs.load(prepared.folder / name)["initial"]
+    initial = load_tensors(prepared.folder / name)["initial"]
     assert initial.shape == (324,) and initial.any()
 
 

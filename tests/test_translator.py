@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, TARGETS, block_shapes, initial_weights, parameter_count
 from kt.networks.cost import multiply_adds
-from kt.pairs import store as pairs
+from kt.networks.weights import part
 from kt.run.errors import KTError
-from kt.translators import Mixer, MixerConfig
+from kt.run.files import save_tensors
+from kt.translators import Mixer, MixerConfig, load_translator, save_translator, translate
 from kt.translators.attention import Attention, AttentionConfig, SelfAttention
 from kt.translators.convolution import Convolution
 from kt.translators.mixer import PAPER_SIZES
@@ -76,7 +75,7 @@ def test_batch_norm_is_not_read():
     large = large_blocks([1, 2])
     changed = {name: t + 1 if "bn" in name else t for name, t in large.items()}
     model = Mixer(SMALL)
-    assert_close(translator.translate(model, large), translator.translate(model, changed))
+    assert_close(translate(model, large), translate(model, changed))
 
 
 def test_the_folded_mixer_reads_the_function():
@@ -95,12 +94,12 @@ def test_the_folded_mixer_reads_the_function():
         for model in (folded, plain):
             model.embed.weight.mul_(10)
     assert parameter_count(folded) == parameter_count(plain) + SMALL.hidden_size
-    before, after = (translator.translate(folded, x) for x in (large, scaled))
+    before, after = (translate(folded, x) for x in (large, scaled))
     for name, tensor in before.items():
         assert_close(after[name], tensor, rtol=1e-4, atol=1e-5)
     name = "conv1.weight"
-    assert not torch.allclose(translator.translate(folded, shifted)[name], before[name], atol=1e-3)
-    before, after = (translator.translate(plain, x)[name] for x in (large, scaled))
+    assert not torch.allclose(translate(folded, shifted)[name], before[name], atol=1e-3)
+    before, after = (translate(plain, x)[name] for x in (large, scaled))
     assert not torch.allclose(before, after, atol=1e-3)
 
 
@@ -117,19 +116,19 @@ def test_a_folded_token_is_a_scaled_kernel_with_the_bias_of_its_output_channel()
 def test_translation_adds_the_initial_weights_also_from_a_file(target, tmp_path):
     model = Mixer(replace(SMALL, target=target)).eval()
     large, initial = large_blocks(range(3)), initial_weights(target, [7])
-    difference = translator.translate(model, large)
+    difference = translate(model, large)
     model.start_from(initial)
     assert all(torch.equal(t, initial[name]) for name, t in model.initial_block().items())
-    translator.save(tmp_path / "t", model)
-    for same in (model, translator.load(tmp_path / "t")):
-        small = translator.translate(same, large)
+    save_translator(tmp_path / "t", model)
+    for same in (model, load_translator(tmp_path / "t")):
+        small = translate(same, large)
         assert all(torch.equal(small[name], difference[name] + initial[name]) for name in initial)
 
 
 def test_the_number_of_threads_changes_no_translation():
     model, large = Mixer(SMALL).eval(), large_blocks(range(2 * PIECE + 3))
-    output = model(ensemble.part(large, "large"))
-    one, three = (translator.translate(model, large, Compute(workers=n)) for n in (1, 3))
+    output = model(part(large, "large"))
+    one, three = (translate(model, large, Compute(workers=n)) for n in (1, 3))
     assert_close(one, {name: tensor.detach() for name, tensor in output.items()})
     assert all(torch.equal(one[name], three[name]) for name in one)
     assert not any(tensor.requires_grad for tensor in three.values())
@@ -138,9 +137,9 @@ def test_the_number_of_threads_changes_no_translation():
 def test_dropout_acts_in_training_only():
     model = Mixer(MixerConfig(layers=1, hidden_size=8, dropout=0.5))
     large = large_blocks([1])
-    training = [model.train()(ensemble.part(large, "large"))["conv1.weight"] for _ in range(2)]
+    training = [model.train()(part(large, "large"))["conv1.weight"] for _ in range(2)]
     assert not torch.equal(*training)
-    translated = [translator.translate(model, large)["conv1.weight"] for _ in range(2)]
+    translated = [translate(model, large)["conv1.weight"] for _ in range(2)]
     assert torch.equal(*translated) and model.training
 
 
@@ -148,31 +147,31 @@ def test_dropout_acts_in_training_only():
 def test_a_file_gives_back_the_same_translator(target, tmp_path):
     model = Mixer(MixerConfig(layers=1, hidden_size=8, dropout=0.25, target=target)).eval()
     path = tmp_path / "translator.safetensors"
-    translator.save(path, model)
-    again = translator.load(path)
+    save_translator(path, model)
+    again = load_translator(path)
     assert again.config == model.config and not again.training
     large = large_blocks(range(3))
-    first, second = translator.translate(model, large), translator.translate(again, large)
+    first, second = translate(model, large), translate(again, large)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_what_is_not_a_translator_is_refused(tmp_path):
     path = tmp_path / "translator.safetensors"
     with pytest.raises(KTError, match="missing"):
-        translator.load(path)
-    pairs.save(path, {"x": torch.ones(1)})
+        load_translator(path)
+    save_tensors(path, {"x": torch.ones(1)})
     with pytest.raises(KTError, match="not a translator"):
-        translator.load(path)
+        load_translator(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(KTError, match="damaged"):
-        translator.load(path)
+        load_translator(path)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("make", "config"), OTHERS)
 def test_other_ways_to_mix_tokens_read_and_write_what_the_mixer_does(make, config, target):
     model, mixer = (m(replace(c, target=target)) for m, c in ((make, config), (Mixer, SMALL)))
-    small = translator.translate(model, large_blocks(range(3)))
+    small = translate(model, large_blocks(range(3)))
     assert {name: tuple(t.shape[1:]) for name, t in small.items()} == block_shapes(target)
     own = {name: t.shape for name, t in model.state_dict().items() if "token_mixing" not in name}
     assert own.pop("position", (72, 16)) == (72, 16)

@@ -1,9 +1,9 @@
 """Train and evaluate many tiny networks at once: one front, whatever the engine behind it.
 
-Weights are stacked, {name: (N, ...)} with the names of `kt.networks.blocks.Network`. A network's result
-depends on its seed, its image stream, the recipe and the engine alone: not on the networks beside
-it, on the number of workers, nor on how many networks are trained in one go (`Compute`). The same
-seeds give the same images, flips and initial weights in every engine; they differ by rounding.
+Weights are stacked (`kt.networks.weights`). A network's result depends on its seed, its
+image stream, the recipe and the engine alone: not on the networks beside it, on the number of
+workers, nor on how many networks are trained in one go (`Compute`). The same seeds give the same
+images, flips and initial weights in every engine; the engines differ by rounding.
 """
 
 import threading
@@ -18,9 +18,9 @@ from torch import Tensor
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 from kt.images import ImageSet, ordered_batches, training_batches
 from kt.networks.blocks import Network, initial_weights
+from kt.networks.weights import Weights, concatenated, part, prefixed, take
 from kt.run.threads import one_thread
 
-Weights = dict[str, Tensor]
 Progress = Callable[[int], None]
 """Called with the number of images that as many networks have just passed."""
 
@@ -102,14 +102,14 @@ def train_networks(
     """
     initial = initial_weights(Network, seeds)
     if large is not None:
-        initial |= {f"block.{name}": tensor.cpu() for name, tensor in large.items()}
+        initial |= prefixed("block", take(large, device=torch.device("cpu")))
     engine = compute.engine_for("large")
     steps = [epoch * -(-len(data) // recipe.batch_size) for epoch in checkpoints]
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = _counted(_stream(device_data, recipe, stream_seed), chunk, tick)
         trained = engine.train_networks(
-            _take(initial, chunk, compute.device),
+            take(initial, chunk, compute.device),
             batches,
             recipe.lr,
             recipe.momentum,
@@ -150,9 +150,9 @@ def train_blocks(
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         return engine.train_blocks(
             kind,
-            _take(initial, chunk, compute.device),
-            _take(part(networks, "former"), chunk, compute.device),
-            _take(part(networks, "latter"), chunk, compute.device),
+            take(initial, chunk, compute.device),
+            take(part(networks, "former"), chunk, compute.device),
+            take(part(networks, "latter"), chunk, compute.device),
             _counted(_stream(device_data, recipe, stream_seed), chunk, tick),
             recipe.lr,
             recipe.momentum,
@@ -209,8 +209,8 @@ def features(
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         images = (x for x, _ in ordered_batches(device_data, EVALUATION_BATCH))
-        former = _take(part(networks, "former"), chunk, compute.device)
-        behind = _take(block or {}, chunk, compute.device)
+        former = take(part(networks, "former"), chunk, compute.device)
+        behind = take(block or {}, chunk, compute.device)
         maps = torch_engine.features(kind, former, behind, images)
         return {"maps": torch.cat(list(maps), 1)}
 
@@ -311,21 +311,11 @@ class Shown:
         return self._shown.behaviour(kind, self._taken(block), targets.to(self._device), chosen)
 
     def _taken(self, weights: Weights) -> Weights:
-        return _take(weights, slice(None), self._device)
-
-
-def part(networks: Weights, name: str) -> Weights:
-    """The weights under `name.`, without that prefix: `part(networks, "former")`."""
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
+        return take(weights, device=self._device)
 
 
 def _stream(data: ImageSet, recipe: Recipe, seed: int):
     return training_batches(data, recipe.batch_size, recipe.epochs, recipe.flip, seed)
-
-
-def _take(weights: Weights, chunk: slice, device: torch.device) -> Weights:
-    return {name: tensor[chunk].to(device) for name, tensor in weights.items()}
 
 
 def _counted(batches, chunk: slice, tick: Progress):
@@ -350,9 +340,9 @@ def _assembled(
         batches = _counted(ordered_batches(device_data, EVALUATION_BATCH), chunk, tick)
         logits = engine.outputs(
             kind,
-            _take(part(networks, "former"), chunk, compute.device),
-            _take(block, chunk, compute.device),
-            _take(part(networks, "latter"), chunk, compute.device),
+            take(part(networks, "former"), chunk, compute.device),
+            take(block, chunk, compute.device),
+            take(part(networks, "latter"), chunk, compute.device),
             (images for images, _ in batches),
         )
         return {"reduced": reduce(logits, device_data.labels)}
@@ -395,4 +385,4 @@ def _over_networks(
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return concatenated(parts)

@@ -117,7 +117,7 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
-        initial: stacked weights and running statistics of `kt.networks.blocks.Network`, {name: (N, ...)}.
+        initial: stacked weights and running statistics of `Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
         tiles: how the work is divided; None: as suits the device.
 

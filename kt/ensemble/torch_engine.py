@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from kt.networks.blocks import BLOCKS, CHANNELS, Former, LargeBlock, Latter, Network, skeleton
+from kt.networks.weights import Weights, network_count, prefixed
 
-Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 
@@ -71,10 +71,6 @@ def _trainable(weights: Weights) -> Weights:
     }
 
 
-def _prefixed(prefix: str, weights: Weights) -> Weights:
-    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
-
-
 def train_networks(
     initial: Weights,
     batches: Batches,
@@ -86,13 +82,13 @@ def train_networks(
     """Step 1: train former + large block + latter. See `kt.ensemble.train_networks`.
 
     Args:
-        initial: stacked weights and running statistics of `kt.networks.blocks.Network`, {name: (N, ...)}.
+        initial: stacked weights and running statistics of `Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
 
     Returns:
         {name: ((1 + S) * N, ...)}: the networks in the end, then the snapshots, the latest first.
     """
-    count = len(next(iter(initial.values())))
+    count = network_count(initial)
     weights = _trainable(_in_company(initial))
     network = skeleton(Network)
     if freeze_block:
@@ -121,13 +117,13 @@ def train_blocks(
     momentum: float,
 ) -> Weights:
     """Step 2: train blocks between frozen parts. See `kt.ensemble.train_blocks`."""
-    count = len(next(iter(initial.values())))
+    count = network_count(initial)
     block = _trainable(_in_company(initial))
     forward = _vectorised(skeleton(lambda: Network(kind)).eval())
-    frozen = _in_company(_prefixed("former", former) | _prefixed("latter", latter))
+    frozen = _in_company(prefixed("former", former) | prefixed("latter", latter))
 
     def logits(x: Tensor) -> Tensor:
-        return forward(frozen | _prefixed("block", block), x)
+        return forward(frozen | prefixed("block", block), x)
 
     for _ in _fit(logits, list(block.values()), batches, lr, momentum):
         pass
@@ -151,7 +147,7 @@ def features(
     """Feature maps (N, B, 6, 14, 14) for every batch of images. See `kt.ensemble.features`."""
     forward = _vectorised(skeleton(lambda: _Front(kind)).eval())
     count = len(former["bn.weight"])
-    weights = _in_company(_prefixed("former", former) | _prefixed("block", block))
+    weights = _in_company(prefixed("former", former) | prefixed("block", block))
     for batch in images:
         yield forward(weights, batch)[:count]
 
@@ -174,8 +170,8 @@ class Shown:
     @torch.no_grad()
     def __init__(self, former: Weights, latter: Weights, images: Tensor) -> None:
         self.count = len(latter["fc.bias"])
-        self._latter = _in_company(_prefixed("latter", latter))
-        former = _in_company(_prefixed("former", former))
+        self._latter = _in_company(prefixed("latter", latter))
+        former = _in_company(prefixed("former", former))
         self._maps = _vectorised(skeleton(lambda: _Front(None)).eval())(former, images)
 
     @torch.no_grad()
@@ -184,7 +180,7 @@ class Shown:
 
     @torch.no_grad()
     def follow(self, large: Weights) -> Tensor:
-        block = _prefixed("block", _in_company(large))
+        block = prefixed("block", _in_company(large))
         self._large = _vectorised(skeleton(_LargeSum).eval(), 0)(block, self._maps)[..., ::2, ::2]
         return self.outputs("large", large)
 
@@ -251,7 +247,7 @@ class Shown:
 
     def _logits(self, kind: str, block: Weights, chosen: slice) -> Tensor:
         forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
-        return forward(_prefixed("block", block) | self._latter, self._maps[:, chosen])
+        return forward(prefixed("block", block) | self._latter, self._maps[:, chosen])
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -297,6 +293,6 @@ def _assembled(
     """The networks as a function, their weights (see `_in_company`), and how many they are."""
     forward = _vectorised(skeleton(lambda: Network(kind)).eval())
     weights = _in_company(
-        _prefixed("former", former) | _prefixed("block", block) | _prefixed("latter", latter)
+        prefixed("former", former) | prefixed("block", block) | prefixed("latter", latter)
     )
     return forward, weights, len(latter["fc.bias"])

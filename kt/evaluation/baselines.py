@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from kt.networks.blocks import block_shapes, initial_weights
+from kt.networks.weights import Weights, network_count
 from kt.run import seeds
-
-Weights = dict[str, Tensor]
 
 
 def random_initialisation(target: str, count: int, seed: int) -> Weights:
@@ -18,7 +17,7 @@ def random_initialisation(target: str, count: int, seed: int) -> Weights:
 
 def random_replacement(small: Weights, count: int, seed: int) -> Weights:
     """Small blocks drawn at random (with replacement) from the training pairs' (M, ...)."""
-    available = len(next(iter(small.values())))
+    available = network_count(small)
     draw = seeds.generator(seed, "random replacement")
     index = torch.randint(available, (count,), generator=draw)
     return {name: tensor[index] for name, tensor in small.items()}

@@ -233,7 +233,7 @@ def _copy(source: Path, target: Path) -> None:
         partial.replace(target)
 
 
-LOADERS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
+IMAGE_SETS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
     "digits": lambda folder: _digits(),
     "glyphs": lambda folder: _glyphs(),
     "mnist": _mnist,
@@ -241,10 +241,10 @@ LOADERS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
 }
 
 
-def load(name: str, folder: Path) -> tuple[ImageSet, ImageSet]:
+def load_images(name: str, folder: Path) -> tuple[ImageSet, ImageSet]:
     """The named set's (training, test) images; `folder` keeps what is unpacked or downloaded.
 
     Raises:
         KTError: the set is neither at hand nor downloadable, or its files are damaged.
     """
-    return LOADERS[name](folder)
+    return IMAGE_SETS[name](folder)

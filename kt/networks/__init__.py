@@ -1,1 +1,1 @@
-"""The paper's networks as plain modules, their stacked weights, and what leaves their function unchanged."""
+"""The paper's networks as plain modules, their stacked weights, and their symmetries."""

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d
 
-from kt.ensemble import part
+from kt.networks.weights import Weights, part
 
-Weights = dict[str, Tensor]
 TURNS = 8
 """Rotations and reflections of a square."""
 _EPSILON = BatchNorm2d(1).eps

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+from kt.networks.weights import Weights
+
 Side = Literal["large", "small", "both"]
 
 

@@ -11,7 +11,7 @@ import torch
 
 import kt
 from kt.ensemble import Compute, cpu_engine
-from kt.pairs.store import Weights
+from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
 AHEAD = 2
@@ -22,7 +22,7 @@ SECONDS_TO_ANSWER = 10
 
 @dataclass(frozen=True)
 class Cluster:
-    """An executor of `kt.pairs.generate.run`: a part is a task, computed anew if its worker is lost.
+    """Executes `kt.pairs.generate.run`: a part is a task, computed anew if its worker is lost.
 
     Attributes:
         address: of the cluster's head, "host:port"; "auto" for the one started on this machine;

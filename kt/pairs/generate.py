@@ -12,10 +12,10 @@ from pathlib import Path
 from kt import ensemble
 from kt.ensemble import Compute, Progress, Recipe
 from kt.images import ImageSet
-from kt.pairs import store as pairs
-from kt.pairs.store import Weights
+from kt.networks.weights import Weights, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
 
 Executor = Callable[[Callable[[int], Weights], Sequence[int]], Iterator[tuple[int, Weights]]]
 """Computes parts anywhere, in any order: of a function and indices, (index, part) as they come."""
@@ -106,12 +106,10 @@ def compute_part(
         return shared_initial_seed(plan.seed) if plan.shared_init else seed("small block", *keys)
 
     indices = plan.networks(index)
-
-    def of_part(weights: Weights) -> Weights:
-        return {name: tensor[indices.start : indices.stop] for name, tensor in weights.items()}
+    own = slice(indices.start, indices.stop)
 
     if networks is not None:
-        result = of_part(networks)
+        result = take(networks, own)
     else:
         trained = ensemble.train_networks(
             data,
@@ -119,7 +117,7 @@ def compute_part(
             seed("stream", index, "step 1"),
             plan.recipe,
             compute,
-            None if large is None else of_part(large),
+            None if large is None else take(large, own),
             progress,
             plan.checkpoints,
         )
@@ -139,7 +137,7 @@ def compute_part(
             compute,
             progress,
         )
-        result |= {f"small.{name}": tensor for name, tensor in small.items()}
+        result |= prefixed("small", small)
     return result
 
 
@@ -160,7 +158,7 @@ def run(
         compute: what `executor` computes a part on.
         large, networks: as for `compute_part`.
         progress: called with (images passed, whether they were found done already).
-        executor: computes the parts (`kt.pairs.cluster`); None: this process does, one after another.
+        executor: computes the parts (`kt.pairs.cluster`); None: this process, one by one.
     """
     whole = plan.images(data, networks)
     missing = []
@@ -177,13 +175,13 @@ def run(
     else:
         computed = executor(work, missing)
     for index, part in computed:
-        pairs.save(_part_file(scratch, plan, index), part)
+        save_tensors(_part_file(scratch, plan, index), part)
         if executor is not None:
             progress(whole * len(plan.networks(index)) // plan.count, False)
     for moment in range(1 + len(plan.checkpoints)):
         for index in plan.parts:
             count = len(plan.networks(index))
-            tensors = pairs.load(_part_file(scratch, plan, index))
+            tensors = load_tensors(_part_file(scratch, plan, index))
             yield {name: t[moment * count :][:count] for name, t in tensors.items()}
 
 
@@ -196,7 +194,7 @@ def _complete(path: Path, count: int) -> bool:
     if not path.exists():
         return False
     try:
-        tensors = pairs.load(path, ["latter.fc.bias"])
+        tensors = load_tensors(path, ["latter.fc.bias"])
     except KTError:
         return False
     return len(tensors["latter.fc.bias"]) == count

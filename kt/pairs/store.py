@@ -5,7 +5,6 @@ A store is a folder. Its tensors are float32, stacked over networks, (N, ...), a
 read through a memory map, so memory stays flat however many there are.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,52 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from kt.networks.weights import Weights, network_count, take
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, writing
 
-Weights = dict[str, Tensor]
 MANIFEST = "manifest.json"
 SHARD_SIZE = 65536
 """Networks in a shard; about 1.8 GB of complete pairs."""
 
 
-def save(path: Path, tensors: Weights, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file atomically: after a crash it is there whole or not at all.
-
-    Raises:
-        KTError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _one_line_of(path):
-            save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def load(path: Path, names: Iterable[str] | None = None) -> Weights:
-    """Read a safetensors file, or only the tensors `names` of it.
-
-    Raises:
-        KTError: the file is missing, truncated or not in that format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names or file.keys()}
-    except FileNotFoundError:
-        raise KTError(f"{path} is missing: run `dvc repro` to make it") from None
-    except SafetensorError as error:
-        raise KTError(f"{path} is damaged ({error}): delete it and run again") from None
-
-
-def write(
+def write_store(
     folder: Path, parts: Iterable[Weights], count: int, about: dict, shard_size: int = SHARD_SIZE
 ) -> None:
     """Write a new store from stacked parts of any sizes, streaming.
@@ -89,7 +54,7 @@ def write(
         if next(pieces, None) is not None:
             raise ValueError(f"the parts hold more than {count} networks")
         manifest = {"count": count, "shards": shards, "about": about}
-        with _one_line_of(folder):
+        with writing(folder):
             (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         building.replace(folder)
@@ -101,10 +66,10 @@ def _cut(parts: Iterable[Weights], shard_size: int) -> Iterator[Weights]:
     """The same networks in pieces of which none belongs to two shards."""
     seen = 0
     for part in parts:
-        size, at = _count(part), 0
+        size, at = network_count(part), 0
         while at < size:
             stop = min(size, at + shard_size - seen % shard_size)
-            yield {name: tensor[at:stop] for name, tensor in part.items()}
+            yield take(part, slice(at, stop))
             seen, at = seen + stop - at, stop
 
 
@@ -120,23 +85,23 @@ def _write_shard(path: Path, pieces: Iterator[Weights], count: int) -> dict:
     with path.open("wb", buffering=0) as file:
         while filled < count:
             piece = next(pieces, None)
-            if piece is None or filled + _count(piece) > count:
+            if piece is None or filled + network_count(piece) > count:
                 raise ValueError(f"the parts do not end at {path.name}'s {count} networks")
             if not place:
                 shapes = {name: (count, *piece[name].shape[1:]) for name in sorted(piece)}
                 header, place, size = _header(shapes)
                 digests = {name: hashlib.sha256() for name in place}
-                with _one_line_of(path):
+                with writing(path):
                     _write_all(file, header)
             for name in place:
                 data = piece[name].contiguous().numpy().reshape(-1).view("uint8").data
                 digests[name].update(data)
-                with _one_line_of(path):
+                with writing(path):
                     file.seek(place[name])
                     _write_all(file, data)
                 place[name] += len(data)
-            filled += _count(piece)
-        with _one_line_of(path):
+            filled += network_count(piece)
+        with writing(path):
             os.fsync(file.fileno())
     sums = {name: digest.hexdigest() for name, digest in digests.items()}
     return {"file": path.name, "count": count, "bytes": size, "sha256": sums}
@@ -159,19 +124,6 @@ def _write_all(file, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-@contextlib.contextmanager
-def _one_line_of(path: Path) -> Iterator[None]:
-    """Turn a failed write, of a full disk above all, into a user's error."""
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        raise KTError(f"{path} could not be written ({error}): make room and run again") from None
-
-
-def _count(weights: Weights) -> int:
-    return len(next(iter(weights.values())))
 
 
 class Rows:
@@ -283,7 +235,7 @@ class Pairs:
         path = self.folder / shard["file"]
         maps = self._maps.setdefault(shard["file"], {})
         if new := [name for name in names if name not in maps]:
-            for name, tensor in load(path, new).items():
+            for name, tensor in load_tensors(path, new).items():
                 if hashlib.sha256(tensor.numpy()).hexdigest() != shard["sha256"][name]:
                     raise self._damaged(path, f"the checksum of {name} is not the manifest's")
                 maps[name] = tensor

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS, LargeBlock, block_shapes
+from kt.networks.weights import Weights
 
-Weights = dict[str, Tensor]
 SPATIAL_RANKS = (4, 5)
 """Of both convolutions: 36 weights a rank, 324 in all, as the small block `conv` has."""
 TUCKER_RANKS = ((2, 5), (4, 4))

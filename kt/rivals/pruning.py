@@ -11,13 +11,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from kt.ensemble import Compute, Shown, part
+from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, block_shapes
+from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 
-Weights = dict[str, Tensor]
 SUBSETS = torch.tensor(list(combinations(range(CHANNELS), HIDDEN)))
 """All ways to keep three of six hidden channels, (20, 3)."""
 IMAGES = 512

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from kt.networks.blocks import CHANNELS, block_shapes
-from kt.pairs import store as pairs
+from kt.networks.weights import Weights
+from kt.run.files import load_tensors, save_tensors
 
-Weights = dict[str, Tensor]
 BITS = (8, 6, 4, 3, 2)
 CLIPPED = torch.linspace(0.3, 1, 71)
 """Scales that are tried for the least squared error, over the one that clips nothing."""
@@ -82,7 +82,7 @@ def save_int8(path: Path, network: Weights) -> None:
     """Write one network with the weights of all its convolutions and its linear layer in 8 bits.
 
     Args:
-        network: the weights of a `kt.networks.blocks.Network`, as `kt.networks.blocks.weights` gives them.
+        network: the weights of a `Network`, as `kt.networks.blocks.weights` gives them.
 
     Raises:
         KTError: the file cannot be written.
@@ -92,16 +92,16 @@ def save_int8(path: Path, network: Weights) -> None:
         if tensor.dim() > 1:
             codes, scale = quantise(tensor[None], 8)
             tensors |= {name: codes[0], name + SCALE: scale[0]}
-    pairs.save(path, tensors)
+    save_tensors(path, tensors)
 
 
 def load_int8(path: Path) -> Weights:
-    """Read what `save_int8` wrote: the weights of a `kt.networks.blocks.Network`, dequantised to float32.
+    """Read what `save_int8` wrote: the weights of a `Network`, dequantised to float32.
 
     Raises:
         KTError: the file is missing or damaged.
     """
-    tensors = pairs.load(path)
+    tensors = load_tensors(path)
     return {
         name: dequantise(tensor, tensors[name + SCALE]) if tensor.dtype == torch.int8 else tensor
         for name, tensor in tensors.items()

@@ -15,15 +15,15 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown, part
+from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CHANNELS, initial_weights
+from kt.networks.weights import Weights, network_count, part, prefixed
 from kt.rivals import distillation, factor_transfer
 from kt.run import seeds
 from kt.run.threads import one_thread
 from kt.translators import losses
 
-Weights = dict[str, Tensor]
 BATCH = 32
 """Images in a step."""
 RATE = 0.01
@@ -162,7 +162,7 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
     labels, and a translator that is trained along with the block. Arguments and result are those of
     `cross_entropy`.
     """
-    count = len(next(iter(block.values())))
+    count = network_count(block)
     paraphraser = factor_transfer.Paraphraser(CHANNELS)
     width = paraphraser.factor_channels
 
@@ -191,8 +191,7 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
         known = losses.cross_entropy(retraining.kind, small, batch.shown, batch.labels)
         return known.sum() + FACTOR_WEIGHT * apart
 
-    both = {f"block.{k}": w for k, w in block.items()}
-    both |= {f"translator.{k}": w for k, w in drawn(translator, "translator").items()}
+    both = prefixed("block", block) | prefixed("translator", drawn(translator, "translator"))
     return part(retraining.minimise(loss, both, retraining.steps), "block")
 
 

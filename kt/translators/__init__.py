@@ -6,28 +6,28 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.blocks import Network, weights
-from kt.pairs import store as pairs
+from kt.networks.weights import Weights, part, prefixed, stack_of_one
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import Mixer, MixerConfig
 
-Weights = dict[str, torch.Tensor]
 Translator = Mixer | Merge
 KINDS = {"mixer": (Mixer, MixerConfig), "merge": (Merge, MergeConfig)}
 METADATA = "translator"
 TRANSLATION_BATCH = 256
 
 
-def save(path: Path, model: Translator) -> None:
+def save_translator(path: Path, model: Translator) -> None:
     """Write a translator with its configuration inside, atomically."""
     # One metadata entry: safetensors writes several in random order, and so other bytes each time.
-    pairs.save(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
+    save_tensors(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Translator:
+def load_translator(path: Path, device: torch.device | str = "cpu") -> Translator:
     """Read a translator that `save` wrote, in evaluation mode.
 
     Raises:
@@ -39,7 +39,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Translator:
         kind = about.pop("kind")
         make, configure = KINDS[kind]
         model = make(configure(**about))
-        model.load_state_dict(pairs.load(path))
+        model.load_state_dict(load_tensors(path))
     except FileNotFoundError:
         raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
     except SafetensorError as error:
@@ -93,9 +93,8 @@ def compress(model: Translator, network: Network) -> Network:
     """
     if network.kind != "large":
         raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
-    stacked = {name: tensor[None] for name, tensor in weights(network).items()}
-    large = {f"large.{name}": tensor for name, tensor in part(stacked, "block").items()}
-    small = translate(model, stacked | large)
+    stacked = stack_of_one(weights(network))
+    small = translate(model, stacked | prefixed("large", part(stacked, "block")))
     compressed = Network(model.config.target)
     kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}
     kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}

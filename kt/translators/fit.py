@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from kt.networks.weights import Weights
 from kt.run import checkpoint, distributed, seeds
 from kt.run.optimizer import SGD, Adam
 from kt.translators.objectives import BehaviourObjective, WeightObjective
 
-Weights = dict[str, Tensor]
 Record = dict[str, Any]
 CHECKPOINT_SECONDS = 20
 
@@ -94,9 +94,9 @@ def fit(
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
     with the same file `kept` ends with the same weights as one that was not.
 
-    In several processes (`kt.run.distributed`) all call this with the same arguments and get the same;
-    the first one alone evaluates and writes. Their number changes losses by rounding only, but for
-    what is drawn for single samples: masks, noise and dropout.
+    In several processes (`kt.run.distributed`) all call this with the same arguments and get the
+    same; the first one alone evaluates and writes. Their number changes losses by rounding only,
+    but for what is drawn for single samples: masks, noise and dropout.
 
     Args:
         objective: what to learn, and the samples to learn from.

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from kt.ensemble import Shown
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
-
-Weights = dict[str, Tensor]
+from kt.networks.weights import Weights, concatenated, network_count
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _all_orders(block: Weights) -> Weights:
     """Balanced blocks with every hidden channel once in every place: (B, ...) -> (3 B, ...)."""
     block = symmetry.balance(block)
     turns = [symmetry.permute_hidden(block, torch.arange(HIDDEN).roll(i)) for i in range(HIDDEN)]
-    return {name: torch.cat([turn[name] for turn in turns]) for name in block}
+    return concatenated(turns)
 
 
 # --- on what networks do: one number a network ---------------------------------------------------
@@ -134,7 +133,7 @@ def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tens
 
 def cross_entropy(kind: str, block: Weights, shown: Shown, labels: Tensor) -> Tensor:
     """Cross-entropy of assembled networks' outputs with the labels (B,) of the images: (N,)."""
-    count = len(next(iter(block.values())))
+    count = network_count(block)
     sure = F.one_hot(labels, CLASSES).float().repeat(count, 1, 1)
     return divergence(kind, block, shown, sure)
 

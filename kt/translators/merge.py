@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.ensemble import Compute, Shown, part
+from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
+from kt.networks.weights import Weights, part
 from kt.rivals.pruning import SUBSETS, reading
 from kt.run.errors import KTError
 from kt.run.threads import one_thread
 
-Weights = dict[str, Tensor]
 KERNEL = 9
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
@@ -341,7 +341,7 @@ class Merge(nn.Module):
         return torch.stack([into, out], 1)
 
     def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file; `kt.translators.load` reads it back."""
+        """The configuration, as kept in a translator's file."""
         return {"kind": "merge"} | asdict(self.config)
 
 

@@ -23,5 +23,5 @@ class Mixer(SequenceTranslator):
         return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)
 
     def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file; `kt.translators.load` reads it back."""
+        """The configuration, as kept in a translator's file."""
         return {"kind": "mixer"} | asdict(self.config)

@@ -17,13 +17,13 @@ from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS
+from kt.networks.weights import Weights, network_count, part, take
 from kt.pairs.augment import Side, augment
 from kt.pairs.store import Rows
 from kt.run.threads import one_thread, spread
 from kt.translators import losses
 from kt.translators.losses import LossWeights
 
-Weights = dict[str, Tensor]
 Samples = Weights | dict[str, Rows]
 Part = Callable[[], Tensor]
 PIECE, LARGE_PIECE = 32, 512
@@ -63,7 +63,7 @@ class BehaviourObjective:
 
         The translation and one of the blocks on the way to it, drawn at random, are both judged.
         """
-        networks = _rows(self.networks, index, next(model.parameters()).device)
+        networks = take(self.networks, index, next(model.parameters()).device)
         drawn, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
         shown = self.shown(networks, drawn)
         wanted = self.wanted(networks, shown)
@@ -96,7 +96,7 @@ class BehaviourObjective:
 
     def wanted(self, networks: Weights, shown: Shown) -> Tensor:
         """What the networks answer with their large blocks: probabilities (N, B, 10)."""
-        return shown.outputs("large", ensemble.part(networks, "large")).softmax(-1)
+        return shown.outputs("large", part(networks, "large")).softmax(-1)
 
     def parts(self, block: Weights, networks: Weights, drawn: ImageSet) -> dict[str, Part]:
         """The parts of `LossWeights` that look at what networks do with `block`, each a scalar."""
@@ -111,7 +111,7 @@ class BehaviourObjective:
 
         def features() -> Tensor:
             maps = ensemble.features(drawn, networks, compute=self.compute).to(drawn.labels.device)
-            wanted = losses.behind("large", ensemble.part(networks, "large"), maps)
+            wanted = losses.behind("large", part(networks, "large"), maps)
             return _tamed(losses.feature_error(self.target, block, maps, wanted))
 
         return {"behaviour": behaviour, "cross_entropy": cross_entropy, "features": features}
@@ -153,13 +153,13 @@ class WeightObjective:
     function: BehaviourObjective | None = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.small.values())))
+        return network_count(self.small)
 
     def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
         """Add the gradient of the pairs at `index` (B,); returns their mean loss, a scalar."""
         parameters, count = list(model.parameters()), len(index)
         device = parameters[0].device
-        large, small = (_rows(side, index, device) for side in (self.large, self.small))
+        large, small = (take(side, index, device) for side in (self.large, self.small))
         large, small = augment(large, small, self.masking, self.noise, self.side)
         back = None
         if self.reorder:
@@ -169,16 +169,16 @@ class WeightObjective:
         spreads, shares = _spreads(model), self.shares.at(epoch)
         function = None if shares.keys() == {"weights"} else self.function
         if function is not None:
-            networks, drawn = _rows(function.networks, index, device), function.draw()
+            networks, drawn = take(function.networks, index, device), function.draw()
             function = function.alone() if spreads else function
 
         def gradients(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                predicted = model(_cut(large, piece))
+                predicted = model(take(large, piece))
             block = self._block(predicted, back)
-            parts = {"weights": lambda: self._weight_error(block, _cut(small, piece))}
+            parts = {"weights": lambda: self._weight_error(block, take(small, piece))}
             if function is not None:
-                parts |= function.parts(block, _cut(networks, piece), drawn)
+                parts |= function.parts(block, take(networks, piece), drawn)
             loss = sum(share * parts[name]() for name, share in shares.items())
             loss = loss * ((piece.stop - piece.start) / count)
             return loss.detach(), torch.autograd.grad(loss, parameters)
@@ -227,11 +227,3 @@ def _spreads(model: nn.Module) -> bool:
 def _tamed(loss: Tensor) -> Tensor:
     """The mean of log(1 + loss) over networks (N,): a few hopeless ones do not drown the others."""
     return loss.clamp(min=0).log1p().mean()
-
-
-def _cut(weights: Weights, piece: slice) -> Weights:
-    return {name: tensor[piece] for name, tensor in weights.items()}
-
-
-def _rows(samples: Samples, index: Tensor, device: torch.device) -> Weights:
-    return {name: tensor[index].to(device) for name, tensor in samples.items()}

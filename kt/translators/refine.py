@@ -14,15 +14,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown, part
+from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
+from kt.networks.weights import Weights, part, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.threads import one_thread
 from kt.translators import losses
 
-Weights = dict[str, Tensor]
 BATCH = 32
 """Images in a step."""
 RATE = 0.01
@@ -70,7 +70,7 @@ def refine(
         for number in chosen.unique().tolist():
             which = chosen == number
             drawn = strokes(DRAWN, *STROKES[number], seeds.generator(seed, "strokes", number))
-            some, start = _taken(networks, which), _taken(block, which)
+            some, start = take(networks, which), take(block, which)
             for name, t in _descended(kind, some, start, drawn, steps, seed, compute).items():
                 refined[name][which] = t
         return refined
@@ -160,9 +160,5 @@ def misfit(networks: Weights, images: ImageSet) -> Tensor:
         return torch.stack(found).sum()
 
     stacked = {name: t for name, t in networks.items() if name.startswith(("former.", "latter."))}
-    stacked |= {f"block.{name}": tensor for name, tensor in part(networks, "large").items()}
+    stacked |= prefixed("block", part(networks, "large"))
     return torch.vmap(single, chunk_size=AT_ONCE)(stacked)
-
-
-def _taken(weights: Weights, which: Tensor) -> Weights:
-    return {name: tensor[which] for name, tensor in weights.items()}

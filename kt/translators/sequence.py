@@ -12,12 +12,12 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS, block_shapes
+from kt.networks.weights import Weights, concatenated, part
 from kt.run.threads import spread
 
-Weights = dict[str, Tensor]
 KERNEL = 9
 """Channels of the sequence: the 3 x 3 entries of one kernel."""
 SEQUENCE = 2 * CHANNELS * CHANNELS
@@ -146,7 +146,7 @@ class SequenceTranslator(nn.Module):
 
         with ThreadPoolExecutor(workers) as pool:
             pieces = list(spread(pool, work, range(0, len(large["conv1.weight"]), PIECE)))
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        return concatenated(pieces)
 
     def start_from(self, initial: Weights) -> None:
         """Before training: the weights (1, ...) from which all small blocks were trained."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.images import cifar as images
-from kt.pairs import store as pairs
+from kt.run.files import save_tensors
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES
 from stages.params import Params
@@ -18,7 +18,7 @@ def main(params: Params, compute: Compute) -> None:
         "test.images": test.images,
         "test.labels": test.labels,
     }
-    pairs.save(IMAGES, tensors, {"source": source})
+    save_tensors(IMAGES, tensors, {"source": source})
 
 
 if __name__ == "__main__":

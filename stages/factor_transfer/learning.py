@@ -16,11 +16,11 @@ from torch.fx.experimental.optimization import fuse
 from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.residual import NETWORKS
-from kt.pairs import store as pairs
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Losses, Record, Training
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
 from kt.run.threads import spread
 from stages import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
@@ -32,7 +32,7 @@ METRICS = "training.json"
 def image_set(split: str, device: torch.device) -> ImageSet:
     """The "train" or "test" images that the `images` stage wrote."""
     names = [f"{split}.images", f"{split}.labels"]
-    tensors = pairs.load(IMAGES, names)
+    tensors = load_tensors(IMAGES, names)
     return ImageSet(*(tensors[name] for name in names)).to(device)
 
 
@@ -52,7 +52,7 @@ def fresh(make: Callable[[], nn.Module], seed: int, part: str, device: torch.dev
 
 def stored(module: nn.Module, folder: Path) -> nn.Module:
     """The module with the weights that a stage kept in a folder, frozen."""
-    module.load_state_dict(pairs.load(folder / WEIGHTS))
+    module.load_state_dict(load_tensors(folder / WEIGHTS))
     return training.frozen(module)
 
 
@@ -145,7 +145,7 @@ def _compiled(task: Task) -> Callable[[Tensor, Tensor], Losses]:
 def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: float) -> None:
     """Write a trained module's weights, its metrics and the record of every epoch."""
     weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    pairs.save(folder / WEIGHTS, weights)
+    save_tensors(folder / WEIGHTS, weights)
     seconds = sum(record["seconds"] for record in history)
     runtime.write_json(
         folder / METRICS, {**metrics, "seconds": round(seconds, 1), "history": history}

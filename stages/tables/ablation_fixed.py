@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
 from kt.images import ImageSet
-from kt.pairs.store import Weights
+from kt.networks.weights import Weights
 from kt.rivals import pruning
-from kt.translators import refine
+from kt.translators import load_translator, own_images, refine, translate
 from stages import runtime, translation
 from stages.evaluation import Subjects
 from stages.inputs import TRANSLATOR, image_set
@@ -27,7 +26,7 @@ def main(params: Params, compute: Compute) -> None:
     few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
     steps = params.table("ablation", Ablation).refine_steps
-    model = translator.load(TRANSLATOR, compute.device)
+    model = load_translator(TRANSLATOR, compute.device)
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 
@@ -58,15 +57,15 @@ def main(params: Params, compute: Compute) -> None:
         ),
         "merge_untrained": (
             "merge before any training: steps of fixed, falling size",
-            lambda: translator.translate(untrained, networks, compute),
+            lambda: translate(untrained, networks, compute),
         ),
         "translation": (
             "merge (the default translator)",
-            lambda: translator.translate(model, networks, compute),
+            lambda: translate(model, networks, compute),
         ),
         "refined_prototypes": (
             f"merge, then {steps} steps on the translator's own images",
-            lambda: refined(translator.own_images(model)),
+            lambda: refined(own_images(model)),
         ),
         "refined_strokes": (
             f"merge, then {steps} steps on random strokes that fit batch norm's statistics",

@@ -4,14 +4,14 @@ import dataclasses
 
 import torch
 
-from kt import translators as translator
-from kt.ensemble import Compute, part
+from kt.ensemble import Compute
 from kt.networks.blocks import initial_weights, parameter_count
 from kt.networks.cost import multiply_adds
-from kt.pairs.store import Pairs, Weights
+from kt.networks.weights import Weights, part
+from kt.pairs.store import Pairs
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.translators import losses
+from kt.translators import losses, translate
 from kt.translators.attention import Attention, AttentionConfig
 from kt.translators.convolution import Convolution
 from kt.translators.fit import Record, Training, fit
@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
     small = part(held_out, "small")
 
     def evaluate(model: torch.nn.Module) -> Record:
-        predicted = translator.translate(model, held_out, compute)
+        predicted = translate(model, held_out, compute)
         return {"held_out_loss": losses.weight_mse(predicted, small).item()}
 
     objective = WeightObjective(

@@ -3,8 +3,7 @@
 from pydantic import model_validator
 
 from kt.ensemble import Compute
-from kt.pairs import store as pairs
-from kt.pairs.store import Pairs
+from kt.pairs.store import Pairs, write_store
 from stages import runtime
 from stages.generation import make_training_store
 from stages.inputs import PAIRS
@@ -76,7 +75,7 @@ class Compared(Strict):
 def main(params: Params, compute: Compute) -> None:
     count, made = Compared.of(params).pairs_at(params), Pairs(PAIRS / "train")
     if params.generate.small_blocks and count <= params.active.networks.train:
-        pairs.write(STORE, [made.read(first=count)], count, made.about)
+        write_store(STORE, [made.read(first=count)], count, made.about)
         return
     change = {
         "generate": {"small_blocks": True, "checkpoints": []},

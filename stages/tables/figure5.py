@@ -3,9 +3,10 @@
 import pandas as pd
 
 from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
+from kt.networks.weights import part
 from kt.pairs.store import Pairs
+from kt.translators import translate
 from stages import feature_maps, runtime
 from stages.inputs import PAIRS, image_set
 from stages.params import Params
@@ -17,8 +18,8 @@ SIZE = "base"
 def main(params: Params, compute: Compute) -> None:
     model = paper_translator.load(params, SIZE, compute)
     network, images = Pairs(PAIRS / "test").read(first=1), image_set("main", "test")
-    large = ensemble.features(images, network, "large", ensemble.part(network, "large"))
-    translated = translator.translate(model, network, compute)
+    large = ensemble.features(images, network, "large", part(network, "large"))
+    translated = translate(model, network, compute)
     small = ensemble.features(images, network, params.target, translated)
     distance = ((small - large).square().mean() / large.square().mean()).item()
     caption = (

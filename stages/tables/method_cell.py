@@ -11,6 +11,7 @@ from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
 from kt.networks.blocks import CHANNELS, Former, Latter, parameter_count, weights
 from kt.networks.cost import multiply_adds
+from kt.networks.weights import part
 from kt.run.threads import one_thread
 from stages import runtime
 from stages.inputs import image_set
@@ -30,7 +31,7 @@ def main(params: Params, compute: Compute, family: str) -> None:
 
 def numbers(row: Row, params: Params, compute: Compute) -> dict:
     """What Table 1 says of a method."""
-    block = ensemble.part(row.networks, "block")
+    block = part(row.networks, "block")
     kind = "large" if "bn1.weight" in block else params.target
     accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
     around, module = nn.ModuleList([Former(), Latter()]), row.module.eval()

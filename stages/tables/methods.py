@@ -14,18 +14,17 @@ from pydantic import Field
 from torch import nn
 
 from kt import ensemble
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation import baselines
 from kt.images import ImageSet
 from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, weights
+from kt.networks.weights import Weights, part, prefixed
 from kt.pairs import generate
-from kt.pairs import store as pairs
-from kt.pairs.store import Weights
 from kt.rivals import low_rank, pruning, quantisation, retraining
 from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
 from kt.rivals.retraining import Retraining
 from kt.run import seeds
+from kt.run.files import load_tensors
 from stages import translation
 from stages.evaluation import Subjects
 from stages.generation import plan
@@ -98,7 +97,7 @@ class Setting:
 
     @property
     def large(self) -> Weights:
-        return ensemble.part(self.networks, "large")
+        return part(self.networks, "large")
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
@@ -113,7 +112,7 @@ class Setting:
         """
         block, seconds = timed(make)
         networks = {k: t for k, t in self.networks.items() if k.startswith(("former.", "latter."))}
-        networks |= {f"block.{name}": tensor for name, tensor in block.items()}
+        networks |= prefixed("block", block)
         return Row(label, networks, module, seconds / len(self), **about)
 
     def small(self) -> nn.Module:
@@ -187,7 +186,7 @@ def int8(setting: Setting) -> Row:
                 network = {new: setting.networks[name][i] for name, new in names.items()}
                 quantisation.save_int8(path, network)
                 loaded.append(quantisation.load_int8(path))
-            stored.update(pairs.load(path))
+            stored.update(load_tensors(path))
 
     _, seconds = timed(through_files)
     networks = {name: torch.stack([one[name] for one in loaded]) for name in loaded[0]}
@@ -256,7 +255,7 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     once = networks * step_1 + (count * step_2 if mixer else 0) + training
 
     def translate() -> Weights:
-        return translator.translate(trained.model, setting.networks, compute)
+        return translate(trained.model, setting.networks, compute)
 
     return setting.row(label, translate, setting.small(), any_architecture=mixer, once=once)
 

@@ -1,8 +1,8 @@
 """The default translator on networks trained for another number of epochs than its own."""
 
-from kt import translators as translator
 from kt.ensemble import Compute
 from kt.evaluation.statistics import summary
+from kt.translators import load_translator
 from stages import runtime
 from stages.evaluation import Subjects
 from stages.generation import make_store, plan
@@ -19,7 +19,7 @@ def main(params: Params, compute: Compute, epochs: str) -> None:
     networks = plan(changed, split, params.active.networks.selection)
     make_store(networks, compute, image_set("main", "train"))
     subjects = Subjects.of_store(split, image_set("main", "test"), params.target)
-    model = translator.load(TRANSLATOR, compute.device)
+    model = load_translator(TRANSLATOR, compute.device)
     accuracies = subjects.compared(model, params.seed, compute)
     result = {name: summary(values) for name, values in accuracies.items()}
     cell.write(params, f"epochs/{epochs}", result)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from kt import translators as translator
 from kt.ensemble import Compute
-from kt.translators import Translator
+from kt.translators import Translator, load_translator
 from stages import runtime, translation
 from stages.inputs import TRANSLATOR
 from stages.params import Count, Fraction, Params, Strict
@@ -33,7 +32,7 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
     Raises:
         KTError: it is missing or damaged.
     """
-    return translator.load(folder(params, size) / TRANSLATOR.name, compute.device)
+    return load_translator(folder(params, size) / TRANSLATOR.name, compute.device)
 
 
 def named(params: Params, size: str) -> str:
