@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from kt import ensemble
 from kt.ensemble import Compute, Recipe, cpu_engine
-from kt.evaluation.statistics import summary
 from kt.images import ImageSet, load_images, ordered_batches, training_batches
 from kt.networks.blocks import Network, SmallBlock
 from kt.networks.weights import part
+from kt.run.statistics import summary
 
 RECIPES = {"digits": {"batch_size": 32, "lr": 0.02}, "mnist": {"batch_size": 128, "lr": 0.01}}
 

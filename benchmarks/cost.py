@@ -25,14 +25,14 @@ from kt.run import seeds
 from kt.run.errors import KTError
 from kt.translators.fit import Training, fit
 from kt.translators.objectives import BehaviourObjective, WeightObjective
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.common.translation import make_model
 from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper, scales
 from stages.tables.augmentation_cell import Augmentation
 from stages.tables.merge_cell import Merge
 from stages.tables.paper_translator import Settings
 from stages.tables.target_store import Targets
-from stages.translation import make_model
 
 Work = Counter[str]
 """Units of work by the name of their rate."""

@@ -6,14 +6,14 @@ import pandas as pd
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.networks.weights import Weights, part, prefixed
 from kt.pairs.augment import augment
 from kt.pairs.store import Pairs, write_store
 from kt.run import seeds
-from stages import runtime
-from stages.inputs import AUGMENTED, PAIRS, RESULTS, image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from stages.common.base import runtime
+from stages.common.base.inputs import AUGMENTED, PAIRS, RESULTS, image_set
+from stages.common.base.params import Params
 
 MEASURED_NETWORKS = 16
 """Selection networks on which the effect of augmentation on function is measured, at most."""

@@ -3,13 +3,12 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.evaluation import baselines
-from kt.evaluation.statistics import summary
-from kt.translators import load_translator
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.inputs import RESULTS, TRANSLATOR, image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from kt.translators import baselines, load_translator
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS, TRANSLATOR, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 
 OUT = RESULTS / "transfer"
 

@@ -3,14 +3,14 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.evaluation import baselines
-from kt.evaluation.statistics import summary
 from kt.networks.weights import part
 from kt.pairs.store import Pairs
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.inputs import PAIRS, RESULTS, image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from kt.translators import baselines
+from stages.common.base import runtime
+from stages.common.base.inputs import PAIRS, RESULTS, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 
 OUT = RESULTS / "baselines"
 

@@ -4,13 +4,12 @@ from matplotlib.figure import Figure
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.evaluation import baselines
 from kt.networks.weights import part
 from kt.pairs.store import Pairs
-from kt.translators import Translator, translate
+from kt.translators import Translator, baselines, translate
 from stages import figures
-from stages.inputs import PAIRS, image_set
-from stages.params import Params
+from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.params import Params
 
 SHOWN_IMAGES = 4
 

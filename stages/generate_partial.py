@@ -4,10 +4,10 @@ import torch
 
 from kt.ensemble import Compute
 from kt.run import seeds
-from stages import runtime
-from stages.generation import make_store, plan
-from stages.inputs import image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_store, plan
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -1,10 +1,10 @@
 """Train the pairs that the translator learns from: a large and a small block in each network."""
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.generation import make_training_store
-from stages.inputs import PAIRS
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_training_store
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

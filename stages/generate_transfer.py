@@ -3,10 +3,10 @@
 from kt.ensemble import Compute
 from kt.networks.weights import part
 from kt.pairs.store import Pairs
-from stages import runtime
-from stages.generation import make_store, plan
-from stages.inputs import PAIRS, image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_store, plan
+from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

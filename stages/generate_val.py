@@ -1,10 +1,10 @@
 """Train the selection and the test networks, each with its re-trained small block."""
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.generation import make_store, plan
-from stages.inputs import image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_store, plan
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -9,9 +9,9 @@ from kt.images import ImageSet, load_images
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
-from stages import runtime
-from stages.inputs import IMAGES
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.inputs import IMAGES
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -5,11 +5,12 @@ import json
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import gap_closed
+from kt.run.statistics import gap_closed
 from kt.translators import load_translator
-from stages import feature_maps, figures, runtime
-from stages.inputs import RESULTS, TRANSLATOR
-from stages.params import Params
+from stages import feature_maps, figures
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS, TRANSLATOR
+from stages.common.base.params import Params
 
 FIGURES = RESULTS / "figures"
 PAPER = {

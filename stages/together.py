@@ -23,9 +23,9 @@ from kt.ensemble import Compute
 from kt.networks.weights import Weights
 from kt.pairs.cluster import Cluster
 from kt.run.errors import KTError
-from stages import runtime
-from stages.generation import cluster_of_environment
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import cluster_of_environment
+from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute, grid: str) -> None:

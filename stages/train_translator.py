@@ -4,10 +4,10 @@ In several processes, of several machines too, where KT_TORCHRUN holds torchrun'
 """
 
 from kt.ensemble import Compute
-from stages import torchrun
-from stages.inputs import RESULTS
-from stages.params import Params
-from stages.translation import train
+from stages.common import torchrun
+from stages.common.base.inputs import RESULTS
+from stages.common.base.params import Params
+from stages.common.translation import train
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -12,8 +12,8 @@ from kt.pairs.augment import add_noise, augment, mask
 from kt.pairs.store import Pairs, write_store
 from kt.run import seeds
 from stages.augment import materialise
-from stages.inputs import AUGMENTED, PAIRS
-from stages.params import Params
+from stages.common.base.inputs import AUGMENTED, PAIRS
+from stages.common.base.params import Params
 from tests.tiny_params import shrink
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,9 +2,9 @@ import pytest
 import torch
 from scipy import stats
 
-from kt.evaluation import baselines
-from kt.evaluation.statistics import summary
 from kt.networks.blocks import initial_weights
+from kt.run.statistics import summary
+from kt.translators import baselines
 
 
 def test_greedy_replacement_is_the_nearest_pair_by_brute_force():

@@ -1,7 +1,7 @@
 """What the benchmarks count."""
 
 from benchmarks import cost
-from stages import params
+from stages.common.base import params
 
 IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
 

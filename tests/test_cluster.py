@@ -17,7 +17,7 @@ from kt.pairs import generate
 from kt.pairs.cluster import AHEAD, Cluster
 from kt.pairs.generate import Plan
 from kt.run.errors import KTError
-from stages.generation import cluster_of_environment
+from stages.common.base.generation import cluster_of_environment
 from tests.conftest import ROOT
 from tests.test_generate import assert_same
 

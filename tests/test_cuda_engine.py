@@ -64,5 +64,7 @@ def test_a_gpu_takes_the_cuda_engine_where_it_can(monkeypatch):
 
 
 def test_triton_is_imported_only_by_who_trains():
-    code = "import sys; sys.modules['triton'] = None; import kt.ensemble, stages.runtime"
+    code = (
+        "import sys; sys.modules['triton'] = None; import kt.ensemble, stages.common.base.runtime"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

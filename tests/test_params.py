@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from kt.run.errors import KTError
-from stages import params
+from stages.common.base import params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
 

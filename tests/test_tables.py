@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from kt.evaluation.statistics import gap_closed
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
-from stages import params
+from kt.run.statistics import gap_closed
+from stages.common.base import params
 from stages.tables import curve, figure4_cell, methods, table1
 from stages.tables.ablation_row import Ablation
 from stages.tables.curve_store import Curve

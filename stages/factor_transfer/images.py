@@ -5,9 +5,9 @@ from pathlib import Path
 from kt.ensemble import Compute
 from kt.images import cifar as images
 from kt.run.files import save_tensors
-from stages import runtime
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.factor_transfer.settings import IMAGES
-from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

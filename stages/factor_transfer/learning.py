@@ -22,7 +22,7 @@ from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
 from kt.run.threads import spread
-from stages import runtime
+from stages.common.base import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
 WEIGHTS = "weights.safetensors"

@@ -6,9 +6,9 @@ from torch import Tensor
 from kt.ensemble import Compute
 from kt.rivals.classifier import Losses
 from kt.rivals.factor_transfer import Paraphraser, reconstruction_loss
-from stages import runtime
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
-from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

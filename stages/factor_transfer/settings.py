@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Training
 from kt.run.errors import KTError
-from stages.params import Count, Fraction, NotNegative, Positive, Strict, explain
+from stages.common.base.params import Count, Fraction, NotNegative, Positive, Strict, explain
 
 TABLE = Path("tables/factor_transfer")
 DATA = Path("data/factor_transfer")

@@ -9,11 +9,11 @@ from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Losses, accuracy
 from kt.rivals.distillation import logit_loss
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser, factor_loss
-from stages import runtime
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.learning import Task
 from stages.factor_transfer.settings import Method, Settings
-from stages.params import Params
 
 
 def main(params: Params, compute: Compute, name: str) -> None:

@@ -8,14 +8,15 @@ import torch
 from matplotlib.figure import Figure
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.networks.blocks import parameter_count
 from kt.networks.residual import NETWORKS
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
-from stages import figures, runtime
+from kt.run.statistics import summary
+from stages import figures
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings
-from stages.params import Params
 
 PUBLISHED = (
     "A toolbox's published figures for this pair are 94.86 with Factor Transfer, 94.82 alone and "

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 from kt.ensemble import Compute
 from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Losses, accuracy
-from stages import runtime
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
-from stages.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import figures, runtime
-from stages.params import Params
+from stages import figures
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell, output
 from stages.tables.ablation_row import Ablation
 

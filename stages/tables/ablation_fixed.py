@@ -7,15 +7,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.images import ImageSet
 from kt.networks.weights import Weights
 from kt.rivals import pruning
+from kt.run.statistics import summary
 from kt.translators import load_translator, own_images, refine, translate
-from stages import runtime, translation
-from stages.evaluation import Subjects
-from stages.inputs import TRANSLATOR, image_set
-from stages.params import Params
+from stages.common import translation
+from stages.common.base import runtime
+from stages.common.base.inputs import TRANSLATOR, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 from stages.tables import cell
 from stages.tables.ablation_row import Ablation
 

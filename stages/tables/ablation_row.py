@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Change, Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.params import Change, Count, Params, Strict
 from stages.tables import cell
 
 

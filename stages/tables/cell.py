@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.pairs.store import Pairs
-from stages import runtime, translation
-from stages.evaluation import Subjects
-from stages.inputs import PAIRS, image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from stages.common import translation
+from stages.common.base import runtime
+from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 
 CELLS = Path("tables/cells")
 MEASURED = 64

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stages.common.base.params import Params
 from stages.figures import GREY, SHADES
-from stages.params import Params
 from stages.tables import output
 
 MARKERS = "osD^"

@@ -5,8 +5,9 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from kt.ensemble import Compute
-from stages import figures, runtime
-from stages.params import Params
+from stages import figures
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell, output
 from stages.tables.curve_store import Curve
 

@@ -4,8 +4,8 @@ Every point makes as many steps, so that all cost the same.
 """
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell
 from stages.tables.curve_store import STORE, with_networks
 

@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.generation import make_training_store
-from stages.inputs import PAIRS
-from stages.params import Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.generation import make_training_store
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Count, Params, Strict
 
 STORE = "curve"
 

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Count, Params
+from stages.common.base import runtime
+from stages.common.base.params import Count, Params
 from stages.tables import cell, output
 
 

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell, charts, output
 from stages.tables.figure4_store import TABLE, Compared
 

@@ -18,9 +18,9 @@ from kt.translators.fit import Record, Training, fit
 from kt.translators.mixer import Mixer
 from kt.translators.objectives import WeightObjective
 from kt.translators.sequence import SequenceConfig, SequenceTranslator
-from stages import runtime
-from stages.inputs import PAIRS
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Params
 from stages.tables import cell
 from stages.tables.figure4_store import STORE, TABLE, Compared
 

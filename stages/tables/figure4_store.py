@@ -4,10 +4,10 @@ from pydantic import model_validator
 
 from kt.ensemble import Compute
 from kt.pairs.store import Pairs, write_store
-from stages import runtime
-from stages.generation import make_training_store
-from stages.inputs import PAIRS
-from stages.params import Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.generation import make_training_store
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Count, Params, Strict
 from stages.tables.scales import at_scale
 
 TABLE = "figure4"

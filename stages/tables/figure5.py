@@ -7,9 +7,10 @@ from kt.ensemble import Compute
 from kt.networks.weights import part
 from kt.pairs.store import Pairs
 from kt.translators import translate
-from stages import feature_maps, runtime
-from stages.inputs import PAIRS, image_set
-from stages.params import Params
+from stages import feature_maps
+from stages.common.base import runtime
+from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.params import Params
 from stages.tables import charts, output, paper_translator
 
 SIZE = "base"

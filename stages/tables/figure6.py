@@ -3,8 +3,8 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Params, Strict
+from stages.common.base import runtime
+from stages.common.base.params import Params, Strict
 from stages.tables import cell, charts, grid_cell, output, paper
 from stages.tables.grid_cell import Rate
 

@@ -4,10 +4,10 @@ import pandas as pd
 import torch
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
-from stages import runtime
-from stages.inputs import RESULTS
-from stages.params import Params
+from kt.run.statistics import summary
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS
+from stages.common.base.params import Params
 from stages.tables import charts, output, paper_translator
 
 SIZE = "large"

@@ -3,11 +3,11 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.inputs import RESULTS, image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 from stages.tables import charts, output, paper_translator
 
 SIZE = "large"

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell, grid_cell, output, printed
 from stages.tables.grid_cell import Grid
 from stages.tables.merge_cell import LABEL

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
-from stages import runtime
-from stages.params import Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.params import Count, Params, Strict
 from stages.tables import cell, paper
 from stages.tables.scales import at_scale
 

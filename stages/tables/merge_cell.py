@@ -1,8 +1,8 @@
 """Our translator, trained on the same networks as the paper's: one row of its tables."""
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.params import Count, Params, Strict
 from stages.tables import cell, paper
 
 LABEL = "merge (ours)"

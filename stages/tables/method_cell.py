@@ -8,14 +8,14 @@ from torch import nn
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.networks.blocks import CHANNELS, Former, Latter, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.networks.weights import part
+from kt.run.statistics import summary
 from kt.run.threads import one_thread
-from stages import runtime
-from stages.inputs import image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Params
 from stages.tables import cell
 from stages.tables.methods import FAMILIES, TABLE, Row, Setting
 

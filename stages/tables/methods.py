@@ -15,7 +15,6 @@ from torch import nn
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.evaluation import baselines
 from kt.images import ImageSet
 from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, weights
 from kt.networks.weights import Weights, part, prefixed
@@ -25,11 +24,12 @@ from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottle
 from kt.rivals.retraining import Retraining
 from kt.run import seeds
 from kt.run.files import load_tensors
-from stages import translation
-from stages.evaluation import Subjects
-from stages.generation import plan
-from stages.inputs import image_set
-from stages.params import Change, Count, Params, Strict
+from kt.translators import baselines
+from stages.common import translation
+from stages.common.base.generation import plan
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Change, Count, Params, Strict
+from stages.common.evaluation import Subjects
 from stages.tables import paper
 from stages.tables.merge_cell import Merge
 from stages.tables.paper_translator import TABLE as TRANSLATORS

@@ -1,13 +1,13 @@
 """The default translator on networks trained for another number of epochs than its own."""
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
+from kt.run.statistics import summary
 from kt.translators import load_translator
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.generation import make_store, plan
-from stages.inputs import TRANSLATOR, image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_store, plan
+from stages.common.base.inputs import TRANSLATOR, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 from stages.tables import cell
 
 

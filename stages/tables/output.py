@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kt.evaluation.statistics import gap_closed
-from stages import runtime
-from stages.inputs import RESULTS
-from stages.params import Params
+from kt.run.statistics import gap_closed
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS
+from stages.common.base.params import Params
 
 TABLES = Path("tables/results")
 

@@ -1,8 +1,8 @@
 """The results page: every table and figure of the paper and of our own, at every scale, in one."""
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import output
 
 TITLES = {

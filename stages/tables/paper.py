@@ -4,7 +4,7 @@ from typing import Literal
 
 from kt.ensemble import Compute
 from kt.translators.mixer import PAPER_SIZES
-from stages.params import Change, Params
+from stages.common.base.params import Change, Params
 from stages.tables import cell
 
 Size = Literal[tuple(PAPER_SIZES)]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.translators import Translator, load_translator
-from stages import runtime, translation
-from stages.inputs import TRANSLATOR
-from stages.params import Count, Fraction, Params, Strict
+from stages.common import translation
+from stages.common.base import runtime
+from stages.common.base.inputs import TRANSLATOR
+from stages.common.base.params import Count, Fraction, Params, Strict
 from stages.tables import paper
 from stages.tables.scales import at_scale
 

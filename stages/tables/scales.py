@@ -1,7 +1,7 @@
 """Parameters of the tables that differ from scale to scale."""
 
 from kt.run.errors import KTError
-from stages.params import Params
+from stages.common.base.params import Params
 
 
 def at_scale(params: Params, name: str, values: dict[str, int]) -> int:

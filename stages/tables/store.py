@@ -1,10 +1,10 @@
 """Train one of the further stores of training networks: `tables.stores` in params.yaml."""
 
 from kt.ensemble import Compute
-from stages import runtime
-from stages.generation import make_training_store
-from stages.inputs import PAIRS
-from stages.params import Change, Params
+from stages.common.base import runtime
+from stages.common.base.generation import make_training_store
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Change, Params
 
 
 def main(params: Params, compute: Compute, name: str) -> None:

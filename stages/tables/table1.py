@@ -4,8 +4,8 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.rivals import retraining
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import cell, charts, output
 from stages.tables.method_cell import SHOWN
 from stages.tables.methods import FAMILIES, TABLE

@@ -7,8 +7,8 @@ from kt.networks.blocks import initial_weights, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.translators import Mixer
 from kt.translators.mixer import PAPER_SIZES
-from stages import runtime
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.params import Params
 from stages.tables import output, printed
 
 MEGA = 2**20

@@ -1,12 +1,12 @@
 """A row of Table 6: translation to another kind of small block, and that block left random."""
 
 from kt.ensemble import Compute
-from kt.evaluation import baselines
-from kt.evaluation.statistics import summary
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.inputs import image_set
-from stages.params import Params
+from kt.run.statistics import summary
+from kt.translators import baselines
+from stages.common.base import runtime
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 from stages.tables import cell, paper
 from stages.tables.target_store import STORES, TABLE, change
 

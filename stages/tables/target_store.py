@@ -7,10 +7,10 @@ from pydantic import Field
 from kt.ensemble import Compute
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.pairs.store import Pairs
-from stages import runtime
-from stages.generation import make_training_store
-from stages.inputs import PAIRS
-from stages.params import Change, Count, Params, Strict
+from stages.common.base import runtime
+from stages.common.base.generation import make_training_store
+from stages.common.base.inputs import PAIRS
+from stages.common.base.params import Change, Count, Params, Strict
 from stages.tables import paper
 from stages.tables.scales import at_scale
 

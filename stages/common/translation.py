@@ -13,7 +13,6 @@ from dvclive import Live
 from torch import Tensor
 
 from kt.ensemble import Compute
-from kt.evaluation.statistics import summary
 from kt.networks import symmetry
 from kt.networks.blocks import initial_weights
 from kt.networks.weights import network_count, part
@@ -21,14 +20,15 @@ from kt.pairs import generate
 from kt.pairs.store import Pairs
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
+from kt.run.statistics import summary
 from kt.translators import KINDS, Merge, Mixer, Translator, losses, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
 from kt.translators.losses import LossWeights
 from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
-from stages import runtime
-from stages.evaluation import Subjects
-from stages.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set
+from stages.common.base.params import Params
+from stages.common.evaluation import Subjects
 
 TRAINING = PAIRS / "train"
 PREPARED = 1024

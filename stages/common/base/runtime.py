@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.run.errors import KTError
-from stages import params
+from stages.common.base import params
 
 SCRATCH = Path(".kt")
 USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
@@ -49,7 +49,7 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
-    for name in RAY:  # where networks are generated they are looked up (`stages.generation`)
+    for name in RAY:  # looked up where networks are generated
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []

@@ -17,9 +17,9 @@ from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
 from kt.pairs.store import write_store
 from kt.run.errors import KTError
-from stages import runtime
-from stages.inputs import PAIRS, image_set
-from stages.params import Params
+from stages.common.base import runtime
+from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.params import Params
 
 
 def plan(

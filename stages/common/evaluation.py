@@ -7,12 +7,11 @@ from torch import Tensor
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.evaluation import baselines
 from kt.images import ImageSet
 from kt.networks.weights import Weights, part
 from kt.pairs.store import Pairs
-from kt.translators import translate
-from stages.inputs import PAIRS
+from kt.translators import baselines, translate
+from stages.common.base.inputs import PAIRS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import distributed
 
-from stages import params, runtime
+from stages.common.base import params, runtime
 
 
 def run(main: Callable[..., None], description: str) -> None:
