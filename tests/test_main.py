@@ -1,5 +1,7 @@
 """The command line, as a user types it."""
 
+import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from kt.__main__ import read_network
+import kt
 from kt.networks.blocks import Network, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.run.errors import KTError
@@ -44,7 +46,7 @@ def model(request):
 
 def run(folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "kt", "translate", *arguments],
+        [sys.executable, "-m", "kt", *arguments],
         cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(folder), "CXX": ""},
         capture_output=True,
@@ -56,7 +58,7 @@ def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, mod
     save_file(network.state_dict(), tmp_path / "network.safetensors")
     save_translator(tmp_path / "t.safetensors", model)
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
-    done = run(tmp_path, *arguments, "--images", "digits")
+    done = run(tmp_path, "translate", *arguments, "--images", "digits")
     assert done.returncode == 0, done.stderr
     assert "6,724" in done.stdout and "6,376" in done.stdout and "accuracy" in done.stdout
     written = load_file(tmp_path / "small.safetensors")
@@ -75,7 +77,7 @@ def test_a_translated_block_is_refined(shown, model, network, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
     save_translator(tmp_path / "t.safetensors", model)
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
-    done = run(tmp_path, *arguments, "--images", "digits", "--refine", "2", *shown)
+    done = run(tmp_path, "translate", *arguments, "--images", "digits", "--refine", "2", *shown)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
     assert rows["refined"].split()[1:3] == rows["after"].split()[1:3] and "%" in rows["refined"]
@@ -98,29 +100,29 @@ def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
     save_translator(tmp_path / "t.safetensors", Mixer(MixerConfig(1, 8, target="mlp")))
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
-    done = run(tmp_path, *arguments, "--refine", "2")
+    done = run(tmp_path, "translate", *arguments, "--refine", "2")
     assert done.returncode == 1 and "not 'mlp'" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "small.safetensors").exists()
-    done = run(tmp_path, *arguments, "--refine-images", "digits")
+    done = run(tmp_path, "translate", *arguments, "--refine-images", "digits")
     assert done.returncode == 2 and "needs --refine" in done.stderr
-    done = run(tmp_path, *arguments, "--refine", "0")
+    done = run(tmp_path, "translate", *arguments, "--refine", "0")
     assert done.returncode == 2 and "invalid positive value" in done.stderr
 
 
 def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
     save_translator(tmp_path / "t.safetensors", Mixer(MixerConfig(layers=1, hidden_size=8)))
     arguments = ["network.safetensors", "-o", "small.safetensors", "--translator", "t.safetensors"]
-    done = run(tmp_path, *arguments)
+    done = run(tmp_path, "translate", *arguments)
     assert done.returncode == 1 and "network.safetensors is missing" in done.stderr
     save_file(Network("conv").state_dict(), tmp_path / "network.safetensors")
-    done = run(tmp_path, *arguments)
-    assert done.returncode == 1 and "no network that can be translated" in done.stderr
+    done = run(tmp_path, "translate", *arguments)
+    assert done.returncode == 1 and "does not hold a network" in done.stderr
     assert done.stderr.count("\n") == 1
     broken = network.state_dict()
     broken["former.conv.weight"] = broken["former.conv.weight"] * torch.nan
     save_file(broken, tmp_path / "network.safetensors")
     with pytest.raises(KTError, match="not finite"):
-        read_network(tmp_path / "network.safetensors")
+        kt.load_network(tmp_path / "network.safetensors")
     with pytest.raises(ValueError, match="'conv' block"):
         compress(Mixer(MixerConfig(layers=1, hidden_size=8)), Network("conv"))
 
@@ -130,3 +132,28 @@ def test_counts_are_those_of_the_shapes():
     assert multiply_adds(Network(), image) == around + 2 * 196 * 324
     assert multiply_adds(Network("conv"), image) == around + 2 * 196 * 162
     assert parameter_count(Network()) == 66 + 672 + 5986
+
+
+def test_a_network_is_trained_and_translated_by_what_comes_with_the_package(tmp_path):
+    done = run(tmp_path, "train", "-o", "network.safetensors")
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, "translate", "network.safetensors", "-o", "small.safetensors")
+    assert done.returncode == 0, done.stderr
+    _, test = kt.load_images("digits")
+    large = kt.load_network(tmp_path / "network.safetensors")
+    small = Network("conv")
+    small.load_state_dict(load_file(tmp_path / "small.safetensors"), strict=False)
+    assert kt.accuracy(large, test) > 85 and kt.accuracy(small.eval(), test) > 65
+
+
+def test_public_names_are_those_that_type_checkers_see():
+    stub = ast.parse((ROOT / "kt" / "__init__.pyi").read_text())
+    imports = {a.asname: f"{n.module}.{a.name}" for n in stub.body for a in n.names}
+    assert sorted(imports) == kt.__all__
+    for name, home in imports.items():
+        module, _, attribute = home.rpartition(".")
+        assert getattr(kt, name) is getattr(importlib.import_module(module), attribute)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        kt.nothing  # noqa: B018
+    with pytest.raises(KTError, match="no image set 'flowers'"):
+        kt.load_images("flowers")

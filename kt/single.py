@@ -1,0 +1,128 @@
+"""One trained network, from its file to a smaller one: what the command line and a script need.
+
+The rest of the library works on many networks at once; here a network is a plain module.
+"""
+
+import copy
+from pathlib import Path
+
+from kt import ensemble, images, translators
+from kt.ensemble import Recipe
+from kt.images import IMAGE_SETS, ImageSet
+from kt.networks.blocks import Network, skeleton, weights
+from kt.networks.weights import part, prefixed, stack_of_one
+from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
+from kt.translators import Translator
+from kt.translators.refine import refine as refine_stacked
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "merge.safetensors"
+"""The translator of the default run, which comes with the package."""
+RECIPE = Recipe(batch_size=32, lr=0.02)
+"""How the networks of the default run are trained."""
+
+
+def load_images(name: str, folder: Path | str = "data") -> tuple[ImageSet, ImageSet]:
+    """The (training, test) images of "digits", "glyphs", "mnist" or "usps".
+
+    Args:
+        folder: keeps what is unpacked or downloaded; the first two sets need no files.
+
+    Raises:
+        KTError: there is no such set, or its files are damaged or cannot be had.
+    """
+    if name not in IMAGE_SETS:
+        raise KTError(f"there is no image set {name!r}: choose among {', '.join(IMAGE_SETS)}")
+    return images.load_images(name, Path(folder))
+
+
+def load_translator(path: Path | str = PRETRAINED) -> Translator:
+    """Read a translator from its safetensors file, in evaluation mode.
+
+    Raises:
+        KTError: the file is missing, damaged or not a translator.
+    """
+    return translators.load_translator(Path(path))
+
+
+def load_network(path: Path | str) -> Network:
+    """Read a trained network with a large block, in evaluation mode.
+
+    Raises:
+        KTError: the file is missing, damaged, or holds something else.
+    """
+    if not Path(path).exists():
+        raise KTError(f"{path} is missing")
+    stored = load_tensors(Path(path))
+    expected = weights(skeleton(Network))
+    kept = {name: tensor for name, tensor in stored.items() if "num_batches" not in name}
+    wrong = sorted(
+        name
+        for name in expected.keys() | kept.keys()
+        if name not in kept or name not in expected or kept[name].shape != expected[name].shape
+    )
+    if wrong:
+        raise KTError(
+            f"{path} does not hold a network that can be translated: {wrong[0]!r} is missing, "
+            "unknown or has another shape than in kt.Network('large')"
+        )
+    if not all(tensor.isfinite().all() for tensor in kept.values()):
+        raise KTError(f"{path} holds numbers that are not finite")
+    network = Network()
+    network.load_state_dict(kept, strict=False)
+    return network.eval()
+
+
+def save_network(path: Path | str, network: Network) -> None:
+    """Write a network's weights and running statistics as a safetensors file.
+
+    Raises:
+        KTError: the file cannot be written.
+    """
+    save_tensors(Path(path), weights(network))
+
+
+def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Network:
+    """Train one network with a large block, in evaluation mode afterwards."""
+    trained = ensemble.train_networks(data, [seed], seed, recipe)
+    network = Network()
+    network.load_state_dict({name: t[0] for name, t in trained.items()}, strict=False)
+    return network.eval()
+
+
+def compress(network: Network, translator: Translator | None = None) -> Network:
+    """The network with its large block translated; former and latter blocks are copied.
+
+    Args:
+        network: with a large block; left as it is, but in evaluation mode.
+        translator: by default the one that comes with the package.
+
+    Raises:
+        ValueError: the network's block is not the large one.
+    """
+    return translators.compress(translator or load_translator(), network)
+
+
+def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 200) -> Network:
+    """`small` after further steps that bring its outputs closer to those of `large`.
+
+    Args:
+        data: images, whose labels are not used; `kt.translators.own_images` gives a translator's
+            prototypes. None: random strokes.
+
+    Raises:
+        KTError: the small block is not convolutional.
+    """
+    networks = stack_of_one(weights(large))
+    networks |= prefixed("large", part(networks, "block"))
+    start = part(stack_of_one(weights(small)), "block")
+    block = refine_stacked(small.kind, networks, start, data, steps, seed=1)
+    refined = copy.deepcopy(small)
+    refined.block.load_state_dict({name: tensor[0] for name, tensor in block.items()})
+    return refined
+
+
+def accuracy(network: Network, data: ImageSet) -> float:
+    """Percentage of the images that the network classifies correctly."""
+    stacked = stack_of_one(weights(network))
+    return ensemble.evaluate(network.kind, data, stacked, part(stacked, "block")).item()
