@@ -1,0 +1,59 @@
+"""Bring the numbers in the documents up to date with the committed results.
+
+    python docs/numbers.py            # rewrites what changed
+    python docs/numbers.py --check    # only says what would change
+
+A number that comes from a result names it in a comment behind it, which readers do not see:
+`90.27 ± 0.77 <!-- results/train/metrics.json:translation -->`. It takes the form that it has: as many
+decimals, with the 95 % interval or without.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md", "tables/factor_transfer/README.md")
+NUMBER = re.compile(
+    r"(?P<mean>-?[\d,]+(?:\.\d+)?)(?P<interval> ± [\d.]+)?"
+    r"(?P<behind>(?: %)?\s+<!-- (?P<file>[\w/.-]+\.json):(?P<key>[\w.]+) -->)"
+)
+
+
+def documents() -> list[Path]:
+    """The Markdown files that people write."""
+    return sorted(path for pattern in DOCUMENTS for path in ROOT.glob(pattern))
+
+
+def refreshed(text: str) -> str:
+    """A document's text with every marked number as the results have it now.
+
+    Raises:
+        KeyError: a result has no such entry.
+    """
+    return NUMBER.sub(_written, text)
+
+
+def _written(found: re.Match) -> str:
+    value = json.loads((ROOT / found["file"]).read_text())
+    for key in found["key"].split("."):
+        value = value[key]
+    mean = value["mean"] if isinstance(value, dict) else value
+    decimals = len(found["mean"].partition(".")[2])
+    interval = f" ± {value['ci95']:.{decimals}f}" if found["interval"] else ""
+    return f"{mean:,.{decimals}f}{interval}{found['behind']}"
+
+
+def main() -> None:
+    check = "--check" in sys.argv[1:]
+    stale = [path for path in documents() if refreshed(path.read_text()) != path.read_text()]
+    for path in stale:
+        print(f"{'is out of date' if check else 'updated'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(refreshed(path.read_text()))
+    sys.exit(bool(check and stale))
+
+
+if __name__ == "__main__":
+    main()

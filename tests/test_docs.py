@@ -1,0 +1,79 @@
+"""What the documents say: numbers, links, lengths and the Python example."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def load_numbers():
+    spec = importlib.util.spec_from_file_location("numbers", ROOT / "docs" / "numbers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+numbers = load_numbers()
+DOCUMENTS = [*numbers.documents(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_marked_numbers_are_those_of_the_results(path):
+    text = path.read_text()
+    assert text == numbers.refreshed(text), "run: python docs/numbers.py"
+
+
+def test_a_changed_result_changes_the_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(numbers, "ROOT", tmp_path)
+    (tmp_path / "r.json").write_text('{"a": {"mean": 1234.567, "ci95": 0.126}, "b": {"c": 4.2}}')
+    before = "x 1.00 ± 2.00 <!-- r.json:a -->, 7 <!-- r.json:a -->, 0.5 % <!-- r.json:b.c -->; 3.0"
+    after = "x 1,234.57 ± 0.13 <!-- r.json:a -->, 1,235 <!-- r.json:a -->, 4.2 % <!-- r.json:b.c -->; 3.0"
+    assert numbers.refreshed(before) == after
+    with pytest.raises(KeyError):
+        numbers.refreshed("1.0 <!-- r.json:nothing -->")
+
+
+def test_every_comment_that_names_a_result_marks_a_number():
+    for path in DOCUMENTS:
+        text = path.read_text()
+        assert text.count(".json:") == len(numbers.NUMBER.findall(text)), path
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text()), target
+
+
+def anchors(text):
+    """What GitHub makes of headings, and anchors that are written out."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_the_example_in_python_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.splitlines()) == 5
+    exec(example, {})
+    before, after = map(float, capsys.readouterr().out.split())
+    assert before > 85 and after > 65
