@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import matplotlib
 import pandas as pd
 import torch
 
@@ -29,8 +28,11 @@ from kt.pairs import generate
 from kt.pairs.generate import Plan
 from kt.pairs.store import write_store
 from kt.run.files import save_tensors
+from stages.figures import lines, style
 
 PER_STREAM = 256
+LIMIT_GIB = 3
+"""Of memory, whatever the number of networks."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -77,32 +79,15 @@ def _generate(networks: int, steps: int) -> tuple[float, float]:
     return trained - start - once, end - trained + once
 
 
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """Time a network and step of both trainings, and peak memory, over the number of networks."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(table.networks, table.ms_per_step, "o-")
-    left.set_ylabel("ms a network and step")
-    right.plot(table.networks, table.peak_gib, "o-")
-    right.axhline(3, color="grey", linestyle="--")
-    right.set_ylabel("peak memory, GiB")
-    for axes in (left, right):
-        axes.set_xlabel("networks")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(table.networks, table.networks, rotation=45)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=4, help="batches of 128 images")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and figure")
+    parser.add_argument("--draw", action="store_true", help="draw the table that is there anew")
     options = parser.parse_args()
+    if options.draw:
+        return draw(options.out)
 
     counts = [2**i for i in range(4, options.largest.bit_length()) if 2**i < options.largest]
     rows = []
@@ -121,9 +106,13 @@ def main() -> None:
             }
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(options.out / "growth.csv", index=False)
-    draw(table, options.out / "growth.png")
+    pd.DataFrame(rows).to_csv(options.out / "growth.csv", index=False)
+    draw(options.out)
+
+
+def draw(folder: Path) -> None:
+    table = pd.read_csv(folder / "growth.csv")
+    style.save(lines.growth(table, LIMIT_GIB), folder / "growth.png")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,74 @@
 """Figure 5 of the paper: what blocks make of images, in one test network."""
 
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.networks.weights import part
 from kt.pairs.store import Pairs
 from kt.translators import Translator, baselines, translate
-from stages import figures
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
+from stages.figures import maps
 
 SHOWN_IMAGES = 4
+DEAD = "re-trained"
+UNCHANGED = 1e-3
+"""A block is dead if it changes maps by less than this share of their squared norm."""
 
 
-def draw(params: Params, compute: Compute, model: Translator) -> Figure:
-    """The first test network's former block, and every block behind it in turn."""
+@dataclass(frozen=True)
+class FeatureMaps:
+    """The figure, and what its caption says of it.
+
+    Attributes:
+        network: which of the test networks is shown.
+        accuracy: in percent, of that network with its translated block.
+        distance: squared distance of the translated block's maps to the large block's, relative to
+            the latter's squared norm.
+        dead: test networks whose re-trained block passes its input on nearly unchanged.
+        networks: test networks.
+    """
+
+    figure: Figure
+    network: int
+    accuracy: float
+    distance: float
+    dead: int
+    networks: int
+
+    def caption(self) -> str:
+        """What the figure shows, in words."""
+        return (
+            f"Each row is one of the first {SHOWN_IMAGES} test images, each column a block with "
+            "its six channels: the former block (the large block's input), then the large block "
+            "and what may stand in its place. All maps share one colour scale. The network is "
+            f"number {self.network} of {self.networks} test networks, the median by accuracy "
+            f"after translation ({self.accuracy:.2f} %). Its translated block's maps have a "
+            f"squared distance of {self.distance:.3f} to the large block's, relative to the "
+            f"latter's squared norm. Re-training left a dead block in {self.dead} of "
+            f"{self.networks} test networks: one that passes its input on nearly unchanged."
+        )
+
+
+def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Series) -> FeatureMaps:
+    """The median test network's former block, and every block behind it in turn.
+
+    Args:
+        accuracies: of all test networks with the model's blocks, in their order.
+    """
     images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
-    network = Pairs(PAIRS / "test").read(first=1)
+    everything = Pairs(PAIRS / "test").read()
+    former = ensemble.features(images, everything, None, {}, compute)
+    small = part(everything, "small")
+    dead = is_dead(former, ensemble.features(images, everything, params.target, small, compute))
+    shown = median_of(accuracies)
+    network = {name: tensor[shown : shown + 1] for name, tensor in everything.items()}
     replaced = part(Pairs(PAIRS / "train").read("small"), "small")
     target, replacement = params.target, {}
     if replaced:
@@ -29,10 +80,36 @@ def draw(params: Params, compute: Compute, model: Translator) -> Figure:
         "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
         **replacement,
         "translation": (target, translate(model, network, compute)),
-        "re-trained": (target, part(network, "small")),
+        DEAD: (target, part(network, "small")),
     }
-    maps = {
+    made = {
         label: ensemble.features(images, network, kind, block, compute)[0]
         for label, (kind, block) in blocks.items()
     }
-    return figures.feature_maps(images.images, maps)
+    marked = {DEAD: "dead: passes its input on"} if dead[shown] else {}
+    return FeatureMaps(
+        maps.feature_maps(images.images, made, marked),
+        shown,
+        float(accuracies[shown]),
+        distance(made["translation"], made["large block"]),
+        int(dead.sum()),
+        len(dead),
+    )
+
+
+def median_of(accuracies: pd.Series) -> int:
+    """The place of the median; of an even number, of the lower of the middle two."""
+    order = accuracies.argsort(kind="stable").to_numpy()
+    return int(order[(len(order) - 1) // 2])
+
+
+def distance(maps: Tensor, reference: Tensor) -> float:
+    """Squared distance to a reference, relative to its squared norm."""
+    return ((maps - reference).square().sum() / reference.square().sum()).item()
+
+
+def is_dead(before: Tensor, behind: Tensor) -> Tensor:
+    """Networks whose block passes its input on: maps before it and behind it, (N, ...) -> (N,)."""
+    change = (behind - before).square().flatten(1).sum(1)
+    norm = before.square().flatten(1).sum(1)
+    return change <= UNCHANGED * norm if len(norm) else torch.zeros(0, dtype=torch.bool)

@@ -7,21 +7,19 @@ import pandas as pd
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed
 from kt.translators import load_translator
-from stages import feature_maps, figures
+from stages import feature_maps
 from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR
 from stages.common.base.params import Params
+from stages.figures import accuracies as of_accuracies
+from stages.figures import lines, style
+from stages.figures.style import LABELS
+from stages.tables import printed
 
 FIGURES = RESULTS / "figures"
-PAPER = {
-    "random_initialisation": "27.38",
-    "random_replacement": "23.67",
-    "greedy_replacement": "26.53",
-    "translation": "52.07 (best epoch on test)",
-}
-"""The paper's accuracies: MNIST, 300,000 pairs, 10-epoch networks (Tables 3 and 4)."""
-
-
+"""Where the report's figures are."""
+PAPER = printed.BASELINES | {"translation": printed.GRIDS["table4"]["large"][1]}
+"""The paper's accuracies (Tables 3 and 4); its translation's epoch is the best on the test set."""
 TRANSLATORS = {
     "mixer": "the paper's MLP-Mixer, which reads the large block's convolutions",
     "merge": "merge (ours), which reads the whole network and keeps prototype images of its own",
@@ -35,18 +33,20 @@ def main(params: Params, compute: Compute) -> None:
     partial = read_json("partial/metrics.json")
     accuracies = {
         name: train["translation"] if name == "translation" else baselines[name]
-        for name in figures.LABELS
+        for name in LABELS
         if name == "translation" or name in baselines
     }
     draw(params, accuracies, transfer)
-    features = feature_maps.draw(params, compute, load_translator(TRANSLATOR, compute.device))
-    features.savefig(FIGURES / "features.png", metadata={"Software": None})
+    model = load_translator(TRANSLATOR, compute.device)
+    translated = read_table("train/accuracies.csv")["translation"]
+    features = feature_maps.draw(params, compute, model, translated)
+    style.save(features.figure, FIGURES / "features.png")
     page = "\n".join(
         [
             *introduction(params, train),
-            *main_table(accuracies, train),
-            *features_section(params),
-            *transfer_table(transfer),
+            *main_table(params, accuracies, train),
+            *features_section(features),
+            *transfer_table(params, transfer),
             *partial_table(partial),
             *augmentation(),
         ]
@@ -56,35 +56,38 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     images = params.active.images
-    moved = {name: transfer[name] for name in figures.LABELS if name in transfer}
+    moved = {name: transfer[name] for name in LABELS if name in transfer}
     curves = [
         read_table(f"train/plots/metrics/{name}.tsv")
         for name in ("loss", "selection_accuracy", "test_accuracy")
     ]
-    drawn = {
-        "accuracy": figures.accuracy_bars(accuracies, f"test networks, {images.main}"),
-        "training": figures.training_curves(*curves),
-        "histogram": figures.accuracy_histogram(
-            read_table("baselines/accuracies.csv")["random_initialisation"],
-            read_table("train/accuracies.csv")["translation"],
-        ),
-        "transfer": figures.accuracy_bars(moved, f"{images.main} to {images.transfer}"),
-        "partial": figures.partial_data(read_table("partial/partial.csv")),
-        "augmentation": figures.augmentation_effect(
-            read_table("augment/masking.csv"), read_table("augment/noise.csv")
-        ),
+    kind = params.model.kind
+    histograms = {
+        LABELS["random_initialisation"]: read_table("baselines/accuracies.csv")[
+            "random_initialisation"
+        ],
+        f"translation by {kind}": read_table("train/accuracies.csv")["translation"],
     }
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    colours = [style.colour(name) for name in ("random_initialisation", kind)]
+    masking, noise = (read_table(f"augment/{name}.csv") for name in ("masking", "noise"))
+    test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
+    drawn = {
+        "accuracy": of_accuracies.bars(accuracies, test, kind),
+        "training": lines.training_curves(*curves, kind),
+        "histogram": of_accuracies.histograms(histograms, colours),
+        "transfer": of_accuracies.bars(moved, transferred, kind),
+        "partial": lines.partial_data(read_table("partial/partial.csv"), kind),
+        "augmentation": lines.augmentation_effect(masking, noise),
+    }
     for name, figure in drawn.items():
-        figure.savefig(FIGURES / f"{name}.png", metadata={"Software": None})
+        style.save(figure, FIGURES / f"{name}.png")
 
 
-def features_section(params: Params) -> list[str]:
+def features_section(features: feature_maps.FeatureMaps) -> list[str]:
     return [
         "## Feature maps",
         "",
-        "What the blocks make of the first test images, in the first test network (the paper's "
-        f"Figure 5): six channels each, from {params.active.images.main}.",
+        f"This is the paper's Figure 5. {features.caption()}",
         "",
         "![feature maps](figures/features.png)",
         "",
@@ -107,29 +110,34 @@ def introduction(params: Params, train: dict) -> list[str]:
         f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.train.pairs} "
         f"networks; training loss at the chosen epoch {train['loss']:.4f}.",
         "",
-        "Every accuracy is in percent on images that no network saw; intervals are 95 % over "
-        "networks (Student).",
+        "Every accuracy is in percent on held-out images; intervals are 95 % over n networks "
+        "(Student). Every figure shows the same means and intervals.",
         "",
     ]
 
 
-def main_table(accuracies: dict, train: dict) -> list[str]:
+def main_table(params: Params, accuracies: dict, train: dict) -> list[str]:
     rule = train["paper_rule_best_on_test"]
     low, high = (accuracies[k]["mean"] for k in ("random_initialisation", "retrained"))
     closed = gap_closed(accuracies["translation"]["mean"], low, high)
-    rows = table_of(
-        accuracies, lambda name: PAPER.get(name, "not printed"), "the paper's, on MNIST"
-    )
+    comparable = params.active.images.main == "mnist"
+    rows = table_of(accuracies, PAPER if comparable else None)
     if "random_replacement" not in accuracies:
         rows += ["", "Random and greedy replacement need trained small blocks; none were made."]
+    if comparable:
+        rows += [
+            "",
+            "The paper learned from 300,000 pairs and chose the translator's epoch on the test "
+            "networks and images.",
+        ]
     return [
         "## Test networks",
         "",
         *rows,
         "",
-        f"Epoch {train['epoch']} was chosen on the selection networks and held-back training "
-        f"images ({train['selection']['mean']:.2f} there). The paper's rule, the best evaluation "
-        f"on the test networks and images themselves, would give {rule['mean']:.2f} at epoch "
+        f"The selection networks and held-back training images chose epoch {train['epoch']} "
+        f"({train['selection']['mean']:.2f} % there). The paper takes the best evaluation on the "
+        f"test networks and images themselves; that would be {rule['mean']:.2f} % at epoch "
         f"{rule['epoch']}. Translation closes {closed:.0f} % of the gap from random initialisation "
         "to the re-trained small block.",
         "",
@@ -142,19 +150,23 @@ def main_table(accuracies: dict, train: dict) -> list[str]:
     ]
 
 
-def transfer_table(transfer: dict) -> list[str]:
-    gain = transfer["gain"]
-    results = {name: transfer[name] for name in figures.LABELS if name in transfer}
+def transfer_table(params: Params, transfer: dict) -> list[str]:
+    gain, images = transfer["gain"], params.active.images
+    comparable = (images.main, images.transfer) == ("mnist", "usps")
+    paper = f" The paper gains {printed.USPS_GAIN} points here." if comparable else ""
+    results = {name: transfer[name] for name in LABELS if name in transfer}
     return [
         f"## Transfer from {transfer['from']} to {transfer['to']}",
         "",
-        "The test networks' large blocks, frozen, between former and latter blocks trained on the "
-        "other set; the translator has seen neither.",
+        f"These networks are made for {transfer['to']}: their former and latter blocks are "
+        "trained on it around the test networks' large blocks, which stay as "
+        f"{transfer['from']} left them. "
+        "The translator has seen none of them.",
         "",
         *table_of(results),
         "",
-        f"Gain over random initialisation: {gain['mean']:+.2f} points "
-        f"(± {gain['ci95']:.2f}, n = {gain['n']}). The paper: +11.11 from MNIST to USPS.",
+        f"Translation gains {gain['mean']:.2f} ± {gain['ci95']:.2f} points over random "
+        f"initialisation in {gain['n']} networks.{paper}",
         "",
         "![accuracy on the transfer set](figures/transfer.png)",
         "",
@@ -182,20 +194,23 @@ def augmentation() -> list[str]:
     return [
         "## What augmentation does to function",
         "",
-        "Accuracy of selection networks on held-back images with one block's weights augmented.",
+        "The figure shows the mean accuracy of the selection networks on held-back images when one "
+        "block's weights are masked (a share m of the entries is set to 0) or noisy (noise of "
+        "standard deviation n is added). Bars are 95 % intervals over the networks.",
         "",
         "![effect of augmentation](figures/augmentation.png)",
     ]
 
 
-def table_of(results: dict, extra=None, extra_title: str = "") -> list[str]:
-    """A Markdown table of summaries, with one more column from `extra(name)` if given."""
-    columns = ["block", "mean", "± 95 %", "std", "min", "max", "n"] + [extra_title] * bool(extra)
+def table_of(results: dict, paper: dict[str, str] | None = None) -> list[str]:
+    """A Markdown table of summaries, with the paper's numbers if given."""
+    columns = ["block", "mean", "± 95 %", "std", "min", "max", "n"]
+    columns += [] if paper is None else ["the paper's"]
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     for name, r in results.items():
-        cells = [figures.LABELS[name]]
+        cells = [LABELS[name]]
         cells += [f"{r[key]:.2f}" for key in ("mean", "ci95", "std", "min", "max")]
-        cells += [str(r["n"])] + ([extra(name)] if extra else [])
+        cells += [str(r["n"])] + ([] if paper is None else [paper.get(name, "not printed")])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from kt.ensemble import Compute
 from kt.networks.blocks import parameter_count
 from kt.networks.residual import NETWORKS
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
 from kt.run.statistics import summary
-from stages import figures
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings
+from stages.figures import lines, style
 
 PUBLISHED = (
     "A toolbox's published figures for this pair are 94.86 with Factor Transfer, 94.82 alone and "
@@ -43,16 +42,24 @@ def main(params: Params, compute: Compute) -> None:
         {
             "method": method,
             "seed": seed,
-            **{key: record[key] for key in ("epoch", "loss", "cross_entropy")},
+            "epoch": record["epoch"],
+            "loss": record["loss"],
+            "cross_entropy": record.get("cross_entropy", record["loss"]),  # the teacher's only loss
         }
-        for method, runs in students.items()
-        for seed, run in zip(chosen.seeds, runs, strict=True)
+        for method, runs in (students | {lines.TEACHER: [teacher]}).items()
+        for seed, run in zip(chosen.seeds, runs, strict=False)
         for record in run["history"]
     )
     runtime.write_csv(folder / "loss.csv", curves)
     labels = {method: chosen.settings[method].label for method in chosen.methods}
-    figure = loss_curves(curves, teacher["history"], labels)
-    figure.savefig(folder / "loss.png", metadata={"Software": None})
+    draw(folder, labels)
+
+
+def draw(folder: Path, labels: dict[str, str]) -> None:
+    """Draw the losses in a scale's folder, of methods by name in words."""
+    curves = pd.read_csv(folder / "loss.csv")
+    figure = lines.losses_of_students(curves, labels | {lines.TEACHER: "teacher"})
+    style.save(figure, folder / "loss.png")
 
 
 def read(folder: Path) -> dict:
@@ -135,33 +142,6 @@ def caption(chosen: Settings) -> str:
             "roughly with published ones."
         )
     return f"{words} {PUBLISHED}" if chosen.scale == "resnet50_to_18" else words
-
-
-def loss_curves(curves: pd.DataFrame, teacher: list[dict], labels: dict[str, str]) -> Figure:
-    """Cross-entropy with the labels on training images, over epochs: of all seeds, and their mean.
-
-    Args:
-        curves: rows of method, seed, epoch and cross_entropy.
-        teacher: its records, which have epoch and loss.
-        labels: of the methods, in order.
-    """
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=120)
-    ax = figure.subplots()
-    epochs = [record["epoch"] for record in teacher]
-    losses = [record["loss"] for record in teacher]
-    ax.plot(epochs, losses, color="black", linestyle=":", label="teacher")
-    shades = (figures.GREY, *figures.SHADES)
-    for (method, label), shade in zip(labels.items(), shades, strict=False):
-        own = curves[curves["method"] == method]
-        by_epoch = own.pivot(index="epoch", columns="seed", values="cross_entropy")
-        ax.plot(by_epoch.index, by_epoch, color=shade, linewidth=0.6, alpha=0.5)
-        style = {"color": shade, "marker": "o", "markersize": 3, "label": label}
-        ax.plot(by_epoch.index, by_epoch.mean(axis=1), **style)
-    ax.set(xlabel="epoch", ylabel="cross-entropy, training images")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False, fontsize=8)
-    return figure
 
 
 if __name__ == "__main__":

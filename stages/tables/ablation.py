@@ -3,9 +3,9 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages import figures
 from stages.common.base import runtime
 from stages.common.base.params import Params
+from stages.figures.style import LABELS
 from stages.tables import cell, output
 from stages.tables.ablation_row import Ablation
 
@@ -17,9 +17,7 @@ def main(params: Params, compute: Compute) -> None:
     fixed = cell.read(params, "ablation_fixed")
     settings = params.table("ablation", Ablation)
     trained = {row: cell.read(params, f"ablation/{row}") for row in settings.rows}
-    rows = {
-        name: {"label": figures.LABELS[name], "translation": baselines[name]} for name in REFERENCES
-    }
+    rows = {name: {"label": LABELS[name], "translation": baselines[name]} for name in REFERENCES}
     rows |= trained | fixed
     table = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (

@@ -1,16 +1,22 @@
-"""The learning curve: accuracy by number of training networks and by training time."""
+"""The learning curve: accuracy by number of training networks."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import curve_fit
 
 from kt.ensemble import Compute
-from stages import figures
 from stages.common.base import runtime
 from stages.common.base.params import Params
+from stages.figures import lines, style
 from stages.tables import cell, output
 from stages.tables.curve_store import Curve
 
+LEVELS = ("random_initialisation", "retrained")
+NETWORKS = "_networks"
+"""Ends the name of a point among the metrics."""
 MARKS = (85, 95)
 """Shares of the gap in percent for which the number of networks is asked."""
 
@@ -19,13 +25,14 @@ def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
     counts = params.table("curve", Curve).networks
     points = {count: cell.read(params, f"curve/{count}") for count in counts}
-    unseen = [point["translation"] for point in points.values()]
-    gaps = np.array([output.gap(result["mean"], baselines) for result in unseen])
-    rise = np.ptp([result["mean"] for result in unseen])
-    fitted = None
-    if rise > 2 * max(result["ci95"] for result in unseen):
-        fitted = power_law(np.array(list(points), float), gaps)
+    metrics = {
+        f"{count}{NETWORKS}": {"unseen": point["translation"], "seen": point["training"]}
+        for count, point in points.items()
+    }
+    metrics |= {name: baselines[name] for name in LEVELS}
+    fitted = fit(metrics)
     needed = {share: networks_for(share, fitted) for share in MARKS}
+    gaps = gaps_closed(metrics)
     table = pd.DataFrame(
         {
             "networks": count,
@@ -38,20 +45,56 @@ def main(params: Params, compute: Compute) -> None:
         for (count, point), gap in zip(points.items(), gaps, strict=True)
     )
     caption = (
-        f"{output.protocol(params)}. Every point makes as many training steps. Accuracy in percent "
-        "on test images, of test networks (unseen, with the 95 % interval over them) and of "
-        f"networks that the translator was trained on (seen). {said(fitted, needed, points, gaps)}"
+        f"{output.protocol(params)}. Every row trains for as many updates. The table shows mean "
+        "accuracy in percent on test images: *unseen* of n test networks, with the 95 % interval "
+        "over them (Student), *seen* of networks that the translator was trained on. *Gap* is the "
+        "share of the way from random initialisation to the re-trained small block. "
+        f"{said(fitted, needed, counts, gaps)}"
     )
-    metrics = {
-        f"{count}_networks": {"unseen": p["translation"], "seen": p["training"]}
-        for count, p in points.items()
-    }
     metrics["networks_for_gap"] = {f"{share}_percent": needed[share] for share in MARKS}
     output.write(params, "curve", caption, metrics, table)
-    levels = {name: baselines[name]["mean"] for name in ("random_initialisation", "retrained")}
-    fit = None if fitted is None else lambda n: levelled(fall(n, *fitted), levels)
-    figure = figures.learning_curve(points, levels, fit)
-    figure.savefig(output.TABLES / params.scale / "curve.png", metadata={"Software": None})
+    draw(output.folder(params))
+
+
+def draw(folder: Path) -> None:
+    """Draw the table in a scale's folder."""
+    metrics = json.loads((folder / "curve.json").read_text())
+    points = pd.DataFrame(
+        {
+            "networks": count,
+            **{who: point[who]["mean"] for who in ("unseen", "seen")},
+            **{f"{who}_ci95": point[who]["ci95"] for who in ("unseen", "seen")},
+            "seen_n": point["seen"]["n"],
+        }
+        for count, point in counted(metrics).items()
+    )
+    levels, fitted = {name: metrics[name]["mean"] for name in LEVELS}, fit(metrics)
+    along = None if fitted is None else lambda n: levelled(fall(n, *fitted), levels)
+    style.save(lines.learning_curve(points, levels, along), folder / "curve.png")
+
+
+def counted(metrics: dict) -> dict[int, dict]:
+    """The points among the metrics, by number of networks."""
+    return {
+        int(name.removesuffix(NETWORKS)): point
+        for name, point in metrics.items()
+        if name.endswith(NETWORKS)
+    }
+
+
+def gaps_closed(metrics: dict) -> np.ndarray:
+    """The share of the gap, in percent, that each point closes."""
+    means = [point["unseen"]["mean"] for point in counted(metrics).values()]
+    return np.array([output.gap(mean, metrics) for mean in means])
+
+
+def fit(metrics: dict) -> tuple[float, float, float] | None:
+    """The power law through the points; None if they are few or differ by chance."""
+    unseen = [point["unseen"] for point in counted(metrics).values()]
+    rise = np.ptp([result["mean"] for result in unseen])
+    if rise <= 2 * max(result["ci95"] for result in unseen):
+        return None
+    return power_law(np.array(list(counted(metrics)), float), gaps_closed(metrics))
 
 
 def fall(networks: np.ndarray, limit: float, scale: float, power: float) -> np.ndarray:
@@ -88,22 +131,24 @@ def levelled(gap: np.ndarray, levels: dict[str, float]) -> np.ndarray:
 def said(
     fitted: tuple[float, float, float] | None,
     needed: dict[int, int | None],
-    points: dict[int, dict],
+    counts: list[int],
     gaps: np.ndarray,
 ) -> str:
     if fitted is None:
-        fewest = min(points)
+        fewest = min(counts)
         return (
             "The points determine no fit: they are few, or differ by no more than their intervals. "
-            f"The fewest networks, {fewest}, close {gaps[list(points).index(fewest)]:.0f} %."
+            f"The fewest networks, {fewest}, close {gaps[counts.index(fewest)]:.0f} % of the gap."
         )
     limit, scale, power = fitted
-    words = [f"Fitted: gap closed = {limit:.1f} - {scale:.0f} N^-{power:.2f} percent."]
+    words = [
+        f"The fit: N networks close {limit:.1f} - {scale:.0f} / N^{power:.2f} percent of the gap."
+    ]
     for share, count in needed.items():
         if count is None:
-            words.append(f"{share} % lies beyond the fitted limit: more networks alone do not do.")
+            words.append(f"By the fit, more networks alone never close {share} %.")
         else:
-            words.append(f"{share} % takes {count:,} networks by the fit.")
+            words.append(f"By the fit, {count:,} networks close {share} %.")
     return " ".join(words)
 
 

@@ -1,14 +1,20 @@
 """Figure 4 of the paper: MLP, attention and convolution translators of equal cost, trained."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
 from stages.common.base.params import Params
-from stages.tables import cell, charts, output
+from stages.figures import lines, style
+from stages.tables import cell, output
 from stages.tables.figure4_store import TABLE, Compared
 
 LABELS = {"mixer": "MLP (the mixer)", "attention": "attention", "convolution": "convolution"}
+LOSSES = {"training": "loss", "held out": "held_out_loss"}
+MEAN_BLOCK = "mean_small_block"
 ROWS = 10
 
 
@@ -30,20 +36,34 @@ def main(params: Params, compute: Compute) -> None:
         f"{result['mean_block']['loss']:.6f} and {result['mean_block']['held_out_loss']:.6f}. In "
         "the paper (1,024 pairs, batch 128, 100 epochs) the MLP's training loss is the lowest."
     )
-    metrics = {kind: numbers(result) for kind, result in found.items()}
+    metrics = {kind: numbers(at) for kind, at in found.items()}
+    metrics[MEAN_BLOCK] = result["mean_block"]
     output.write(params, TABLE, caption, metrics, table(curves))
-    figure = charts.training_of_kinds(curves, result["mean_block"]["loss"], result["pairs"])
-    charts.save(figure, params, TABLE)
+    draw(output.folder(params))
+
+
+def draw(folder: Path) -> None:
+    """Draw the table in a scale's folder."""
+    table = pd.read_csv(folder / f"{TABLE}.csv")
+    of_kinds = [
+        pd.DataFrame(
+            {"kind": kind, "epoch": table["epoch"]}
+            | {key: table[f"{label}, {which}"] for which, key in LOSSES.items()}
+        )
+        for kind, label in LABELS.items()
+    ]
+    mean_block = json.loads((folder / f"{TABLE}.json").read_text())[MEAN_BLOCK]
+    figure = lines.losses_of_kinds(pd.concat(of_kinds), mean_block)
+    style.save(figure, folder / f"{TABLE}.png")
 
 
 def table(curves: dict[str, list[dict]]) -> pd.DataFrame:
     """Both losses of every translator after the first epoch and after every tenth of them."""
     epochs = len(next(iter(curves.values())))
     shown = [e for e in range(1, epochs + 1) if e in (1, epochs) or e % -(-epochs // ROWS) == 0]
-    losses = {"training": "loss", "held out": "held_out_loss"}
     columns = {
         f"{name}, {which}": [f"{curve[epoch - 1][key]:.6f}" for epoch in shown]
-        for which, key in losses.items()
+        for which, key in LOSSES.items()
         for name, curve in curves.items()
     }
     return pd.DataFrame({"epoch": shown} | columns)

@@ -2,34 +2,33 @@
 
 import pandas as pd
 
-from kt import ensemble
 from kt.ensemble import Compute
-from kt.networks.weights import part
-from kt.pairs.store import Pairs
-from kt.translators import translate
 from stages import feature_maps
 from stages.common.base import runtime
-from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
-from stages.tables import charts, output, paper_translator
+from stages.figures import style
+from stages.tables import output, paper_translator
 
 SIZE = "base"
 
 
 def main(params: Params, compute: Compute) -> None:
     model = paper_translator.load(params, SIZE, compute)
-    network, images = Pairs(PAIRS / "test").read(first=1), image_set("main", "test")
-    large = ensemble.features(images, network, "large", part(network, "large"))
-    translated = translate(model, network, compute)
-    small = ensemble.features(images, network, params.target, translated)
-    distance = ((small - large).square().mean() / large.square().mean()).item()
+    accuracies = pd.read_csv(paper_translator.folder(params, SIZE) / "accuracies.csv")
+    drawn = feature_maps.draw(params, compute, model, accuracies["translation"])
     caption = (
-        f"{output.protocol(params)}: what blocks make of the first test images in the first test "
-        f"network, six channels each; translation by {paper_translator.named(params, SIZE)}."
+        f"{output.protocol(params)}; the translation is by {paper_translator.named(params, SIZE)}. "
+        f"{drawn.caption()}"
     )
-    table = pd.DataFrame({"relative squared distance to the large block's": [f"{distance:.3f}"]})
-    output.write(params, "figure5", caption, {"relative_squared_distance": distance}, table)
-    charts.save(feature_maps.draw(params, compute, model), params, "figure5")
+    numbers = {
+        "relative_squared_distance": drawn.distance,
+        "accuracy": drawn.accuracy,
+        "dead_retrained_blocks": drawn.dead,
+        "networks": drawn.networks,
+    }
+    table = pd.DataFrame([{name.replace("_", " "): f"{n:.4g}" for name, n in numbers.items()}])
+    output.write(params, "figure5", caption, numbers, table)
+    style.save(drawn.figure, output.folder(params) / "figure5.png")
 
 
 if __name__ == "__main__":

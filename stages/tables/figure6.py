@@ -1,11 +1,14 @@
 """Figure 6 of the paper: training loss and accuracy over epochs, deep and wide translators."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
 from stages.common.base.params import Params, Strict
-from stages.tables import cell, charts, grid_cell, output, paper
+from stages.figures import lines, style
+from stages.tables import cell, grid_cell, output, paper
 from stages.tables.grid_cell import Rate
 
 
@@ -39,7 +42,14 @@ def main(params: Params, compute: Compute) -> None:
     last = {size: way[-1] for size, way in found.items()}
     metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}
     output.write(params, "figure6", caption, metrics, table)
-    charts.save(charts.training_of_sizes(found), params, "figure6")
+    draw(output.folder(params))
+
+
+def draw(folder: Path) -> None:
+    """Draw the table in a scale's folder."""
+    table = pd.read_csv(folder / "figure6.csv")
+    names = {"training loss": "loss", "test accuracy": "test"}
+    style.save(lines.training_of_sizes(table.rename(columns=names)), folder / "figure6.png")
 
 
 if __name__ == "__main__":

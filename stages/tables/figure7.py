@@ -8,7 +8,8 @@ from kt.run.statistics import summary
 from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
-from stages.tables import charts, output, paper_translator
+from stages.figures import accuracies, style
+from stages.tables import output, paper_translator
 
 SIZE = "large"
 
@@ -40,7 +41,8 @@ def main(params: Params, compute: Compute) -> None:
     )
     metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}
     output.write(params, "figure7", caption, metrics, table)
-    charts.save(charts.histograms(found), params, "figure7")
+    colours = [style.colour(name) for name in ("random_initialisation", "mixer", params.model.kind)]
+    style.save(accuracies.histograms(found, colours), output.folder(params) / "figure7.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Figure 8 of the paper: what translation gains in networks trained on part of the images."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from kt.ensemble import Compute
@@ -8,21 +10,22 @@ from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
-from stages.tables import charts, output, paper_translator
+from stages.figures import lines, style
+from stages.tables import output, paper_translator
 
 SIZE = "large"
+GAIN, GAIN_OF = "gain, points", "gain of "
 
 
 def main(params: Params, compute: Compute) -> None:
     model = paper_translator.load(params, SIZE, compute)
     ours = pd.read_csv(RESULTS / "partial" / "partial.csv").set_index("fraction")
-    images, rows, metrics, gains = image_set("main", "test"), [], {}, {}
+    images, rows, metrics = image_set("main", "test"), [], {}
     for fraction in params.partial.fractions:
         subjects = Subjects.of_store(f"partial/{fraction:g}", images, params.target)
         accuracies = subjects.compared(model, params.seed, compute)
         results = {name: summary(values) for name, values in accuracies.items()}
         main_gain = {"mean": ours["gain"][fraction], "ci95": ours["gain_ci95"][fraction]}
-        gains[fraction] = {"the paper's mixer": results["gain"], params.model.kind: main_gain}
         metrics[f"{fraction * 100:g}_percent".replace(".", "_")] = results
         rows.append(
             {
@@ -31,8 +34,8 @@ def main(params: Params, compute: Compute) -> None:
                     key.replace("_", " "): output.spread(results[key])
                     for key in ("large", "random_initialisation", "translation")
                 },
-                "gain, points": output.spread(results["gain"]),
-                f"gain of {params.model.kind}": output.spread(main_gain),
+                GAIN: output.spread(results["gain"]),
+                GAIN_OF + params.model.kind: output.spread(main_gain),
                 "n": results["gain"]["n"],
             }
         )
@@ -44,7 +47,21 @@ def main(params: Params, compute: Compute) -> None:
         "networks (Student)."
     )
     output.write(params, "figure8", caption, metrics, pd.DataFrame(rows))
-    charts.save(charts.gains_by_fraction(gains), params, "figure8")
+    draw(output.folder(params))
+
+
+def draw(folder: Path) -> None:
+    """Draw the table in a scale's folder."""
+    table = pd.read_csv(folder / "figure8.csv")
+    (ours,) = (name for name in table if name.startswith(GAIN_OF))
+    fractions = [float(images.removesuffix(" %")) / 100 for images in table["images"]]
+    gains = {
+        kind: pd.DataFrame(map(output.parsed, table[column]), columns=["mean", "ci95"]).assign(
+            fraction=fractions
+        )
+        for kind, column in (("mixer", GAIN), (ours.removeprefix(GAIN_OF), ours))
+    }
+    style.save(lines.gains_by_fraction(gains), folder / "figure8.png")
 
 
 if __name__ == "__main__":

@@ -257,7 +257,9 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     def translate() -> Weights:
         return translate(trained.model, setting.networks, compute)
 
-    return setting.row(label, translate, setting.small(), any_architecture=mixer, once=once)
+    images = "none" if mixer else f"{params.model.merge.prototypes} prototypes"
+    about = {"images": images, "any_architecture": mixer, "once": once}
+    return setting.row(label, translate, setting.small(), **about)
 
 
 def seconds_of_steps(setting: Setting) -> tuple[float, float]:

@@ -20,15 +20,26 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
         metrics: nested numbers by readable names, for `dvc metrics diff`.
         table: what a reader sees; its numbers are formatted already.
     """
-    folder = TABLES / params.scale
-    runtime.write_json(folder / f"{name}.json", metrics)
-    runtime.write_csv(folder / f"{name}.csv", table)
-    runtime.write_markdown(folder / f"{name}.md", caption, table)
+    path = folder(params) / name
+    runtime.write_json(path.with_suffix(".json"), metrics)
+    runtime.write_csv(path.with_suffix(".csv"), table)
+    runtime.write_markdown(path.with_suffix(".md"), caption, table)
+
+
+def folder(params: Params) -> Path:
+    """Where the active scale's tables are."""
+    return TABLES / params.scale
 
 
 def spread(summary: dict) -> str:
     """A mean with its interval, as tables show it."""
     return f"{summary['mean']:.2f} ± {summary['ci95']:.2f}"
+
+
+def parsed(spread: str) -> tuple[float, float]:
+    """The mean and the interval that `spread` wrote."""
+    mean, _, interval = spread.partition(" ± ")
+    return float(mean), float(interval)
 
 
 def references() -> dict[str, dict]:

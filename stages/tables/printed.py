@@ -1,6 +1,6 @@
 """What the paper printed, and how a row of ours stands beside it."""
 
-from stages import figures
+from stages.figures.style import LABELS
 from stages.tables import output
 
 MILLIONS = {"small": "1.32", "base": "2.61", "large": "3.90", "wide": "4.11"}
@@ -74,13 +74,13 @@ def references(baselines: dict[str, dict]) -> list[dict]:
     """The lines of the blocks that need no translator, those that there are."""
     return [
         {
-            "translator": figures.LABELS[name],
+            "translator": LABELS[name],
             "accuracy": output.spread(baselines[name]),
             "the paper's": BASELINES.get(name, ""),
             "n": baselines[name]["n"],
             "gap, %": f"{output.gap(baselines[name]['mean'], baselines):.0f}",
         }
-        for name in figures.LABELS
+        for name in LABELS
         if name in baselines
     ]
 

@@ -1,17 +1,37 @@
 """Table 1 of the paper, measured: what each method of compression leaves, costs and needs."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 
 from kt.ensemble import Compute
 from kt.rivals import retraining
 from stages.common.base import runtime
 from stages.common.base.params import Params
-from stages.tables import cell, charts, output
+from stages.figures import accuracies, style
+from stages.tables import cell, output
 from stages.tables.method_cell import SHOWN
 from stages.tables.methods import FAMILIES, TABLE
 
 RETRAINED = ("retrained", "adam")
 TRANSLATED = ("kt_merge", "kt_mixer")
+BREAK_EVEN = "break_even"
+NEEDS = {
+    "nothing but the weights": "none",
+    "weights, and prototypes in the translator": "prototypes",
+    "unlabelled images": "unlabelled",
+    "labelled images, to train on": "all, labelled",
+}
+"""What a method needs for a network, by the end of what the table says of images."""
+GROUPS = ["", *NEEDS]
+COLOURS = {
+    "large": style.colour("large"),
+    "retrained": style.colour("retrained"),
+    "adam": style.colour("adam"),
+    "kt_merge": style.colour("merge"),
+    "kt_mixer": style.colour("mixer"),
+}
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -41,10 +61,46 @@ def main(params: Params, compute: Compute) -> None:
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])
     metrics = {name: row["accuracy"] | counted(row) for name, row in found.items()}
-    metrics["break_even"] = {f"{kt}_{other}": count for (kt, other), count in points.items()}
+    metrics[BREAK_EVEN] = {f"{kt}_{other}": count for (kt, other), count in points.items()}
     output.write(params, TABLE, caption, metrics, table)
-    shown = {name: found[name] for name in (*RETRAINED, *TRANSLATED)}
-    charts.save(charts.seconds_by_networks(shown), params, TABLE)
+    draw(output.folder(params))
+
+
+def draw(folder: Path) -> None:
+    """Draw the table in a scale's folder."""
+    table = pd.read_csv(folder / f"{TABLE}.csv", keep_default_na=False)
+    metrics = json.loads((folder / f"{TABLE}.json").read_text())
+    names = [name for name in metrics if name != BREAK_EVEN]
+    large = metrics["large"]
+    rows = pd.DataFrame(
+        {
+            "method": table["method"],
+            "colour": [COLOURS.get(name, style.GREY) for name in names],
+            "group": [
+                "" if n == "large" else needs(i)
+                for n, i in zip(names, table["images"], strict=True)
+            ],
+            "mean": [metrics[name]["mean"] for name in names],
+            "ci95": [metrics[name]["ci95"] for name in names],
+            "whole": [metrics[name]["parameters"] == large["parameters"] for name in names],
+        }
+    )
+    rows["order"] = [GROUPS.index(group) for group in rows["group"]]
+    seconds = table.assign(name=names).set_index("name")
+    curves = {
+        seconds["method"][name]: (
+            float(seconds["seconds"][name]),
+            float(seconds["once, s"][name] or 0),
+        )
+        for name in (*RETRAINED, *TRANSLATED)
+    }
+    figure = accuracies.table1(rows.sort_values("order", kind="stable"), curves, large["n"])
+    style.save(figure, folder / f"{TABLE}.png")
+
+
+def needs(images: str) -> str:
+    """The group of a method, by the images that it takes for a network."""
+    return next(group for group, end in NEEDS.items() if images.endswith(end))
 
 
 def break_even(kt: dict, other: dict) -> int | None:

@@ -1,0 +1,128 @@
+"""Figures of accuracies: bars, histograms, and Table 1's methods by what they need."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stages.figures import style
+
+BIN = 5
+"""Width of a histogram's bins in percent (the paper's Figure 7)."""
+
+
+def bars(results: dict[str, dict], title: str, translator: str = "merge") -> Figure:
+    """Mean accuracy with its 95 % interval, a bar for each kind of block.
+
+    Args:
+        results: summaries by the names in `style.LABELS`.
+        translator: the kind of translator behind `translation`.
+    """
+    figure, (ax,) = style.new(height=0.9 + 0.36 * len(results))
+    names = list(results)[::-1]
+    means = [results[name]["mean"] for name in names]
+    drawn = ax.barh(
+        [style.LABELS[name] for name in names],
+        means,
+        xerr=[results[name]["ci95"] for name in names],
+        color=[style.colour(translator if name == "translation" else name) for name in names],
+        height=0.7,
+        error_kw={"ecolor": "black", "elinewidth": 1.2, "capsize": 3},
+    )
+    for name, bar in zip(names, drawn, strict=True):
+        if name == "large":  # black on black
+            bar.set(facecolor="#404040")
+    ax.bar_label(drawn, [f"{mean:.1f}" for mean in means], padding=6, fontsize=10)
+    ax.set(xlim=(0, 108), xticks=range(0, 101, 20))
+    ax.set_xlabel(f"accuracy, % (mean and 95 % interval over {results[names[0]]['n']} networks)")
+    ax.set_title(title, fontsize=11)
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def histograms(found: dict[str, pd.Series], colours: list[str]) -> Figure:
+    """Networks by accuracy in bins of 5 %, filled for the first series, outlined for the others."""
+    figure, (ax,) = style.new()
+    edges = np.arange(0, 100 + BIN, BIN)
+    lines = ("-", "--", "-.", ":")
+    for i, ((name, values), colour) in enumerate(zip(found.items(), colours, strict=True)):
+        counts, _ = np.histogram(values, edges)
+        filled = np.flatnonzero(counts)
+        first, last = filled[0], filled[-1] + 1  # no line along the axis where there is nothing
+        how = {"fill": True, "alpha": 0.4} if i == 0 else {"linewidth": 2.4}
+        ax.stairs(
+            counts[first:last], edges[first : last + 1], color=colour, label=name,
+            linestyle=lines[max(0, i - 1)], **how,
+        )  # fmt: skip
+    ax.set(xlabel="accuracy, %", ylabel=f"networks (of {len(values)})", xlim=(0, 100))
+    style.legend(figure, columns=3)
+    return figure
+
+
+def table1(rows: pd.DataFrame, curves: dict[str, tuple[float, float]], n: int) -> Figure:
+    """What Table 1's methods reach, grouped by what they need, beside what they take in all.
+
+    Args:
+        rows: `method` (in words), `colour`, `group` (what it needs), `mean`, `ci95` and `whole`
+            (the block keeps all its parameters or nearly), in the groups' order; the large block
+            has the group "".
+        curves: (seconds a network, seconds once) by method, to be drawn as `seconds_by_networks`.
+        n: networks that the accuracies are of.
+    """
+    figure, (left, right) = style.new(11.5, 7.4, 2, width_ratios=(1.2, 1))
+    methods(left, rows)
+    left.set_xlabel(f"accuracy, % (mean and 95 % interval over {n} networks)")
+    colours = dict(zip(rows["method"], rows["colour"], strict=True))
+    seconds_by_networks(right, curves, colours)
+    left.plot([], "o", color=style.GREY, mfc="white", label="keeps all parameters of the block")
+    style.legend(figure, right, left, columns=3)
+    return figure
+
+
+def methods(ax: Axes, rows: pd.DataFrame) -> None:
+    """Accuracies with intervals, a line each under a heading for each group."""
+    at, ticks, names = 0, [], []
+    for group, own in rows[rows["group"] != ""].groupby("group", sort=False):
+        place = ax.get_yaxis_transform()
+        ax.text(0.015, at, group, fontweight="bold", va="center", transform=place)
+        at += 1
+        for row in own.itertuples():
+            style_of = {"color": row.colour, "mfc": "white" if row.whole else row.colour}
+            ax.errorbar(row.mean, at, xerr=row.ci95, fmt="o", capsize=3, markersize=6, **style_of)
+            ticks.append(at)
+            names.append(row.method)
+            at += 1
+    for row in rows[rows["group"] == ""].itertuples():
+        ax.axvline(row.mean, color=row.colour, linestyle="--", linewidth=1.2)
+        ax.annotate(
+            f"{row.method}: {row.mean:.1f}", (row.mean, 1), (0, 4), ha="right", va="bottom",
+            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=10,
+        )  # fmt: skip
+    ax.set_yticks(ticks, names)
+    ax.set(ylim=(at - 0.4, -0.6), xlim=(0, 100))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+
+
+def seconds_by_networks(
+    ax: Axes, curves: dict[str, tuple[float, float]], colours: dict[str, str]
+) -> None:
+    """Seconds of compute by the number of networks compressed: what is spent once, and for each.
+
+    A dot marks where a method that spends something once breaks even with one that does not.
+
+    Args:
+        curves: (seconds a network, seconds once) by method.
+    """
+    networks = np.geomspace(1, 1e5, 200)
+    lines = ("-", "--", "-.", ":")
+    for (name, (each, once)), line in zip(curves.items(), lines, strict=False):
+        total = once + networks * each
+        ax.plot(networks, total, label=name, color=colours[name], linestyle=line)
+        for each_other, once_other in curves.values():
+            if once and not once_other and each_other > each:
+                crossing = once / (each_other - each)
+                ax.plot(crossing, crossing * each_other, "o", color=colours[name])
+    for axis in "xy":
+        style.log_scale(ax, axis)
+    ax.set(xlabel="networks compressed", ylabel="seconds in all")

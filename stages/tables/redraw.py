@@ -1,0 +1,28 @@
+"""Draw a scale's figures anew from its committed tables: python -m stages.tables.redraw mnist.
+
+Figures 5 and 7 also need blocks and accuracies of single networks: their stages alone draw them.
+"""
+
+from kt.ensemble import Compute
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.tables import curve, figure4, figure6, figure8, output, table1
+
+DRAWN = {
+    "table1": table1,
+    "figure4": figure4,
+    "figure6": figure6,
+    "figure8": figure8,
+    "curve": curve,
+}
+
+
+def main(params: Params, compute: Compute, scale: str) -> None:
+    folder = output.TABLES / scale
+    for name, module in DRAWN.items():
+        if (folder / f"{name}.json").exists():
+            module.draw(folder)
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "scale")
