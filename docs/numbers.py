@@ -4,8 +4,8 @@
     python docs/numbers.py --check    # only says what would change
 
 A number that comes from a result names it in a comment behind it, which readers do not see:
-`90.27 ± 0.77 <!-- results/train/metrics.json:translation -->`. It takes the form that it has: as many
-decimals, with the 95 % interval or without.
+`90.27 ± 0.77 <!-- results/train/metrics.json:translation -->`. The new number has as many decimals
+as the old one, and a 95 % interval if the old one had one.
 """
 
 import json
