@@ -21,11 +21,12 @@ def main(params: Params, compute: Compute) -> None:
     rows |= trained | fixed
     table = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (
-        f"{output.protocol(params)}. Accuracy in percent on the test images of test networks that "
-        "no translator saw; the epoch of each row was chosen on selection networks; the interval "
-        "is 95 % over networks (Student). *Gap* is the share of the way from random initialisation "
-        "to the re-trained small block. *Seen* is the accuracy of networks that the translator was "
-        "trained on. Seconds are of training, evaluations aside, and of making one network's block."
+        f"{output.protocol(params)}. {output.ACCURACY} Selection networks chose each row's epoch. "
+        "*Gap* is the share of the way from random initialisation to the re-trained small block. "
+        "*Seen* is the mean accuracy of networks that the translator was trained on. *Training* "
+        "takes seconds without evaluations, *a block* what translating or pruning one network "
+        f"takes. {output.given(params)} "
+        f"{output.trained_with({row['label']: row['updates'] for row in trained.values()})}"
     )
     metrics = {
         name: row["translation"] | ({"training": row["training"]} if "training" in row else {})

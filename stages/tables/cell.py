@@ -11,6 +11,7 @@ from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
+from stages.tables import output
 
 CELLS = Path("tables/cells")
 MEASURED = 64
@@ -58,6 +59,7 @@ def measured(params: Params, compute: Compute, store: str) -> dict:
         **trained.metrics(),
         "training": summary(seen.translated(trained.model, compute)),
         "networks": count,
+        "updates": output.updates(params),
         "seconds": round(seconds, 2),
         "evaluations": evaluations,
     }

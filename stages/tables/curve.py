@@ -44,12 +44,14 @@ def main(params: Params, compute: Compute) -> None:
         }
         for (count, point), gap in zip(points.items(), gaps, strict=True)
     )
+    most = max(point["updates"] for point in points.values())
+    updates = output.trained_with({"at most": most})
     caption = (
-        f"{output.protocol(params)}. Every row trains for as many updates. The table shows mean "
+        f"{output.protocol(params)}. Every row trains for about as many updates. The table shows mean "
         "accuracy in percent on test images: *unseen* of n test networks, with the 95 % interval "
         "over them (Student), *seen* of networks that the translator was trained on. *Gap* is the "
         "share of the way from random initialisation to the re-trained small block. "
-        f"{said(fitted, needed, counts, gaps)}"
+        f"{said(fitted, needed, counts, gaps)} {output.given(params)} {updates}"
     )
     metrics["networks_for_gap"] = {f"{share}_percent": needed[share] for share in MARKS}
     output.write(params, "curve", caption, metrics, table)

@@ -22,9 +22,10 @@ def main(params: Params, compute: Compute) -> None:
         for name, result in results.items()
     )
     caption = (
-        f"{output.protocol(params)}: the translator learned from those; here are networks trained "
-        "for other numbers of epochs. Accuracy in percent on the test images; intervals are 95 % "
-        "over networks (Student); the gain is that of translation over random initialisation."
+        f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}, "
+        f"{output.updates(params):,} updates) and learned from such networks; the table shows "
+        f"networks trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
+        f"translation over random initialisation. {output.given(params)}"
     )
     output.write(params, "epochs", caption, results, table)
 

@@ -23,18 +23,22 @@ def main(params: Params, compute: Compute) -> None:
     found = {kind: cell.read(params, f"{TABLE}/{kind}") for kind in LABELS}
     curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
     result, sizes = found["mixer"], chosen.translators
+    counts = {LABELS[kind]: at["updates"] for kind, at in found.items()}
     caption = (
-        f"{output.protocol(params)}: mean squared error of small blocks' weights (Equation 1) over "
-        f"{chosen.epochs} epochs at batch {result['batch_size']}, on {result['pairs']:,} training "
-        f"pairs and on {result['held_out']} held-out ones. Multiply-adds of a translation: "
+        f"{output.protocol(params)}. Translators learn the weights of small blocks from "
+        f"{result['pairs']:,} training pairs in {chosen.epochs} epochs at batch "
+        f"{result['batch_size']}. The table shows their mean squared error (Equation 1) on these "
+        f"and on {result['held_out']} held-out pairs. Each is given the large block's weights. "
+        "A translation takes these multiply-adds: "
         + "; ".join(
             f"{LABELS[kind]} {at['multiply_adds']:,} ({at['parameters']:,} parameters, "
-            f"D_C {getattr(sizes, kind).channel_dim}, {at['seconds']:.0f} s)"
+            f"D_C {getattr(sizes, kind).channel_dim}, {at['seconds']:.0f} s of training)"
             for kind, at in found.items()
         )
         + ". Always answering with the mean small block of the training pairs has errors of "
         f"{result['mean_block']['loss']:.6f} and {result['mean_block']['held_out_loss']:.6f}. In "
-        "the paper (1,024 pairs, batch 128, 100 epochs) the MLP's training loss is the lowest."
+        "the paper (1,024 pairs, batch 128, 100 epochs) the MLP's training loss is the lowest. "
+        f"{output.trained_with(counts)}"
     )
     metrics = {kind: numbers(at) for kind, at in found.items()}
     metrics[MEAN_BLOCK] = result["mean_block"]

@@ -67,6 +67,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
         "multiply_adds": products,
         "pairs": count,
         "batch_size": batch_size,
+        "updates": len(fitted.history) * -(-count // batch_size),
         "held_out": len(others),
         "seconds": round(seconds, 2),
         "mean_block": of_mean_block(objective.small, small),

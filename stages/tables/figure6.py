@@ -22,7 +22,9 @@ class Compared(Strict):
 def main(params: Params, compute: Compute) -> None:
     chosen = params.table("figure6", Compared)
     names = {s: grid_cell.name_of(params, "table3", s, chosen.dropout) for s in chosen.sizes}
-    found = {size: cell.read(params, name)["evaluations"] for size, name in names.items()}
+    cells = {size: cell.read(params, name) for size, name in names.items()}
+    found = {size: result["evaluations"] for size, result in cells.items()}
+    updates = max(result["updates"] for result in cells.values())
     table = pd.DataFrame(
         {
             "translator": size,
@@ -35,9 +37,10 @@ def main(params: Params, compute: Compute) -> None:
         for at in way
     )
     caption = (
-        f"{output.protocol(params)}: the paper's translators of Table 3 with dropout "
-        f"{chosen.dropout:g}, {params.active.train.pairs:,} pairs. Mean accuracies in percent, of "
-        "selection networks on held-back images and of test networks on test images."
+        f"{output.protocol(params)}. The translators are the paper's mixers of Table 3 with "
+        f"dropout {chosen.dropout:g} on {params.active.train.pairs:,} pairs. Accuracies are means "
+        "in percent: of selection networks on held-back images, and of test networks on test "
+        f"images. {output.trained_with({'each mixer': updates})}"
     )
     last = {size: way[-1] for size, way in found.items()}
     metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}

@@ -35,9 +35,11 @@ def main(params: Params, compute: Compute) -> None:
         for name, result in summaries.items()
     )
     caption = (
-        f"{output.protocol(params)}: accuracies in percent of test networks on test images, "
-        f"translated by {paper_translator.named(params, SIZE)}, and by the main job's translator "
-        f"({params.model.kind}); epochs chosen on selection networks."
+        f"{output.protocol(params)}. The figure counts test networks by their accuracy on test "
+        "images, in bins of 5 %; the table shows means with their 95 % intervals (Student). The "
+        f"blocks are random ones, translations by {paper_translator.named(params, SIZE)}, and "
+        f"translations by the main job's translator ({params.model.kind}). Selection networks "
+        f"chose the epochs. {paper_translator.trained_with(params, SIZE)} {output.given(params)}"
     )
     metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}
     output.write(params, "figure7", caption, metrics, table)

@@ -40,11 +40,10 @@ def main(params: Params, compute: Compute) -> None:
             }
         )
     caption = (
-        f"{output.protocol(params)}; networks trained on a fraction of the training images. "
-        f"Accuracy in percent on the test images, of networks translated by "
-        f"{paper_translator.named(params, SIZE)}; gains are over random initialisation, in "
-        f"points, also of the main job's translator ({params.model.kind}); intervals are 95 % over "
-        "networks (Student)."
+        f"{output.protocol(params)}, here on a fraction of the training images. {output.ACCURACY} "
+        f"Translation is by {paper_translator.named(params, SIZE)}. Gains are over random "
+        f"initialisation, in points, also that of the main job's translator ({params.model.kind}). "
+        f"{paper_translator.trained_with(params, SIZE)} {output.given(params)}"
     )
     output.write(params, "figure8", caption, metrics, pd.DataFrame(rows))
     draw(output.folder(params))

@@ -23,9 +23,11 @@ def main(params: Params, compute: Compute, table: str) -> None:
     rows.append(printed.row(LABEL, merge, baselines))
     metrics["merge"] = printed.numbers(merge)
     caption = (
-        f"{output.protocol(params)}; {params.active.train.pairs:,} pairs, "
-        f"{grid_cell.epochs(params, table)} epochs (the paper: 300,000 pairs, "
-        f"{printed.EPOCHS[table]:,} epochs). {printed.RULES}"
+        f"{output.protocol(params)}. The translators learn from {params.active.train.pairs:,} "
+        f"pairs, the mixers in {grid_cell.epochs(params, table)} epochs (the paper: 300,000 pairs, "
+        f"{printed.EPOCHS[table]:,} epochs). "
+        f"{output.trained_with({'mixers': result['updates'], LABEL: merge['updates']})} "
+        f"{output.given(params)} {printed.RULES}"
     )
     columns = list(rows[-1])  # what needs no translator has fewer
     lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")

@@ -49,6 +49,7 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
         "seconds": row.seconds,
         "once_seconds": row.once,
         "images": row.images,
+        "updates": row.updates,
         "retrains": row.retrains,
         "any_architecture": row.any_architecture,
     }

@@ -30,7 +30,7 @@ from stages.common.base.generation import plan
 from stages.common.base.inputs import image_set
 from stages.common.base.params import Change, Count, Params, Strict
 from stages.common.evaluation import Subjects
-from stages.tables import paper
+from stages.tables import output, paper
 from stages.tables.merge_cell import Merge
 from stages.tables.paper_translator import TABLE as TRANSLATORS
 from stages.tables.paper_translator import Settings
@@ -62,6 +62,7 @@ class Row:
         module: a block as it is kept and run, with any values.
         seconds: of compute for a network.
         images: that it takes, in words.
+        updates: training steps for it; of a translator, those of its own training.
         retrains: whether a network is trained anew for it.
         any_architecture: whether the block may be of another kind than the large one.
         once: seconds of compute for all the networks that it is ever going to compress.
@@ -73,6 +74,7 @@ class Row:
     module: nn.Module
     seconds: float
     images: str = "none"
+    updates: int = 0
     retrains: bool = False
     any_architecture: bool = False
     once: float = 0.0
@@ -210,7 +212,9 @@ def retrained(setting: Setting) -> dict[str, Row]:
 
     label = f"re-training: the paper's, {recipe.epochs} epochs"
     adam = distilled(setting, "re-training", retraining.cross_entropy)
-    return {"retrained": setting.row(label, step_2, setting.small(), **LEARNED), "adam": adam}
+    updates = recipe.epochs * -(-len(setting.images) // recipe.batch_size)
+    paper_way = setting.row(label, step_2, setting.small(), **LEARNED, updates=updates)
+    return {"retrained": paper_way, "adam": adam}
 
 
 def distilled(
@@ -222,7 +226,8 @@ def distilled(
     how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
     fresh = baselines.random_initialisation(params.target, count, seed)
     label = f"{label}: {steps} steps"
-    return setting.row(label, lambda: method(how, fresh), setting.small(), **LEARNED)
+    about = LEARNED | {"updates": steps}
+    return setting.row(label, lambda: method(how, fresh), setting.small(), **about)
 
 
 def merge(setting: Setting) -> dict[str, Row]:
@@ -259,6 +264,7 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
 
     images = "none" if mixer else f"{params.model.merge.prototypes} prototypes"
     about = {"images": images, "any_architecture": mixer, "once": once}
+    about["updates"] = output.updates(params)
     return setting.row(label, translate, setting.small(), **about)
 
 

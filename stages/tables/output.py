@@ -11,6 +11,8 @@ from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 
 TABLES = Path("tables/results")
+SMOKE = 1_000
+"""Updates below which a translator's training is called a smoke run."""
 
 
 def write(params: Params, name: str, caption: str, metrics: dict, table: pd.DataFrame) -> None:
@@ -24,6 +26,12 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
     runtime.write_json(path.with_suffix(".json"), metrics)
     runtime.write_csv(path.with_suffix(".csv"), table)
     runtime.write_markdown(path.with_suffix(".md"), caption, table)
+
+
+ACCURACY = (
+    "Accuracy is in percent on test images: the mean over n test networks, which no translator saw "
+    "in training, and its 95 % interval (Student)."
+)
 
 
 def folder(params: Params) -> Path:
@@ -52,10 +60,44 @@ def gap(mean: float, baselines: dict[str, dict]) -> float:
     return gap_closed(mean, *(baselines[k]["mean"] for k in ("random_initialisation", "retrained")))
 
 
+def updates(params: Params) -> int:
+    """How many updates the translator that `params` describe is trained with."""
+    schedule, pairs = params.schedule, params.active.train.pairs
+    return schedule.epochs * -(-pairs // schedule.batch_size)
+
+
+def trained_with(counts: dict[str, int]) -> str:
+    """How many updates translators were trained with, and whether these are smoke runs.
+
+    Args:
+        counts: updates by the translators' names in words.
+    """
+    words = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    few = [name for name, count in counts.items() if count < SMOKE]
+    if not few:
+        return f"Updates in training: {words}."
+    which = "all of these" if len(few) == len(counts) else ", ".join(few)
+    return (
+        f"Updates in training: {words}. A *smoke run* has fewer than {SMOKE:,}: it shows what so "
+        f"little training reaches, not what the translator can reach. Smoke runs: {which}."
+    )
+
+
 def protocol(params: Params) -> str:
-    """What the networks of a table are, in words."""
+    """What the networks of a table are, in a sentence without its full stop."""
     recipe, images = params.active.recipe, params.active.images
     return (
-        f"Scale `{params.scale}`: {images.main}, networks trained for {recipe.epochs} epochs a step"
-        f" at batch {recipe.batch_size}, seed {params.seed}"
+        f"Scale `{params.scale}`: the images are {images.main}, and networks are trained for "
+        f"{recipe.epochs} epochs at batch {recipe.batch_size} in each of two steps (seed "
+        f"{params.seed})"
+    )
+
+
+def given(params: Params) -> str:
+    """What translators are given, in words."""
+    prototypes = params.model.merge.prototypes
+    return (
+        "A mixer is given the large block's weights and learns from pairs of large and small "
+        f"blocks. Merge is given the whole network's weights and its own {prototypes} unlabelled "
+        "prototype images, and learns from networks and unlabelled images, without small blocks."
     )

@@ -8,7 +8,7 @@ from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import TRANSLATOR
 from stages.common.base.params import Count, Fraction, Params, Strict
-from stages.tables import paper
+from stages.tables import output, paper
 from stages.tables.scales import at_scale
 
 TABLE = "translators"
@@ -46,12 +46,22 @@ def named(params: Params, size: str) -> str:
     )
 
 
-def main(params: Params, compute: Compute, size: str) -> None:
+def trained_with(params: Params, size: str) -> str:
+    """How many updates it and the main job's translator were trained with, in words."""
+    mixer = output.updates(changed(params, size))
+    return output.trained_with({"the mixer": mixer, params.model.kind: output.updates(params)})
+
+
+def changed(params: Params, size: str) -> Params:
+    """The parameters that train it."""
     settings = params.table(TABLE, dict[paper.Size, Settings])[size]
     epochs = at_scale(params, f"{TABLE}.{size}.epochs", settings.epochs)
     change = paper.mixer(params, size, epochs, dropout=settings.dropout)
-    changed = params.changed(change, f"tables.{TABLE}.{size}")
-    translation.train(changed, compute, folder(params, size))
+    return params.changed(change, f"tables.{TABLE}.{size}")
+
+
+def main(params: Params, compute: Compute, size: str) -> None:
+    translation.train(changed(params, size), compute, folder(params, size))
 
 
 if __name__ == "__main__":

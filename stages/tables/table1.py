@@ -46,18 +46,20 @@ def main(params: Params, compute: Compute) -> None:
         + ("never" if count is None else f"{count:,} networks")
         for (kt, other), count in points.items()
     ]
+    learned = {found[kt]["label"]: found[kt]["updates"] for kt in TRANSLATED}
     caption = (
-        f"{output.protocol(params)}; networks that no method saw before. Accuracy in percent on "
-        "the test images, mean and 95 % interval over networks (Student). Parameters, bytes "
-        "(float32, but where quantised: packed codes, a float32 scale and bias a channel), "
-        "multiply-adds and latency are of one block; latency is that of an image among "
-        f"{SHOWN}, in plain PyTorch and one thread, where quantised weights run as float32. "
-        "Low-rank blocks have 12 biases beside their 324 weights. Seconds are those of the clock "
-        "for a network among many; *once* is what a translator takes beforehand, the networks that "
-        "it learns from included, however many it compresses. Images are those that a network "
-        "takes. The paper's re-training mirrors images as the networks' own training does, the "
-        f"steps of Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) do not. "
-        f"Translation breaks even, {'; '.join(words)}."
+        f"{output.protocol(params)}. No method saw these networks before. {output.ACCURACY} "
+        "Parameters, bytes, multiply-adds and latency are those of one block. Bytes are float32's, "
+        "or, if quantised, those of packed codes and of a float32 scale and bias a channel. Latency "
+        f"is the time of an image among {SHOWN}, in plain PyTorch and one thread, where quantised "
+        "weights run as float32. Low-rank blocks have 12 biases beside their 324 weights. *Seconds* "
+        "are the clock's for a network among many; *once* is what a translator takes beforehand, "
+        "however many networks it compresses, training networks included. *Images* are what a "
+        "method takes for a network, *updates* the training steps it takes: a translator's are "
+        "taken once. The paper's re-training mirrors images as the networks' own training does; "
+        f"Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) does not. "
+        f"{output.given(params)} {output.trained_with(learned)} In total time, translation breaks "
+        f"even as follows: {'; '.join(words)}."
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])
     metrics = {name: row["accuracy"] | counted(row) for name, row in found.items()}
@@ -128,6 +130,7 @@ def in_words(row: dict) -> dict[str, str]:
         "seconds": f"{row['seconds']:.2g}",
         "once, s": f"{row['once_seconds']:.0f}" if row["once_seconds"] else "",
         "images": row["images"],
+        "updates": f"{row['updates']:,}" + (" once" if row["once_seconds"] else ""),
         "re-trains": "yes" if row["retrains"] else "no",
         "any architecture": "yes" if row["any_architecture"] else "no",
     }

@@ -32,13 +32,17 @@ def main(params: Params, compute: Compute) -> None:
     rows.append(printed.row(f"{LABEL}, all pairs", merge, baselines))
     metrics["merge"] = printed.numbers(merge)
     epochs = grid_cell.epochs(params, WHOLE)
+    updates = {"the mixer on all pairs": whole["updates"], "on fewer": result["updates"]}
+    updates |= {LABEL: merge["updates"]}
     caption = (
-        f"{output.protocol(params)}; the {table.size} mixer, {epochs} epochs on "
-        f"{params.active.train.pairs:,} pairs or {table.share * epochs} on one in {table.share} of "
-        "them (the paper: 300 on 300,000, 1,800 on 50,000). m is the share of the large block's "
-        "weights that are set to 0, n the standard deviation of the noise added to them, afresh "
-        "in every batch; *chosen* is what did best on selection networks, beside the paper's "
-        f"number, whose m and n it does not print. {printed.RULES}"
+        f"{output.protocol(params)}. The {table.size} mixer learns from "
+        f"{params.active.train.pairs:,} pairs in {epochs} epochs, or from one in {table.share} of "
+        f"them in {table.share * epochs} (the paper: 300,000 pairs in 300 epochs, 50,000 in "
+        "1,800). Augmentation is drawn afresh for every batch: m is the share of the large block's "
+        "weights that are set to 0, n the standard deviation of the noise added to them. *Chosen* "
+        "is what did best on selection networks; the paper's number stands beside it, without its "
+        f"m and n, which are not printed. {output.trained_with(updates)} {output.given(params)} "
+        f"{printed.RULES}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

@@ -44,10 +44,11 @@ def main(params: Params, compute: Compute) -> None:
     ]
     images = params.active.images
     caption = (
-        f"{output.protocol(params)}. The test networks' large blocks, frozen, between former and "
-        f"latter blocks trained on {images.transfer}; accuracy in percent on its test images, "
-        "gains over random initialisation; intervals are 95 % over networks (Student). The "
-        "paper's is from MNIST to USPS."
+        f"{output.protocol(params)}. Here the former and latter blocks are trained on "
+        f"{images.transfer} around the test networks' large blocks, which stay as they are. "
+        f"Accuracy is in percent on the test images of {images.transfer}: the mean over n networks "
+        "and its 95 % interval (Student). Gains are over random initialisation; the paper's is "
+        f"from MNIST to USPS. {paper_translator.trained_with(params, SIZE)} {output.given(params)}"
     )
     output.write(params, "usps", caption, {"mixer": mixer}, pd.DataFrame(rows).fillna(""))
 
