@@ -1,4 +1,4 @@
-"""Does every engine train networks as well as a plain loop, one network at a time?
+"""Compare networks trained by every engine with networks trained by a plain loop.
 
     python -m benchmarks.agreement [--images digits] [--networks 32] [--epochs 10]
 
@@ -58,7 +58,7 @@ def plain(images: ImageSet, test: ImageSet, recipe: Recipe, seed: int) -> tuple[
 def by_engine(
     images: ImageSet, test: ImageSet, recipe: Recipe, count: int, compute: Compute
 ) -> tuple[Tensor, Tensor]:
-    """The same of all networks together."""
+    """The same for all networks together."""
     networks = ensemble.train_networks(images, range(count), 1, recipe, compute)
     block = part(networks, "block")
     small = ensemble.train_blocks("conv", images, networks, range(count), 2, recipe, compute)

@@ -1,4 +1,4 @@
-"""Generation on Ray: what it costs, what two workers gain, and whether kills change a byte.
+"""Generation on Ray: its cost, the gain of two workers, and whether kills change a byte.
 
 python -m benchmarks.cluster overhead   plain generation, and the same on a Ray cluster
 python -m benchmarks.cluster kills      workers, nodes and drivers killed at random moments
@@ -94,7 +94,7 @@ def drive(options: argparse.Namespace) -> None:
 
 
 def kills(options: argparse.Namespace) -> None:
-    """Kill something in every run; what comes must be the bytes of a run left alone."""
+    """Kill something in every run; the result must have the bytes of an undisturbed run."""
     random.seed(options.seed)
     plan = planned(options.networks, options.epochs, PER_STREAM)
     with tempfile.TemporaryDirectory() as folder:

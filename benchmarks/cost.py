@@ -1,4 +1,4 @@
-"""What every table costs at a scale: its work, counted, over rates that are measured here.
+"""Estimate what every table costs at a scale: its work, counted, over rates measured here.
 
     python -m benchmarks.cost paper [--device cuda]
 
@@ -47,7 +47,7 @@ UNITS = {"hours": 3600, "days": 86400, "years": 365.25 * 86400}
 
 
 def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
-    """The work of every table, what others have done for it left out.
+    """The work of every table, without what another table has done already.
 
     Args:
         images: numbers of images in `train`, `held_back`, `test` and `transfer`, by these names.

@@ -1,4 +1,4 @@
-"""What a generated network costs as their number grows: time a network and step, and memory.
+"""The cost of generation as the number of networks grows: time a network and step, memory.
 
     python -m benchmarks.growth [--largest 10000] [--steps 4]
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on one machine, whose workers and nodes can be killed."""
+"""A Ray cluster of several nodes on one machine, for killing its workers and nodes."""
 
 import os
 import random
@@ -25,7 +25,7 @@ class Nodes:
         return self.cluster.address
 
     def workers(self) -> list[int]:
-        """Processes of these nodes that are at a part."""
+        """Processes of these nodes that are computing a part."""
         raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
         found = []
         for folder in Path("/proc").glob("[0-9]*"):

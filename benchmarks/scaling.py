@@ -1,4 +1,4 @@
-"""What many pairs cost: time, machines, storage and network, from rates that are measured here.
+"""What many pairs cost: time, machines, storage and network, from rates measured here.
 
     python -m benchmarks.scaling mnist [--device cuda]
 

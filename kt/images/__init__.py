@@ -194,7 +194,7 @@ def _usps(folder: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _torchvision(name: str, make: Callable[[], object]):
-    """A torchvision data set, or one line that says what to do when it cannot be had."""
+    """A torchvision data set, or an error that says what to do if it is not available."""
     try:
         return make()
     except (EOFError, ValueError) as error:
@@ -245,6 +245,6 @@ def load_images(name: str, folder: Path) -> tuple[ImageSet, ImageSet]:
     """The named set's (training, test) images; `folder` keeps what is unpacked or downloaded.
 
     Raises:
-        KTError: the set is neither at hand nor downloadable, or its files are damaged.
+        KTError: the set is neither here nor downloadable, or its files are damaged.
     """
     return IMAGE_SETS[name](folder)

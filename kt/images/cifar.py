@@ -31,7 +31,7 @@ def load(folder: Path) -> tuple[ImageSet, ImageSet, str]:
     original is downloaded into `folder`.
 
     Raises:
-        KTError: the files are damaged, or neither at hand nor downloadable.
+        KTError: the files are damaged, or neither here nor downloadable.
     """
     root = os.environ.get("KT_DATA_ROOT")
     original = root is not None and (Path(root) / "cifar-10-batches-py").is_dir()
@@ -108,7 +108,7 @@ def augmented_batches(
 
     Images are padded with black, cropped at random and flipped (He et al., 2016, Section 4.2), as
     one gathering of pixels for the whole batch. All draws depend on (seed, epoch) alone, never on
-    the device. Images that fill no whole batch sit this pass out.
+    the device. Images left over after the last whole batch are skipped in this pass.
 
     Returns:
         Normalised images (B, 3, 32, 32), channels last in memory, and labels (B,).

@@ -1,4 +1,4 @@
-"""The paper's networks as plain modules: the readable truth every fast path is tested against.
+"""The paper's networks as plain modules: the reference that every engine is tested against.
 
 A network is former -> block -> latter (paper, Figures 2 and 3). The block is the large one that
 the network was trained with, or one of the small ones that may take its place. Images are

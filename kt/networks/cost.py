@@ -1,4 +1,4 @@
-"""What a module's answer costs, counted."""
+"""The cost of a module's forward pass, counted."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @torch.no_grad()
 def multiply_adds(module: nn.Module, *inputs: Any) -> int:
-    """Multiplications with additions of `module(*inputs)`.
+    """Multiply-adds of `module(*inputs)`.
 
-    Matrix products, linear layers, convolutions and attention count; what is done entry by entry
-    does not.
+    Matrix products, linear layers, convolutions and attention count; element-wise operations do
+    not.
     """
-    # PyTorch does not count its fused attention for CPUs: this is attention of matrix products.
+    # PyTorch does not count its fused attention on CPUs, so attention uses matrix products here.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         module(*inputs)
     return counter.get_total_flops() // 2

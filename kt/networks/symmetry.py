@@ -1,4 +1,4 @@
-"""What leaves a network's function unchanged: exact transforms of stacked weights (N, ...).
+"""Symmetries: exact transforms of stacked weights (N, ...) that keep a network's function.
 
 A block's hidden channels can be put in another order, and rescaled where no batch norm follows; the
 channels of the residual path can be put in another order in all parts of a network; batch norm in
@@ -100,7 +100,7 @@ def turn(x: Tensor, number: int) -> Tensor:
 
 
 def turn_block(block: Weights, number: int) -> Weights:
-    """The block that does to turned maps what `block` does to maps: all kernels turned."""
+    """The block with all kernels turned: it does to turned maps what `block` does to maps."""
     return {name: turn(t, number) if t.dim() == 5 else t for name, t in block.items()}
 
 

@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class Rows(Protocol):
-    """Whatever has rows: a tensor (N, ...), or one in files (`kt.pairs.store.Rows`)."""
+    """Anything with rows: a tensor (N, ...), or one in files (`kt.pairs.store.Rows`)."""
 
     def __len__(self) -> int: ...
 
@@ -23,7 +23,7 @@ class Rows(Protocol):
 
 
 def part(weights: Mapping[str, Value], name: str) -> dict[str, Value]:
-    """What stands under `name.`, without that prefix: `part(networks, "former")`."""
+    """The tensors under `name.`, without that prefix: `part(networks, "former")`."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 

@@ -15,14 +15,14 @@ from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
 AHEAD = 2
-"""Tasks submitted for each that can run at once: nodes never wait, and nothing piles up."""
+"""Tasks submitted for each one that can run: nodes never wait, and nothing piles up."""
 GPU_CHUNK = 256
 SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Executes `kt.pairs.generate.run`: a part is a task, computed anew if its worker is lost.
+    """Computes parts for `kt.pairs.generate.run` as Ray tasks; a lost task is computed again.
 
     Attributes:
         address: of the cluster's head, "host:port"; "auto" for the one started on this machine;
@@ -36,9 +36,9 @@ class Cluster:
     gpus: float = 0.0
 
     def compute(self, here: Compute) -> Compute:
-        """What a task computes on, if `here` is what this machine would.
+        """How a task computes, given how this machine would.
 
-        All nodes take the engine that this machine takes, or none: engines differ by rounding.
+        All nodes must take the same engine as this machine, because engines round differently.
         """
         if self.gpus:
             return replace(here, device=torch.device("cuda"), workers=self.cpus, chunk=GPU_CHUNK)
@@ -51,18 +51,17 @@ class Cluster:
     ) -> Iterator[tuple[int, Weights]]:
         """Compute `work(index)` for all indices; yields (index, part) as they come.
 
-        Nodes may join and leave meanwhile. Their number limits what is under way and what lies in
-        the cluster's memory; this process holds a single part. Whoever stops early leaves the tasks
-        under way to run to their end, or to that of this process: Ray 2.60 aborts the process if it
-        cancels a task that ends at that moment.
+        Nodes may join and leave meanwhile. Their number limits how many parts are being computed or
+        lie in the cluster's memory; this process holds one. If the caller stops early, running
+        tasks are not cancelled: Ray 2.60 aborts a process that cancels a task just as it ends.
 
         Raises:
             KTError: Ray is not installed, the cluster cannot be reached or is lost, or the work
                 raised one.
         """
         ray = self._connected()
-        # In a list: what is itself an argument stays pinned in the memory of nodes whose driver is
-        # killed, until no task fits there any more (Ray 2.60).
+        # In a list: if the driver is killed, nodes never free an object that was itself an
+        # argument, and in the end no task fits into their memory (Ray 2.60).
         shared = [ray.put(work)]
         compute = ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=-1, scheduling_strategy="SPREAD"
@@ -85,7 +84,7 @@ class Cluster:
             raise KTError(f"the Ray cluster {self.address} is lost ({reason}): run again") from None
 
     def _slots(self, ray: ModuleType) -> int:
-        """How many tasks the nodes can run at once; one at least: nodes may be on their way."""
+        """How many tasks can run at once; at least one, because nodes may still be joining."""
         there = ray.cluster_resources()
         slots = there.get("CPU", 0) // self.cpus
         if self.gpus:
@@ -93,13 +92,13 @@ class Cluster:
         return max(1, int(slots))
 
     def _connected(self) -> ModuleType:
-        """Ray, connected; all nodes get the `kt` of this process, whatever they have."""
+        """Ray, connected; all nodes use this process's `kt`, even if they have another one."""
         try:
             import ray
         except ImportError:
             raise KTError("Ray is missing: pip install -e .[ray]") from None
         if not ray.is_initialized():
-            # Of several tasks' mistakes one is told.
+            # Report only the first failing task.
             os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
             try:
                 _reach(self.address)  # Ray itself would try for minutes
@@ -121,7 +120,7 @@ def _compute(shared: list, index: int) -> Weights:
 
 
 def _reach(address: str) -> None:
-    """Raises OSError where nothing listens at "host:port", ValueError where that is no address."""
+    """Raise OSError if nothing listens at "host:port", ValueError if that is no address."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

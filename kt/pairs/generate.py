@@ -1,7 +1,7 @@
 """Generate networks in parts that can be computed in any order, interrupted and resumed.
 
-A part is a few networks that share one image stream. Everything a part draws is derived from the
-seed, the split and its index, so the result is the same whoever computes which part when.
+A part is a few networks that share one image stream. All random draws of a part derive from the
+seed, the split and its index. So the result does not depend on who computes which part, or when.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,8 @@ class Plan:
         seed: the seed that everything random is derived from.
         shared_init: start all small blocks from the same weights (`shared_initial_seed`).
         checkpoints: increasing numbers of epochs of step 1, below the recipe's. The networks as
-            they are then are stored too, each with a small block of its own (the paper's outlook).
+            they are then are stored too, each with a small block of its own (the paper's future
+            work).
 
     The store holds all trained networks, then all of them at the latest checkpoint, and so on to
     the earliest: its first networks are the same whatever the checkpoints.

@@ -32,7 +32,7 @@ def write_store(
     """Write a new store from stacked parts of any sizes, streaming.
 
     Args:
-        folder: where the store comes to be; it appears whole or not at all.
+        folder: where the store is written; it appears whole or not at all.
         parts: weights stacked over a few networks each, in order.
         count: networks in all parts together; the shards' sizes follow from it beforehand.
         about: what the networks are, kept in the manifest.
@@ -63,7 +63,7 @@ def write_store(
 
 
 def _cut(parts: Iterable[Weights], shard_size: int) -> Iterator[Weights]:
-    """The same networks in pieces of which none belongs to two shards."""
+    """The same networks, cut so that no piece belongs to two shards."""
     seen = 0
     for part in parts:
         size, at = network_count(part), 0
@@ -120,7 +120,7 @@ def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, int], 
 
 
 def _write_all(file, data: bytes | memoryview) -> None:
-    """Write to an unbuffered file, which may take less than it is given."""
+    """Write to an unbuffered file, which may accept only part of the data at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -147,7 +147,7 @@ class Rows:
         if isinstance(index, slice):
             first, stop, _ = index.indices(len(self))
             return torch.cat([p[max(first - at, 0) : max(stop - at, 0)] for at, p in placed])
-        # By NumPy: PyTorch's threads wait for one another where other work runs, and copy slower.
+        # NumPy copies faster: PyTorch's threads wait for one another on a busy machine.
         wanted = index.numpy()
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
@@ -215,7 +215,7 @@ class Pairs:
         return {name: rows[:] for name, rows in self.mapped(*parts, first=first).items()}
 
     def mapped(self, *parts: str, first: int | None = None) -> dict[str, Rows]:
-        """What `read` gives, left in the files: rows are read when they are asked for.
+        """Like `read`, but the rows stay in the files until they are asked for.
 
         Raises:
             KTError: a tensor's checksum is not the manifest's.

@@ -1,1 +1,1 @@
-"""Other ways to a smaller network, to hold the translation against."""
+"""Other methods of compression, to compare translation with."""

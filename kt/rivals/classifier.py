@@ -63,7 +63,7 @@ def train(
     """Train all of `learner` in place; the last epoch's weights are the result.
 
     Each epoch draws its own random stream from the seed, so a run that is killed and started again
-    with the same file `kept` ends with the same weights as one that was not.
+    with the same file `kept` ends with the same weights as an uninterrupted run.
 
     Args:
         learner: on the device of `data`.

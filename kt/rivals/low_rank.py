@@ -1,6 +1,6 @@
 """Low-rank factorisation: each convolution of the large block as a chain of smaller ones.
 
-Batch norm is folded in first, so that errors count as the block's output feels them, and biases
+Batch norm is folded in first, so that an error counts by its effect on the block's output. Biases
 stay as they are. A chain's function is that of one 3x3 kernel, the product of its factors: `dense`
 gives it as a block of the kind `large`, which the engines evaluate.
 

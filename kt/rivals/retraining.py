@@ -1,7 +1,7 @@
 """Re-training: small blocks that learn from labels, and from what their network's large block does.
 
-Knowledge distillation in the three forms that the paper holds its own against, and learning without
-any teacher. The blocks are trained between frozen former and latter blocks, by Adam, and may be of
+Knowledge distillation in the three forms that the paper compares itself with, and training without
+a teacher. The blocks are trained between frozen former and latter blocks, by Adam, and may be of
 any kind. All of it needs labelled images.
 """
 

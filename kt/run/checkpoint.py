@@ -25,7 +25,7 @@ def save(path: Path, parts: Mapping[str, Stateful], **kept: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: part.state_dict() for name, part in parts.items()}
-    buffer = io.BytesIO()  # torch.save tells of a full disk by no error of the system's
+    buffer = io.BytesIO()  # on a full disk torch.save raises an error of its own
     torch.save({"parts": state, "kept": kept}, buffer)
     partial = path.with_suffix(".partial")
     partial.write_bytes(buffer.getbuffer())
@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def restore(state: dict[str, Any] | None, parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Put what `load` gave, if anything, into `parts`; returns what was kept beside them."""
+    """Put what `load` returned, if anything, into `parts`; return what was kept beside them."""
     if state is None:
         return {}
     for name, part in parts.items():

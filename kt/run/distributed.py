@@ -46,7 +46,7 @@ def average(loss: Tensor, model: nn.Module, weight: float) -> Tensor:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` gives in the first process; the others wait for it and do not call theirs."""
+    """Call `make` in the first process only, and return its result in all."""
     if size() == 1:
         return make()
     box = [make() if rank() == 0 else None]

@@ -12,7 +12,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it each of PyTorch's operations runs in one thread of a CPU.
+    """Run each of PyTorch's operations in one CPU thread.
 
     Operations on small tensors gain nothing from more, and lose a great deal where the cores have
     other work: every operation then waits for the slowest thread.
