@@ -290,7 +290,7 @@ def test_a_second_process_on_the_same_work_is_sent_away(prepared):
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         status, errors = prepared.run("generate_train")
-    assert status == 1 and "another process is at this very work" in errors
+    assert status == 1 and "another process is doing this work" in errors
     assert "Traceback" not in errors
 
 

@@ -155,7 +155,7 @@ def _mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
         if (raw / name).exists() and not check_md5(raw / name, md5):
             raise KTError(
                 f"{raw / name} is damaged (its checksum is not the published one): delete it, "
-                "and see to the file in KT_DATA_ROOT that it came from"
+                "and check the file in KT_DATA_ROOT that it came from"
             )
     train, test = (
         _torchvision("mnist", lambda split=split: MNIST(root, train=split, download=True))
@@ -198,11 +198,11 @@ def _torchvision(name: str, make: Callable[[], object]):
     try:
         return make()
     except (EOFError, ValueError) as error:
-        raise KTError(f"the files of {name} are damaged ({error}): get them anew") from None
+        raise KTError(f"the files of {name} are damaged ({error}): fetch them again") from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KTError(
-            f"{name} is not at hand and could not be downloaded ({reason}): set KT_DATA_ROOT to "
+            f"{name} is not available and could not be downloaded ({reason}): set KT_DATA_ROOT to "
             "the folder that holds MNIST/ and USPS/, or use the embedded 'digits' and 'glyphs'"
         ) from None
 

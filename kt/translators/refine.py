@@ -61,7 +61,7 @@ def refine(
         KTError: blocks of this kind are not refined.
     """
     if kind not in CONVOLUTIONAL:
-        raise KTError(f"{' and '.join(CONVOLUTIONAL)} blocks are refined, not {kind!r}")
+        raise KTError(f"{' and '.join(CONVOLUTIONAL)} blocks can be refined, not {kind!r}")
     with one_thread():
         if images is not None:
             return _descended(kind, networks, block, images, steps, seed, compute)

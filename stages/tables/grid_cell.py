@@ -39,8 +39,8 @@ def name_of(params: Params, table: str, size: str, dropout: float) -> str:
         if size in grid.sizes and rate == dropout:
             return f"{table}/{size}/{rate}"
     raise KTError(
-        f"params.yaml: tables.{table}: {size} with dropout {dropout:g} is not there, but another "
-        "table shows it"
+        f"params.yaml: tables.{table}: {size} with dropout {dropout:g} is not listed, but another "
+        "table needs it"
     )
 
 

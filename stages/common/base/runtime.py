@@ -126,7 +126,7 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise KTError(f"another process is at this very work (it holds {lock.name})") from None
+            raise KTError(f"another process is doing this work (it holds {lock.name})") from None
         yield folder
         shutil.rmtree(folder)
 
