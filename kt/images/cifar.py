@@ -59,8 +59,8 @@ def _of_torchvision(root: Path, at_hand: bool) -> tuple[ImageSet, ImageSet]:
     except (OSError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KTError(
-            f"CIFAR-10 is not available and could not be downloaded ({reason}): set KT_DATA_ROOT to "
-            f"the folder that holds cifar-10-batches-py/ or {ARCHIVE}"
+            f"CIFAR-10 is not available and could not be downloaded ({reason}): set KT_DATA_ROOT "
+            f"to the folder that holds cifar-10-batches-py/ or {ARCHIVE}"
         ) from None
 
 
