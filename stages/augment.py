@@ -1,4 +1,4 @@
-"""Choose the pairs to learn from, add augmented copies, and measure what augmentation does."""
+"""Choose the pairs to learn from, add augmented copies, and measure the effect of augmentation."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from stages.common.base.params import Params
 MEASURED_NETWORKS = 16
 """Selection networks on which the effect of augmentation on function is measured, at most."""
 BLOCK = 4096
-"""Pairs in memory at a time. Draws depend on it, so it is no parameter."""
+"""Pairs in memory at a time. Random draws depend on it, so it must not change."""
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -27,9 +27,8 @@ def main(params: Params, compute: Compute) -> None:
 
 
 def materialise(params: Params) -> None:
-    """data/augmented: the chosen pairs, then their augmented copies.
-
-    Where the training networks have no small blocks, the large ones alone.
+    """Write data/augmented: the chosen pairs, then their augmented copies. If the training networks
+    have no small blocks, only large ones are written.
     """
     count, options = params.active.train.pairs, params.augment
     chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
@@ -49,7 +48,8 @@ def materialise(params: Params) -> None:
 
 
 def measure(params: Params, compute: Compute) -> None:
-    """results/augment: accuracy of large and small blocks on held-back images as m and n grow."""
+    """Write results/augment: accuracy of large and small blocks on held-back images as m and n
+    grow."""
     networks = Pairs(PAIRS / "selection").read(first=MEASURED_NETWORKS)
     images = image_set("main", "held_back")
     for what in ("masking", "noise"):

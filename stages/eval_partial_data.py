@@ -1,4 +1,4 @@
-"""Gain of translation where the networks were trained on a fraction of the images (Figure 8)."""
+"""Measure the gain of translation in networks trained on a fraction of the images (Figure 8)."""
 
 import pandas as pd
 

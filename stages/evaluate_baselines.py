@@ -1,4 +1,4 @@
-"""Accuracy of the test networks with each of the blocks that need no translator."""
+"""Measure the test networks with each of the blocks that need no translator."""
 
 import pandas as pd
 

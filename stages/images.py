@@ -1,4 +1,4 @@
-"""Bring the main and the transfer image set into data/images/, split and in memory's form."""
+"""Write the main and the transfer image set to data/images/, split, as tensors."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""Run the stages of a grid on a Ray cluster, all at once: the cells of a table, say.
+"""Run the stages of a grid, such as the cells of a table, all at once on a Ray cluster.
 
     KT_RAY=auto python -m stages.together tables/table3/dvc.yaml
 
-Stages that DVC finds up to date are left alone. What they depend on must be there. The cluster's
-nodes share this folder and run the stages in it; DVC records them as if it had run them itself.
+Stages that DVC finds up to date are skipped. Their dependencies must exist. The cluster's nodes
+share this folder and run the stages in it; DVC records them as if it had run them itself.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def main(params: Params, compute: Compute, grid: str) -> None:
 
 
 def run(repo: Repo, grid: str, stages: list[Stage], cluster: Cluster, compute: Compute) -> None:
-    """Run the stages on the cluster; those that come to an end are recorded, whatever happens."""
+    """Run the stages on the cluster; record those that finish, even if others fail."""
     commands = [shlex.split(stage.cmd) for stage in stages]
     on = cluster.compute(compute)
     variables = {"KT_RAY": "", "KT_DEVICE": str(on.device), "KT_ENGINE": on.engine}
@@ -64,7 +64,8 @@ def run(repo: Repo, grid: str, stages: list[Stage], cluster: Cluster, compute: C
 
 
 def run_command(folder: str, commands: list[list[str]], variables: dict, index: int) -> Weights:
-    """Run `python -m module arguments` in this process: none is left alone if it is killed."""
+    """Run `python -m module arguments` in this process, so that killing it leaves no child
+    behind."""
     _, _, module, *arguments = commands[index]
     try:
         os.chdir(folder)
@@ -87,7 +88,7 @@ def run_command(folder: str, commands: list[list[str]], variables: dict, index: 
 
 
 def require_independent(stages: list[Stage]) -> None:
-    """Raises KTError where one of the stages reads what another one writes."""
+    """Raise KTError if one of the stages reads what another one writes."""
 
     def places(kind: str) -> Iterator[tuple[str, Stage]]:
         return ((entry.fs_path, stage) for stage in stages for entry in getattr(stage, kind))

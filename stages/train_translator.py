@@ -1,6 +1,6 @@
 """Train the translator; choose its epoch on selection networks; report it on test networks.
 
-In several processes, of several machines too, where KT_TORCHRUN holds torchrun's options.
+With several processes, on one or more machines, if KT_TORCHRUN holds options of torchrun.
 """
 
 from kt.ensemble import Compute

@@ -16,7 +16,7 @@ from stages.common.base.inputs import PAIRS
 
 @dataclass(frozen=True)
 class Subjects:
-    """A store's networks before one image set; every accuracy is in percent, one a network."""
+    """A store's networks with one image set; accuracies are in percent, one for each network."""
 
     networks: Weights
     images: ImageSet
@@ -34,21 +34,20 @@ class Subjects:
         return part(self.networks, "large")
 
     def with_large(self, compute: Compute) -> Tensor:
-        """The networks as they were trained."""
+        """Accuracies of the networks as they were trained."""
         return ensemble.evaluate("large", self.images, self.networks, self.large, compute)
 
     def with_small(self, small: Weights, compute: Compute) -> Tensor:
-        """`small` (N, ...) in place of the large blocks."""
+        """Accuracies with `small` (N, ...) in place of the large blocks."""
         return ensemble.evaluate(self.target, self.images, self.networks, small, compute)
 
     def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
-        """The large blocks' translations in their place."""
+        """Accuracies with the large blocks translated."""
         return self.with_small(translate(model, self.networks, compute), compute)
 
     def compared(self, model: torch.nn.Module, seed: int, compute: Compute) -> dict[str, Tensor]:
-        """Accuracies with fresh blocks, translated ones, re-trained ones if there are, large ones.
-
-        And what translation gains over fresh blocks, in points.
+        """Accuracies with fresh, translated, re-trained (if there are any) and large blocks. Also
+        the gain of translation over fresh blocks, in points.
 
         Args:
             seed: of the fresh blocks.

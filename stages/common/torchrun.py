@@ -1,7 +1,7 @@
-"""A stage in several processes of one or more machines, as torchrun starts them.
+"""Run a stage in several processes, on one or more machines, with torchrun.
 
-Where KT_TORCHRUN holds torchrun's options ("--nproc-per-node 4"), the stage starts itself anew
-under torchrun; started by torchrun, it joins the other processes.
+If KT_TORCHRUN holds options of torchrun ("--nproc-per-node 4"), the stage restarts itself under
+torchrun. Started by torchrun, it joins the other processes.
 """
 
 import os
@@ -24,7 +24,7 @@ def run(main: Callable[..., None], description: str) -> None:
     if "LOCAL_RANK" not in os.environ:
         if not options:
             return runtime.run(main, description)
-        runtime.one_line(params.load)  # mistakes show once, before anything starts
+        runtime.one_line(params.load)  # report errors once, before anything starts
         command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(options)]
         stage = sys.modules["__main__"].__spec__.name
         os.execv(sys.executable, [*command, "-m", stage, *sys.argv[1:]])

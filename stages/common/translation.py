@@ -1,4 +1,4 @@
-"""Train a translator as parameters say: what the stages that train one share."""
+"""Train a translator from parameters, for all stages that train one."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Trained:
-    """A translator with the weights of its chosen epoch, and how it came to them.
+    """A translator with the weights of its chosen epoch, and the history of its training.
 
     Attributes:
         selection, test: accuracies of the selection and the test networks in percent, (N,).
@@ -51,7 +51,7 @@ class Trained:
     test: Tensor
 
     def metrics(self) -> dict:
-        """The accuracies' summaries, and what the two rules for the epoch chose."""
+        """Summaries of the accuracies, and the epochs that the two rules chose."""
         return {
             "translation": summary(self.test),
             "selection": summary(self.selection),
@@ -91,7 +91,7 @@ def train(
 
     key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
-    first = distributed.rank() == 0  # the only process that writes and shows anything
+    first = distributed.rank() == 0  # only this process writes and shows anything
     with (
         runtime.scratch("translator", *key) if first else contextlib.nullcontext(Path()) as kept,
         runtime.progress_bar(training.epochs, "translator", "epoch", first) as bar,
@@ -163,7 +163,7 @@ def _prepare(params: Params, model: Merge, learning: BehaviourObjective) -> None
 def make_objective(
     params: Params, compute: Compute, model: Translator, store: Path
 ) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
-    """What the translator learns, and checksums of what it learns from."""
+    """The objective, and checksums of the data that it uses."""
     if isinstance(model, Merge):
         networks, learned_from = _behaviour(params, compute, store)
         _prepare(params, model, networks)
@@ -207,7 +207,7 @@ def _augmented(params: Params) -> Pairs:
 def _behaviour(
     params: Params, compute: Compute, store: Path
 ) -> tuple[BehaviourObjective, list[str]]:
-    """What the training networks do, and checksums of it."""
+    """The training networks with images, and checksums of them."""
     images = image_set("main", "train")
     pairs = Pairs(store)
     networks = pairs.mapped("former", "large", "latter", first=params.active.train.pairs)
@@ -232,7 +232,7 @@ def _deviation(small: Samples, align: bool) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _live(out: Path | None) -> Iterator[Live | None]:
-    """DVCLive's log of the training, if there is to be one."""
+    """DVCLive's log of the training, if one is wanted."""
     if out is None:
         yield None
         return
@@ -246,7 +246,7 @@ def _log(live: Live, record: Record) -> None:
     for name, value in record.items():
         if isinstance(value, float):
             live.log_metric(name, value)
-    live.make_summary()  # what is known so far, for those who watch
+    live.make_summary()  # for those who watch the training
 
 
 def _write(trained: Trained, live: Live, out: Path) -> None:
@@ -258,7 +258,7 @@ def _write(trained: Trained, live: Live, out: Path) -> None:
 
 
 def epochs(fitted: Fitted) -> dict:
-    """What was chosen by the honest rule, and what the paper's rule would have chosen and said."""
+    """The result of our rule for the epoch, and of the paper's."""
     evaluated = [record for record in fitted.history if "test_accuracy" in record]
     best_on_test = max(evaluated, key=lambda record: record["test_accuracy"])
     return {

@@ -1,4 +1,4 @@
-"""Bring CIFAR-10 into data/factor_transfer/, decoded, as tensors."""
+"""Write CIFAR-10 to data/factor_transfer/, decoded, as tensors."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the stages that train a network share: images, teacher, a resumable run, what is kept."""
+"""Shared by the stages that train a network: images, teacher, a resumable run, its results."""
 
 import dataclasses
 import threading
@@ -37,7 +37,7 @@ def image_set(split: str, device: torch.device) -> ImageSet:
 
 
 def image_source() -> str:
-    """What the images are: "original" or "JPEG"."""
+    """The form of the images: "original" or "JPEG"."""
     with safe_open(IMAGES, framework="pt") as file:
         return file.metadata()["source"]
 
@@ -79,17 +79,17 @@ class Task:
 
 
 class Stopped(Exception):
-    """Another thread's work has failed, or the user has had enough."""
+    """Another thread has failed, or the user has interrupted the run."""
 
 
 @contextmanager
 def trained(
     name: str, tasks: list[Task], compute: Compute, *key: object
 ) -> Iterator[list[list[Record]]]:
-    """Within it the learners are trained, and the work that could be taken up is still there.
+    """Train the learners; inside this context the resumable work still exists.
 
     Several networks are trained side by side, one on each CPU core: threads that share the small
-    operations of a single one wait for each other most of the time where the cores have other work.
+        operations of one network wait for each other most of the time if the cores have other work.
 
     Args:
         key: what the result depends on beside the training and the images.

@@ -113,7 +113,7 @@ def load(path: Path = TABLE / "params.yaml") -> Settings:
     """Read and check the parameters.
 
     Raises:
-        KTError: naming the first offending key, what it got and what it accepts.
+        KTError: names the first wrong key, what it got and what it accepts.
     """
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text()))

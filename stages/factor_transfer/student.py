@@ -1,4 +1,4 @@
-"""Train a method's students, one with each seed: alone, or with what the teacher knows."""
+"""Train a method's students, one for each seed: alone, or with the teacher's help."""
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +43,9 @@ def task(
     paraphraser: Paraphraser,
     device: torch.device,
 ) -> Task:
-    """A student with what it learns from, on its way to be trained.
+    """A student, and what it learns from, ready to be trained.
 
-    Initial weights and images are the same for every method: differences are the method's.
+    All methods start from the same weights and see the same images, so only the method differs.
     """
     recipe = chosen.active.student
     student = learning.fresh(NETWORKS[recipe.network], seed, "student", device)

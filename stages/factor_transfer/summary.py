@@ -63,7 +63,7 @@ def draw(folder: Path, labels: dict[str, str]) -> None:
 
 
 def read(folder: Path) -> dict:
-    """What `stages.factor_transfer.learning.keep` wrote beside the weights."""
+    """The metrics that `stages.factor_transfer.learning.keep` wrote beside the weights."""
     return json.loads((folder / learning.METRICS).read_text())
 
 

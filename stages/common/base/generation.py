@@ -1,7 +1,7 @@
-"""Generate a store of networks with a progress bar, resumable: what the generate stages share.
+"""Generate a store of networks: resumable, with a progress bar, for all generate stages.
 
-Where KT_RAY (--ray) gives the address of a Ray cluster, its nodes train the networks; KT_RAY_CPUS
-and KT_RAY_GPUS say what each of its tasks takes.
+If KT_RAY (--ray) gives the address of a Ray cluster, its nodes train the networks. KT_RAY_CPUS and
+KT_RAY_GPUS set what each task takes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def plan(
     with_small: bool = True,
     checkpoints: Sequence[int] = (),
 ) -> Plan:
-    """How `count` networks are trained as parameters say.
+    """The plan of `count` networks, from the parameters.
 
     Args:
         with_small: also train a small block of the target kind for each (step 2).
@@ -91,10 +91,10 @@ def make_store(
 
 
 def cluster_of_environment() -> Cluster | None:
-    """The Ray cluster that the environment names, if it does.
+    """The Ray cluster that the environment names; None if it names none.
 
     Raises:
-        KTError: what a task is to take is no such number.
+        KTError: KT_RAY_CPUS or KT_RAY_GPUS is not a valid number.
     """
 
     def number(name: str, kind: type, lowest: float, default: str) -> float:

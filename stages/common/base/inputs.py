@@ -1,4 +1,4 @@
-"""Where the stages keep what they hand on to each other."""
+"""Where stages keep what other stages read."""
 
 from pathlib import Path
 

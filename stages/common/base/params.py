@@ -98,7 +98,7 @@ class Loss(Strict):
 
     @property
     def looks(self) -> bool:
-        """Whether any part looks at what networks do."""
+        """Whether any part of the loss looks at the networks' behaviour."""
         return max(self.behaviour, self.cross_entropy, self.features) > 0
 
 
@@ -301,7 +301,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameters.
 
     Raises:
-        KTError: naming the first offending key, what it got and what it accepts.
+        KTError: names the first wrong key, what it got and what it accepts.
     """
     try:
         raw = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""What every stage shares: its command line, one-line errors, scratch space and progress."""
+"""Shared by all stages: the command line, one-line errors, scratch space and progress bars."""
 
 import argparse
 import contextlib
@@ -31,13 +31,13 @@ ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
 def run(main: Callable[..., None], description: str, cell: str | None = None) -> None:
-    """Run a stage: check its parameters, then `main`; a user's mistake ends in one line.
+    """Run a stage: check its parameters, then call `main`. A user's error ends with one line.
 
     `main` is called with the parameters, what to compute on, and, where `cell` names one, the cell
     of a grid that the command line asks for.
 
-    How fast it runs is set by flags or the environment, never by `params.yaml`: --device
-    (KT_DEVICE), --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE), and those of RAY.
+    Flags or the environment, never `params.yaml`, set how fast it runs: --device (KT_DEVICE),
+    --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE), and those of RAY.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
@@ -57,7 +57,7 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
 
 
 def one_line(work: Callable[[], object]) -> None:
-    """Do some work; a user's mistake, a full disk or an interruption ends it in one line."""
+    """Do some work. A user's error, a full disk or an interruption ends it with one line."""
     try:
         work()
     except KTError as error:
@@ -111,8 +111,8 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
     """A folder for resumable work, deleted when the work inside succeeds.
 
     It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of
-    `key` (parameters, checksums of inputs) and of the library's code loaded so far, so that work
-    is taken up only where it would come out the same. A lock keeps a second process away.
+    `key` (parameters, checksums of inputs) and of the library's code loaded so far, so that work is
+    resumed only if the result would be the same. A lock keeps a second process away.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
     for name, module in sorted(sys.modules.items()):
@@ -132,7 +132,7 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
 
 
 def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
-    """A progress bar with rate and time left; on a log file, a line now and then."""
+    """A progress bar with rate and time left; in a log file, a line from time to time."""
     return tqdm(
         total=total,
         desc=description,
@@ -159,7 +159,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
-    """Write a table for readers: a paragraph, then the table as Markdown."""
+    """Write a table for readers: a paragraph, then the table, in Markdown."""
     lines = [
         caption,
         "",
