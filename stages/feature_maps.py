@@ -17,7 +17,7 @@ from stages.common.base.params import Params
 from stages.figures import maps
 
 SHOWN_IMAGES = 4
-DEAD = "re-trained"
+LARGE, DEAD = "large block", "re-trained"
 UNCHANGED = 1e-3
 """A block is dead if it changes maps by less than this share of their squared norm."""
 
@@ -27,7 +27,7 @@ class FeatureMaps:
     """The figure, and what its caption says of it.
 
     Attributes:
-        network: which of the test networks is shown.
+        network: which of the test networks is shown, counted from 0.
         accuracy: in percent, of that network with its translated block.
         distance: squared distance of the translated block's maps to the large block's, relative to
             the latter's squared norm.
@@ -47,8 +47,9 @@ class FeatureMaps:
         return (
             f"Each row is one of the first {SHOWN_IMAGES} test images, each column a block with "
             "its six channels: the former block (the large block's input), then the large block "
-            "and what may stand in its place. All maps share one colour scale. The network is "
-            f"number {self.network} of {self.networks} test networks, the median by accuracy "
+            "and what may stand in its place. All maps share one colour scale, which ends where "
+            "the large block's brightest do. The network is "
+            f"number {self.network + 1} of {self.networks} test networks, the median by accuracy "
             f"after translation ({self.accuracy:.2f} %). Its translated block's maps have a "
             f"squared distance of {self.distance:.3f} to the large block's, relative to the "
             f"latter's squared norm. Re-training left a dead block in {self.dead} of "
@@ -76,7 +77,7 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
         replacement = {"random replacement": (target, drawn)}
     blocks = {
         "former block": (None, {}),
-        "large block": ("large", part(network, "large")),
+        LARGE: ("large", part(network, "large")),
         "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
         **replacement,
         "translation": (target, translate(model, network, compute)),
@@ -86,12 +87,12 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
         label: ensemble.features(images, network, kind, block, compute)[0]
         for label, (kind, block) in blocks.items()
     }
-    marked = {DEAD: "dead: passes its input on"} if dead[shown] else {}
+    marked = {DEAD: "dead: repeats its input"} if dead[shown] else {}
     return FeatureMaps(
-        maps.feature_maps(images.images, made, marked),
+        maps.feature_maps(images.images, made, LARGE, marked),
         shown,
         float(accuracies[shown]),
-        distance(made["translation"], made["large block"]),
+        distance(made["translation"], made[LARGE]),
         int(dead.sum()),
         len(dead),
     )

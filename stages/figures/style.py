@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 matplotlib.use("Agg")
 matplotlib.rcParams |= {
@@ -94,6 +94,7 @@ def log_scale(ax: Axes, axis: str) -> None:
     ax.set(**{f"{axis}scale": "log"})
     ticks = getattr(ax, f"{axis}axis")
     ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    ticks.set_major_locator(LogLocator(numticks=5))  # with room for their labels
     ticks.set_minor_locator(NullLocator())
 
 

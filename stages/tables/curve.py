@@ -47,9 +47,10 @@ def main(params: Params, compute: Compute) -> None:
     most = max(point["updates"] for point in points.values())
     updates = output.trained_with({"at most": most})
     caption = (
-        f"{output.protocol(params)}. Every row trains for about as many updates. The table shows mean "
-        "accuracy in percent on test images: *unseen* of n test networks, with the 95 % interval "
-        "over them (Student), *seen* of networks that the translator was trained on. *Gap* is the "
+        f"{output.protocol(params)}. Every row trains for about as many updates. The table shows "
+        "mean accuracy in percent on test images: *unseen* of n test networks, with the 95 % "
+        "interval over them (Student), *seen* of networks that the translator was trained on. "
+        "*Gap* is the "
         "share of the way from random initialisation to the re-trained small block. "
         f"{said(fitted, needed, counts, gaps)} {output.given(params)} {updates}"
     )

@@ -35,9 +35,10 @@ USPS_GAIN = "11.11"
 """Section 5.5, in points, from MNIST to USPS."""
 
 RULES = (
-    f"{output.ACCURACY} Selection networks and held-back images chose the translator's epoch. *Best "
-    "epoch on test* goes by the paper's rule instead: it takes the best evaluation on the test "
-    "networks and images themselves. *The paper's* numbers go by that rule, on MNIST with 300,000 "
+    f"{output.ACCURACY} Selection networks and held-back images chose the translator's epoch. "
+    "*Best epoch on test* goes by the paper's rule instead: it takes the best evaluation on the "
+    "test networks and images themselves. *The paper's* numbers go by that rule, on MNIST with "
+    "300,000 "
     "pairs. *Gap* is the share of the way from random initialisation to the re-trained small "
     "block. *Seen* is the mean accuracy of networks that the translator was trained on. Seconds "
     "are those of training without evaluations."

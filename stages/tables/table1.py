@@ -19,7 +19,7 @@ TRANSLATED = ("kt_merge", "kt_mixer")
 BREAK_EVEN = "break_even"
 NEEDS = {
     "nothing but the weights": "none",
-    "weights, and prototypes in the translator": "prototypes",
+    "weights and stored prototypes": "prototypes",
     "unlabelled images": "unlabelled",
     "labelled images, to train on": "all, labelled",
 }
@@ -50,11 +50,12 @@ def main(params: Params, compute: Compute) -> None:
     caption = (
         f"{output.protocol(params)}. No method saw these networks before. {output.ACCURACY} "
         "Parameters, bytes, multiply-adds and latency are those of one block. Bytes are float32's, "
-        "or, if quantised, those of packed codes and of a float32 scale and bias a channel. Latency "
-        f"is the time of an image among {SHOWN}, in plain PyTorch and one thread, where quantised "
-        "weights run as float32. Low-rank blocks have 12 biases beside their 324 weights. *Seconds* "
-        "are the clock's for a network among many; *once* is what a translator takes beforehand, "
-        "however many networks it compresses, training networks included. *Images* are what a "
+        "or, if quantised, those of packed codes and of a float32 scale and bias a channel. "
+        f"Latency is the time of an image among {SHOWN}, in plain PyTorch and one thread, where "
+        "quantised weights run as float32. Low-rank blocks have 12 biases beside their 324 "
+        "weights. *Seconds* are the clock's for a network among many; *once* is what a translator "
+        "takes beforehand, however many networks it compresses, training networks included. "
+        "*Images* are what a "
         "method takes for a network, *updates* the training steps it takes: a translator's are "
         "taken once. The paper's re-training mirrors images as the networks' own training does; "
         f"Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) does not. "
