@@ -48,8 +48,7 @@ def materialise(params: Params) -> None:
 
 
 def measure(params: Params, compute: Compute) -> None:
-    """Write results/augment: accuracy of large and small blocks on held-back images as m and n
-    grow."""
+    """Write results/augment: accuracy of both blocks on held-back images as m and n grow."""
     networks = Pairs(PAIRS / "selection").read(first=MEASURED_NETWORKS)
     images = image_set("main", "held_back")
     for what in ("masking", "noise"):

@@ -64,8 +64,7 @@ def run(repo: Repo, grid: str, stages: list[Stage], cluster: Cluster, compute: C
 
 
 def run_command(folder: str, commands: list[list[str]], variables: dict, index: int) -> Weights:
-    """Run `python -m module arguments` in this process, so that killing it leaves no child
-    behind."""
+    """Run `python -m module arguments` in this process: killing it leaves no child behind."""
     _, _, module, *arguments = commands[index]
     try:
         os.chdir(folder)

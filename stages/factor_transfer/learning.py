@@ -89,7 +89,7 @@ def trained(
     """Train the learners; inside this context the resumable work still exists.
 
     Several networks are trained side by side, one on each CPU core: threads that share the small
-        operations of one network wait for each other most of the time if the cores have other work.
+    operations of one network wait for each other most of the time if the cores have other work.
 
     Args:
         key: what the result depends on beside the training and the images.
