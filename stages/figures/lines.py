@@ -191,7 +191,8 @@ def training_of_sizes(table: pd.DataFrame) -> Figure:
 def losses_of_students(curves: pd.DataFrame, labels: dict[str, str]) -> Figure:
     """Cross-entropy with the labels on training images, over epochs: all seeds, and their mean.
 
-    Lines that coincide stay visible: every later one is thinner than those below it.
+    The first method's line is broad and the others, above it, are thin and mostly broken, so that
+    all are visible where they coincide.
 
     Args:
         curves: columns `method`, `seed`, `epoch` and `cross_entropy`; of the teacher only the
@@ -201,7 +202,6 @@ def losses_of_students(curves: pd.DataFrame, labels: dict[str, str]) -> Figure:
     figure, (ax,) = style.new(height=4.4)
     last = curves.loc[curves["method"] != TEACHER, "epoch"].max()
     shades = (style.GREY, style.ORANGE, style.BLUE, style.GREEN, style.PURPLE)
-    widths = np.linspace(6, 1.6, len(labels))
     for i, (method, label) in enumerate(labels.items()):
         own = curves[(curves["method"] == method) & (curves["epoch"] <= last)]
         by_epoch = own.pivot(index="epoch", columns="seed", values="cross_entropy")
@@ -209,7 +209,8 @@ def losses_of_students(curves: pd.DataFrame, labels: dict[str, str]) -> Figure:
             ax.plot(by_epoch.index, by_epoch, "k:", linewidth=1.5, label=label)
             continue
         ax.plot(by_epoch.index, by_epoch, color=shades[i], linewidth=0.6, alpha=0.5)
-        how = {"marker": MARKERS[i], "markersize": 4 + widths[i], "linewidth": widths[i]}
+        how = {"marker": MARKERS[i], "markersize": 9 if i == 0 else 5}
+        how |= {"linewidth": 6 if i == 0 else 2, "linestyle": LINES[max(0, i - 1) % len(LINES)]}
         ax.plot(by_epoch.index, by_epoch.mean(axis=1), color=shades[i], label=label, **how)
     ax.set(xlabel="epoch", ylabel="cross-entropy, training images")
     style.whole_ticks(ax)

@@ -94,7 +94,7 @@ def log_scale(ax: Axes, axis: str) -> None:
     ax.set(**{f"{axis}scale": "log"})
     ticks = getattr(ax, f"{axis}axis")
     ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    ticks.set_major_locator(LogLocator(numticks=5))  # with room for their labels
+    ticks.set_major_locator(LogLocator(numticks=5 if axis == "x" else 9))  # labels have room
     ticks.set_minor_locator(NullLocator())
 
 

@@ -1,9 +1,17 @@
 """The results page: every table and figure of the paper and of our own, at every scale, in one."""
 
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
 from kt.ensemble import Compute
+from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.tables import output
+from stages.tables.findings import findings
 
 TITLES = {
     "table1": "Table 1: what other methods of compression leave, cost and need",
@@ -14,7 +22,7 @@ TITLES = {
     "table6": "Table 6: other kinds of small blocks",
     "figure4": "Figure 4: MLP, attention and convolution translators of equal cost",
     "figure5": "Figure 5: feature maps",
-    "figure6": "Figure 6: training of deep and wide translators",
+    "figure6": "Figure 6: training of small and wide translators",
     "figure7": "Figure 7: accuracies of all test networks",
     "figure8": "Figure 8: networks trained on part of the images",
     "usps": "Section 5.5: transfer to another set of images",
@@ -25,76 +33,37 @@ TITLES = {
 }
 COMMANDS = {"cost": "python -m benchmarks.cost paper"}
 """Of what is no stage."""
-FEW_PAIRS = (
-    "With the few pairs of the small scales the paper's mixers learn little more than that the "
-    "average small block is nearly zero: the chosen epoch does about what the identity block does, "
-    "whatever size, dropout, schedule or augmentation. The paper's own numbers need its 300,000 "
-    "pairs: scale `paper`, whose [cost](#cost) no CPU pays. `merge`, ours, learns from behaviour "
-    "instead of weights and needs a few networks only."
+NOTES = Path("tables/notes")
+"""What people conclude from a table: `<table>.md`, which begins with `<date> · <scales>`."""
+FEW_PAIRS = "few_pairs"
+"""The note that other notes refer to."""
+HEAD = re.compile(
+    r"(?P<date>\d{4}-\d{2}-\d{2}) · (?P<scales>\w+(, \w+)*)\n\n(?P<text>.+)", re.DOTALL
 )
-WHY = "The likely reason: [few pairs](#few-pairs)."
-REMARKS = {
-    "table1": (
-        "The paper ticks and crosses; here is what it comes to. Without labels and with the small "
-        "block's shape, `merge` leads: on MNIST by far (7 points before refitted pruning, which "
-        "looks at images), on the digits beside it. Quantisation to 4 bits or more costs a point "
-        "at most, but the architecture stays. With labels, steps of Adam do better; translation "
-        "takes less time than they do from hundreds (digits) or thousands (MNIST) of networks on."
-    ),
-    "table2": "The counts agree with the paper's, whose 3.90 and 4.11 are cut off, not rounded.",
-    "table3": (
-        "Agrees: small blocks of other networks, drawn at random or of the nearest one, do worse "
-        "than random initialisation. Does not: the paper's mixers without dropout reach 45 to "
-        f"47 %, far above the wide one; ours all stay near the identity block. {WHY}"
-    ),
-    "table4": (
-        "Does not agree: in the paper more epochs, and dropout with them, lift the large mixer "
-        f"from 45 to 52 %; here they change nothing. {WHY}"
-    ),
-    "table5": (
-        "Does not agree: in the paper few pairs cost 14 points, and masking and noise make up for "
-        "them; here no row is clearly above the identity block, where the mixer with all pairs "
-        f"stands as well. {WHY}"
-    ),
-    "table6": f"Agrees in sign: translation is better than random initialisation. {WHY}",
-    "figure4": (
-        "Agrees: the MLP's training loss is the lowest. On pairs that they did not see, which the "
-        "paper does not show, none is ever notably better than always answering with the mean "
-        f"small block, and all end worse: what falls is memory. {WHY}"
-    ),
-    "figure5": (
-        "The identity block would pass on what the former block made; this translation hardly "
-        f"differs from it. {WHY}"
-    ),
-    "figure6": f"In the paper the deep one ends 15 points above the wide one. {WHY}",
-    "figure7": (
-        "The paper's mixer hardly moves the histogram where the paper's own moved it by 25 points; "
-        f"`merge` moves it past most of the way to re-training. {WHY}"
-    ),
-    "figure8": f"The mixer's gains are small at every fraction, `merge`'s are not. {WHY}",
-    "usps": f"The mixer gains less than the paper's 11.11 points, `merge` far more. {WHY}",
-}
-"""What agrees with the paper, what does not, and the likely reason."""
 
 
 def main(params: Params, compute: Compute) -> None:
     lines = [
         "# Results",
         "",
-        "Every table and figure of the paper beside ours, then our own; a command makes each anew "
-        "at the scale that `params.yaml` names. What is missing at a scale has not been run there.",
+        "This page shows every table and figure of the paper beside ours, then our own. A command "
+        "makes each anew at the scale that `params.yaml` names. A scale at which a table has not "
+        "been run has no section.",
+        "",
+        "*The numbers say* is computed from the tables. One mean is *ahead of* or *behind* another "
+        "if their 95 % intervals do not overlap; else it is *within the interval of* it. A *note* "
+        "is what somebody concluded on a day, for the scales that it names.",
         "",
         *(f"* [{title}](#{name})" for name, title in TITLES.items()),
         "",
         '<a id="few-pairs"></a>',
-        "",
-        FEW_PAIRS,
+        *note(FEW_PAIRS),
     ]
     for name, title in TITLES.items():
         lines += ["", f'<a id="{name}"></a>', "", f"## {title}", "", command(name)]
-        lines += ["", REMARKS[name]] if name in REMARKS else []
         for scale in params.scales:
-            lines += section(scale, name)
+            lines += section(output.TABLES / scale, name)
+        lines += note(name)
     (output.TABLES / "README.md").write_text("\n".join(lines) + "\n")
 
 
@@ -102,14 +71,35 @@ def command(name: str) -> str:
     return f"`{COMMANDS.get(name, f'dvc repro tables/dvc.yaml:{name}')}`"
 
 
-def section(scale: str, name: str) -> list[str]:
-    """What there is of a table at a scale: its caption and rows, and its figure."""
-    page = output.TABLES / scale / f"{name}.md"
+def section(folder: Path, name: str) -> list[str]:
+    """What there is of a table at a scale: figure, caption, rows, and what they say."""
+    page = folder / f"{name}.md"
     if not page.exists():
         return []
-    figure = [f"![{TITLES[name]}, scale {scale}]({scale}/{name}.png)", ""]
-    drawn = page.with_suffix(".png").exists()
-    return ["", f"### Scale {scale}", "", *(figure if drawn else []), page.read_text().rstrip()]
+    lines = ["", f"### {TITLES[name].partition(':')[0]} at scale {folder.name}", ""]
+    if page.with_suffix(".png").exists():
+        lines += [f"![{TITLES[name]}, scale {folder.name}]({folder.name}/{name}.png)", ""]
+    metrics = json.loads(page.with_suffix(".json").read_text())
+    table = pd.read_csv(page.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    lines.append(page.read_text().rstrip())
+    if said := findings(name, metrics, table):
+        lines += ["", "The numbers say:", "", *(f"* {words}" for words in said)]
+    return lines
+
+
+def note(name: str) -> list[str]:
+    """The note on a table, if there is one, with its date and the scales that it was written for.
+
+    Raises:
+        KTError: it has no date or no scales.
+    """
+    path = NOTES / f"{name}.md"
+    if not path.exists():
+        return []
+    if (found := HEAD.fullmatch(path.read_text().rstrip())) is None:
+        raise KTError(f"{path}: begins with no line like `2026-11-27 · quick, mnist`")
+    head = f"**Note of {found['date']} (scales {found['scales']}).**"
+    return ["", f"{head} {found['text']}"]
 
 
 if __name__ == "__main__":
