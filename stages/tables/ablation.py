@@ -26,7 +26,7 @@ def main(params: Params, compute: Compute) -> None:
         "*Seen* is the mean accuracy of networks that the translator was trained on. *Training* "
         "takes seconds without evaluations, *a block* what translating or pruning one network "
         f"takes. {output.given(params)} "
-        f"{output.trained_with({row['label']: row['updates'] for row in trained.values()})}"
+        f"{output.trained_with({'at most': max(row['updates'] for row in trained.values())})}"
     )
     metrics = {
         name: row["translation"] | ({"training": row["training"]} if "training" in row else {})
@@ -45,6 +45,7 @@ def in_words(row: dict, baselines: dict) -> dict[str, str]:
         "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
         "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",
         "networks": row.get("networks", ""),
+        "updates": row.get("updates", ""),
         "training, s": f"{row['seconds']:.0f}" if "seconds" in row else "",
         "a block, ms": f"{seconds * 1000:.1f}" if seconds is not None else "",
     }

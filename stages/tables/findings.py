@@ -182,7 +182,7 @@ def ablation(metrics: dict, table: pd.DataFrame) -> list[str]:
 def epochs(metrics: dict, table: pd.DataFrame) -> list[str]:
     return [
         standing(
-            f"With networks of {name.removesuffix('_epochs')} epochs, translation",
+            f"With networks of {name.replace('_', ' ').replace('1 epochs', '1 epoch')}, translation",
             result["translation"],
             {BLOCKS[key]: result[key] for key in ("retrained", "large")},
         )
