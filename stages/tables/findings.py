@@ -180,9 +180,10 @@ def ablation(metrics: dict, table: pd.DataFrame) -> list[str]:
 
 
 def epochs(metrics: dict, table: pd.DataFrame) -> list[str]:
+    words = {name: name.replace("_", " ").replace("1 epochs", "1 epoch") for name in metrics}
     return [
         standing(
-            f"With networks of {name.replace('_', ' ').replace('1 epochs', '1 epoch')}, translation",
+            f"With networks of {words[name]}, translation",
             result["translation"],
             {BLOCKS[key]: result[key] for key in ("retrained", "large")},
         )
