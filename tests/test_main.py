@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import kt
+from kt.__main__ import main
 from kt.networks.blocks import Network, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.run.errors import KTError
@@ -134,16 +136,21 @@ def test_counts_are_those_of_the_shapes():
     assert parameter_count(Network()) == 66 + 672 + 5986
 
 
-def test_a_network_is_trained_and_translated_by_what_comes_with_the_package(tmp_path):
-    done = run(tmp_path, "train", "-o", "network.safetensors")
-    assert done.returncode == 0, done.stderr
-    done = run(tmp_path, "translate", "network.safetensors", "-o", "small.safetensors")
-    assert done.returncode == 0, done.stderr
+def test_a_network_is_trained_and_translated_by_what_comes_with_the_package(
+    tmp_path, monkeypatch, capsys
+):
+    large, small = tmp_path / "network.safetensors", tmp_path / "small.safetensors"
+    for arguments in (["train", "-o", large], ["translate", large, "-o", small]):
+        monkeypatch.setattr(sys, "argv", ["kt", *map(str, [*arguments, "--images", "digits"])])
+        main()
+    printed = [float(percent) for percent in re.findall(r"([\d.]+) %", capsys.readouterr().out)]
+    trained, before, after = printed
     _, test = kt.load_images("digits")
-    large = kt.load_network(tmp_path / "network.safetensors")
-    small = Network("conv")
-    small.load_state_dict(load_file(tmp_path / "small.safetensors"), strict=False)
-    assert kt.accuracy(large, test) > 85 and kt.accuracy(small.eval(), test) > 65
+    compressed = Network("conv")
+    compressed.load_state_dict(load_file(small), strict=False)
+    measured = kt.accuracy(kt.load_network(large), test), kt.accuracy(compressed.eval(), test)
+    assert trained == before and measured == pytest.approx((before, after), abs=0.01)
+    assert before > 85 and after > 65
 
 
 def test_public_names_are_those_that_type_checkers_see():
