@@ -12,7 +12,7 @@ from stages.tables import cell, grid_cell, paper
 
 TABLE = "table5"
 WHOLE = "table3"
-"""Its cells are what the whole set of pairs gives, without augmentation."""
+"""Its cells show the translator with all pairs, without augmentation."""
 KINDS = ("none", "masking", "noise")
 
 

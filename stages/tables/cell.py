@@ -1,4 +1,4 @@
-"""A cell of a table: a translator trained with changed parameters, and what it reaches."""
+"""A cell of a table: train a translator with changed parameters, and measure it."""
 
 import json
 from pathlib import Path
@@ -15,16 +15,16 @@ from stages.tables import output
 
 CELLS = Path("tables/cells")
 MEASURED = 64
-"""Training networks that are evaluated too, at most: a gap to unseen ones is memorising."""
+"""Training networks to evaluate, at most: a gap between them and unseen ones shows memorising."""
 
 
 def write(params: Params, name: str, content: dict) -> None:
-    """Keep a cell of the active scale: `ablation/mixer`, say."""
+    """Write a cell of the active scale, for example `ablation/mixer`."""
     runtime.write_json(CELLS / params.scale / f"{name}.json", content)
 
 
 def read(params: Params, name: str) -> dict:
-    """The cell that `write` kept."""
+    """Read the cell that `write` wrote."""
     return json.loads((CELLS / params.scale / f"{name}.json").read_text())
 
 

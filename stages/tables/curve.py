@@ -16,9 +16,9 @@ from stages.tables.curve_store import Curve
 
 LEVELS = ("random_initialisation", "retrained")
 NETWORKS = "_networks"
-"""Ends the name of a point among the metrics."""
+"""Suffix of a point's name among the metrics."""
 MARKS = (85, 95)
-"""Shares of the gap in percent for which the number of networks is asked."""
+"""Shares of the gap, in percent, for which the fit gives the number of networks."""
 
 
 def main(params: Params, compute: Compute) -> None:

@@ -1,6 +1,6 @@
 """Train and measure the default translator on a number of networks: a point of the curve.
 
-Every point makes as many steps, so that all cost the same.
+Every point makes the same number of steps, so that all cost the same.
 """
 
 from kt.ensemble import Compute

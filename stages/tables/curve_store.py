@@ -1,6 +1,6 @@
-"""Train the networks of the learning curve: as many as its largest point asks for.
+"""Train the networks of the learning curve: as many as its largest point needs.
 
-They are those of `generate_train` and more; without small blocks, which `merge` does without.
+They are those of `generate_train` and more, without small blocks, which `merge` does not need.
 """
 
 from typing import Annotated

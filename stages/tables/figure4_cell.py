@@ -30,7 +30,7 @@ KINDS = {
     "convolution": (Convolution, SequenceConfig),
 }
 TOLERANCE = 0.05
-"""How much more than the cheapest the costliest translator may take."""
+"""How much more the costliest translator may take than the cheapest."""
 
 
 def main(params: Params, compute: Compute, kind: str) -> None:
@@ -56,7 +56,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
         runtime.progress_bar(training.epochs, kind, "epoch") as bar,
     ):
         checkpoint = kept / "checkpoint.pt"
-        # No epoch is chosen: the curve is what is looked at.
+        # No epoch is chosen: only the curve matters.
         fitted = fit(
             model, objective, training, evaluate, "epoch", checkpoint, lambda _: bar.update()
         )

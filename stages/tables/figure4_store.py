@@ -1,4 +1,4 @@
-"""Training pairs for the paper's Figure 4: generate_train's, or like them where it takes more."""
+"""Training pairs for the paper's Figure 4: those of generate_train, or more of the same kind."""
 
 from pydantic import model_validator
 
@@ -53,10 +53,10 @@ class Compared(Strict):
 
     @classmethod
     def of(cls, params: Params) -> "Compared":
-        """The parameters, which have what the active scale needs.
+        """The parameters, checked for the active scale.
 
         Raises:
-            KTError: they do not.
+            KTError: they lack something that it needs.
         """
         chosen = params.table(TABLE, cls)
         chosen.pairs_at(params)
@@ -64,7 +64,7 @@ class Compared(Strict):
         return chosen
 
     def pairs_at(self, params: Params) -> int:
-        """How many are learned from at the active scale."""
+        """Number of pairs at the active scale."""
         return at_scale(params, f"{TABLE}.pairs", self.pairs)
 
     def batch_size_at(self, params: Params) -> int:

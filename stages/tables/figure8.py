@@ -1,4 +1,4 @@
-"""Figure 8 of the paper: what translation gains in networks trained on part of the images."""
+"""Figure 8 of the paper: the gain of translation in networks trained on part of the images."""
 
 from pathlib import Path
 

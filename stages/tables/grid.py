@@ -29,7 +29,7 @@ def main(params: Params, compute: Compute, table: str) -> None:
         f"{output.trained_with({'mixers': result['updates'], LABEL: merge['updates']})} "
         f"{output.given(params)} {printed.RULES}"
     )
-    columns = list(rows[-1])  # what needs no translator has fewer
+    columns = list(rows[-1])  # blocks that need no translator have fewer columns
     lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     output.write(params, table, caption, metrics, lines)
 

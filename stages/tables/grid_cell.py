@@ -12,7 +12,7 @@ from stages.tables import cell, paper
 from stages.tables.scales import at_scale
 
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
-"""Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
+"""A rate of dropout. An integer stays an integer: DVC names a cell as it is written, 0 or 0.0."""
 
 
 class Grid(Strict):
@@ -24,7 +24,7 @@ class Grid(Strict):
 
 
 def epochs(params: Params, table: str) -> int:
-    """Of every cell's training at the active scale."""
+    """Epochs of every cell's training at the active scale."""
     return at_scale(params, f"{table}.epochs", params.table(table, Grid).epochs)
 
 

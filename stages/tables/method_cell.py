@@ -1,4 +1,4 @@
-"""Some rows of the measured Table 1: a family of methods, tried on networks new to them."""
+"""Some rows of the measured Table 1: a family of methods, tried on unseen networks."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ def main(params: Params, compute: Compute, family: str) -> None:
 
 
 def numbers(row: Row, params: Params, compute: Compute) -> dict:
-    """What Table 1 says of a method."""
+    """A method's row of Table 1."""
     block = part(row.networks, "block")
     kind = "large" if "bn1.weight" in block else params.target
     accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
@@ -56,13 +56,13 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
 
 
 def size(module: nn.Module) -> int:
-    """How many numbers a module keeps, batch norm's statistics among them."""
+    """How many numbers a module stores, batch norm's statistics included."""
     return sum(tensor.numel() for tensor in weights(module).values())
 
 
 @torch.no_grad()
 def latency(module: nn.Module, maps: torch.Tensor) -> float:
-    """Seconds that a block takes for an image, of many together: plain PyTorch in one thread."""
+    """Seconds that a block takes for one image of a batch, in plain PyTorch and one thread."""
     with one_thread():
         module(maps)
         taken = []

@@ -38,7 +38,7 @@ from stages.tables.scales import at_scale
 
 TABLE = "table1"
 MIXER = "large"
-"""The size of the paper's mixer that is compared: its best."""
+"""The paper's mixer of its best size is compared."""
 LEARNED = {"images": "all, labelled", "retrains": True, "any_architecture": True}
 """What is true of every method that trains a network's small block."""
 
@@ -54,7 +54,7 @@ class Table1(Strict):
 
 @dataclass(frozen=True)
 class Row:
-    """What a method made of the networks.
+    """The networks after a method has compressed them.
 
     Attributes:
         label: the method in words.
@@ -65,7 +65,7 @@ class Row:
         updates: training steps for it; of a translator, those of its own training.
         retrains: whether a network is trained anew for it.
         any_architecture: whether the block may be of another kind than the large one.
-        once: seconds of compute for all the networks that it is ever going to compress.
+        once: seconds of compute in all, however many networks it compresses.
         bytes: of the block, and of the former and latter blocks; None: all are float32.
     """
 
@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every method is given: networks to compress, training images, and parameters."""
+    """The input of every method: networks to compress, training images, and parameters."""
 
     params: Params
     compute: Compute
@@ -131,7 +131,7 @@ def large(setting: Setting) -> dict[str, Row]:
 
 
 def low_rank_blocks(setting: Setting) -> dict[str, Row]:
-    """Multiplied out for their evaluation; kept, run and counted as chains."""
+    """Low-rank blocks: multiplied out to evaluate them, but stored, timed and counted as chains."""
     methods = {
         "spatial_svd": ("spatial SVD", low_rank.spatial_svd, separable, SPATIAL_RANKS),
         "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, TUCKER_RANKS),
@@ -199,7 +199,7 @@ def int8(setting: Setting) -> Row:
 
 
 def retrained(setting: Setting) -> dict[str, Row]:
-    """The paper's step 2 once more, and re-training by fewer steps of Adam."""
+    """Re-training by the paper's step 2, and by fewer steps of Adam."""
     params = setting.params
     recipe = plan(params, TABLE, len(setting)).recipe
     drawn = [seeds.derive(params.seed, TABLE, "small block", i) for i in range(len(setting))]
@@ -220,7 +220,7 @@ def retrained(setting: Setting) -> dict[str, Row]:
 def distilled(
     setting: Setting, label: str, method: Callable[[Retraining, Weights], Weights]
 ) -> Row:
-    """Re-training from fresh blocks, the same for every method, by few steps of Adam."""
+    """Re-training by few steps of Adam, from the same fresh blocks for every method."""
     params, count = setting.params, len(setting)
     steps, seed = params.table(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
     how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
@@ -247,8 +247,8 @@ def mixer(setting: Setting) -> dict[str, Row]:
 def translated(setting: Setting, label: str, change: Change) -> Row:
     """Knowledge Translation by a translator that is trained first.
 
-    What that takes counts once: the networks to learn from and to choose the epoch on, the small
-    blocks that only the mixer needs, and the training, evaluations aside.
+    Its cost counts once: the networks to learn from and to choose the epoch, the small blocks that
+    only the mixer needs, and the training without evaluations.
     """
     params, compute = setting.params.changed(change, f"tables.{TABLE}"), setting.compute
     count = params.active.train.pairs
@@ -256,7 +256,7 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     training = sum(count / record["samples_per_second"] for record in trained.fitted.history)
     networks = count + params.active.networks.selection
     step_1, step_2 = seconds_of_steps(setting)
-    mixer = params.model.kind == "mixer"  # merge does without small blocks, other kinds of them too
+    mixer = params.model.kind == "mixer"  # merge needs no small blocks
     once = networks * step_1 + (count * step_2 if mixer else 0) + training
 
     def translate() -> Weights:

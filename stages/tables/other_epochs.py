@@ -1,4 +1,4 @@
-"""The default translator on networks trained for another number of epochs than its own."""
+"""Measure the default translator on networks trained for another number of epochs."""
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary

@@ -35,12 +35,12 @@ ACCURACY = (
 
 
 def folder(params: Params) -> Path:
-    """Where the active scale's tables are."""
+    """The folder of the active scale's tables."""
     return TABLES / params.scale
 
 
 def spread(summary: dict) -> str:
-    """A mean with its interval, as tables show it."""
+    """A mean with its interval, as text."""
     return f"{summary['mean']:.2f} ± {summary['ci95']:.2f}"
 
 

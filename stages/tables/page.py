@@ -32,7 +32,7 @@ TITLES = {
     "cost": "What all of this costs",
 }
 COMMANDS = {"cost": "python -m benchmarks.cost paper"}
-"""Of what is no stage."""
+"""The command behind numbers that no stage makes."""
 NOTES = Path("tables/notes")
 """What people conclude from a table: `<table>.md`, which begins with `<date> · <scales>`."""
 FEW_PAIRS = "few_pairs"

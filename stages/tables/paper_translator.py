@@ -1,4 +1,4 @@
-"""The paper's translator in one size, trained and kept for the figures that look closer at it."""
+"""Train the paper's translator in one size, for the figures that look closer at it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the paper printed, and how a row of ours stands beside it."""
+"""The paper's numbers, and rows of ours beside them."""
 
 from stages.figures.style import LABELS
 from stages.tables import output
@@ -46,13 +46,13 @@ RULES = (
 
 
 def accuracy(table: str, size: str, dropout: float) -> str:
-    """A cell of the paper's Table 3 or 4; nothing for one that it does not have."""
+    """The paper's number in Table 3 or 4; empty if there is none."""
     cells = dict(zip(DROPOUT, GRIDS[table].get(size, ()), strict=False))
     return cells.get(dropout, "")
 
 
 def row(label: str, result: dict, baselines: dict[str, dict], printed: str = "") -> dict:
-    """A translator's line in a table: both rules for the epoch, and the paper's number beside.
+    """A translator's row in a table: both rules for the epoch, and the paper's number.
 
     Args:
         result: what `stages.tables.cell.measured` says.
@@ -72,7 +72,7 @@ def row(label: str, result: dict, baselines: dict[str, dict], printed: str = "")
 
 
 def references(baselines: dict[str, dict]) -> list[dict]:
-    """The lines of the blocks that need no translator, those that there are."""
+    """The rows of the blocks that need no translator, as far as they were measured."""
     return [
         {
             "translator": LABELS[name],

@@ -5,10 +5,10 @@ from stages.common.base.params import Params
 
 
 def at_scale(params: Params, name: str, values: dict[str, int]) -> int:
-    """What the parameter `tables.<name>` says for the active scale.
+    """The value of the parameter `tables.<name>` for the active scale.
 
     Raises:
-        KTError: nothing.
+        KTError: it has none.
     """
     if params.scale not in values:
         raise KTError(

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, measured: what each method of compression leaves, costs and needs."""
+"""Table 1 of the paper, measured: the accuracy, cost and needs of each method of compression."""
 
 import json
 from pathlib import Path

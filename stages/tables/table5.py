@@ -1,4 +1,4 @@
-"""Table 5 of the paper: what masking and noise do for a translator with few pairs."""
+"""Table 5 of the paper: the effect of masking and noise on a translator with few pairs."""
 
 import pandas as pd
 

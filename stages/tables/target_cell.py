@@ -1,4 +1,4 @@
-"""A row of Table 6: translation to another kind of small block, and that block left random."""
+"""A row of Table 6: translation to another kind of small block, beside random ones."""
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary

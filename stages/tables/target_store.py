@@ -30,7 +30,7 @@ class Targets(Strict):
 
 
 def change(params: Params, target: str) -> Change:
-    """The change of parameters that translates to another kind of block."""
+    """The parameters that change to translate to another kind of block."""
     table = params.table(TABLE, Targets)
     epochs = at_scale(params, f"{TABLE}.epochs", table.epochs)
     pairs = at_scale(params, f"{TABLE}.pairs", table.pairs)

@@ -1,4 +1,4 @@
-"""Section 5.5 of the paper: the same large blocks between blocks trained on other images."""
+"""Section 5.5 of the paper: large blocks between blocks that were trained on other images."""
 
 import json
 
