@@ -60,8 +60,8 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         return Work({step: count * passes * on for step in steps})
 
     def mixer(size: str, dropout: float, epochs: int, count: int, target: str = "conv") -> Work:
-        schedule = paper.mixer(params, size, epochs)["active"]["train"]["mixer"]
-        evaluations = -(-epochs // schedule["evaluate_every"])
+        every = params.changed(paper.mixer(params, size, epochs), "tables").schedule.evaluate_every
+        evaluations = -(-epochs // every)
         name = f"mixer {size}" + (", dropout" if dropout else "") + f" to {target}"
         return Work({name: epochs * count, "evaluation": evaluations * judged})
 
@@ -88,8 +88,9 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         for size, chosen in kept.items()
     }
     both = ("step 1", "step 2 conv")
-    merge = Work({"merge": train.merge.epochs * train.pairs})
-    merge["evaluation"] += judged * -(-train.merge.epochs // train.merge.evaluate_every)
+    own = params.translators["merge"].schedule[params.scale]
+    merge = Work({"merge": own.epochs * train.pairs})
+    merge["evaluation"] += judged * -(-own.epochs // own.evaluate_every)
     compared = figure4_store.Compared.of(params)
     learned = compared.epochs * compared.pairs_at(params)
     fractions = sum(params.partial.fractions)
@@ -164,14 +165,13 @@ class Rates:
 
     def _samples(self, name: str) -> float:
         """Of a translator's training: networks that `merge` looks at, or pairs."""
-        train = self.params.active.train
         if name == "merge":
             change = {"model": {"kind": "merge"} | self.params.table("merge", Merge).model_dump()}
             model = make_model(self.params.changed(change, "tables.merge"))
             model.prepare(self.networks, self.images, seeds.generator(0, "prototypes"))
             networks = self._on(self.networks)
             objective = BehaviourObjective(networks, self.images, "conv", self.compute)
-            return self._learned(model, objective, train.merge.batch_size)
+            return self._learned(model, objective, self._batch("merge"))
         if name in figure4_cell.KINDS:
             batch = figure4_store.Compared.of(self.params).batch_size_at(self.params)
             return self._learned_pairs(figure4_cell.matched(self.params)[name][0], "conv", batch)
@@ -179,7 +179,10 @@ class Rates:
         size, _, dropout = size.partition(", ")
         change = paper.mixer(self.params, size, 1, dropout=0.1 if dropout else 0.0)
         model = make_model(self.params.changed(change | {"target": target}, "tables"))
-        return self._learned_pairs(model, target, train.mixer.batch_size)
+        return self._learned_pairs(model, target, self._batch("mixer"))
+
+    def _batch(self, kind: str) -> int:
+        return self.params.translators[kind].schedule[self.params.scale].batch_size
 
     def _learned_pairs(self, model: torch.nn.Module, target: str, batch: int) -> float:
         batch = min(batch, MEASURED_BATCH)

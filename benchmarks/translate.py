@@ -15,7 +15,8 @@ import torch
 from kt.ensemble import Compute
 from kt.images import load_images
 from kt.networks.blocks import Network, initial_weights
-from kt.translators import Merge, MergeConfig, load_translator, translate
+from kt.translators import load_translator, translate
+from kt.translators.merge import Merge, MergeConfig
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from benchmarks.store import Files, write_files, write_shards
 from kt.networks.weights import Weights, part
 from kt.pairs.augment import augment
 from kt.pairs.store import Pairs
-from kt.translators import Mixer, MixerConfig
 from kt.translators.fit import Training, fit
 from kt.translators.losses import weight_mse
+from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 
 MASKING, NOISE = 0.05, 0.01

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from kt.networks.blocks import initial_weights
 from kt.pairs.store import Pairs, write_store
-from kt.translators import Mixer, MixerConfig
 from kt.translators.fit import Training, fit
+from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)

@@ -1,7 +1,6 @@
 """The parts of the translator's loss against closed forms, and what they do not depend on."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +14,10 @@ from kt.images import pixels
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, TARGETS, initial_weights
 from kt.networks.weights import part
-from kt.translators import Mixer, MixerConfig, losses
+from kt.translators import losses
 from kt.translators.fit import Training, fit
 from kt.translators.losses import LossWeights
+from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import BehaviourObjective, WeightObjective
 from tests.conftest import trained_networks
 from tests.test_ensemble import assembled
@@ -178,7 +178,7 @@ def loss_of(objective, model, epoch=0):
 def test_no_loss_of_an_equivariant_translator_depends_on_the_order_of_channels(
     only, networks, images, monkeypatch
 ):
-    shares = replace(LossWeights(weights=0.0), **{only: 1.0})
+    shares = LossWeights(**({"weights": 0.0} | {only: 1.0}))
     # Images are drawn after the orders, of which the plain objective draws none.
     monkeypatch.setattr(BehaviourObjective, "draw", lambda self: self.images)
     options = {"initial": initial_weights("conv", [5]), "align": only == "weights"}
@@ -217,7 +217,7 @@ def test_the_parts_add_up_with_their_weights_and_the_ramp(networks, images, monk
     weights = {"weights": 1.0, "behaviour": 0.5, "cross_entropy": 0.25, "features": 0.125}
     each = {
         name: loss_of(
-            combined(networks, images, replace(LossWeights(weights=0.0), **{name: 1.0})),
+            combined(networks, images, LossWeights(**({"weights": 0.0} | {name: 1.0}))),
             Equivariant(),
         )
         for name in weights

@@ -18,14 +18,12 @@ from kt.networks.blocks import Network, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.run.errors import KTError
 from kt.translators import (
-    Merge,
-    MergeConfig,
-    Mixer,
-    MixerConfig,
     compress,
     own_images,
     save_translator,
 )
+from kt.translators.merge import Merge, MergeConfig
+from kt.translators.mixer import Mixer, MixerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from kt.run.errors import KTError
+from stages.common import kinds
 from stages.common.base import params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
@@ -22,11 +23,12 @@ def test_every_scale_is_valid(tmp_path, scale):
 
 
 def test_the_paper_scale_is_the_papers_protocol():
-    paper = params.Params.model_validate(RAW | {"scale": "paper"}).active
+    loaded = params.Params.model_validate(RAW | {"scale": "paper"})
+    paper = loaded.active
     assert (paper.networks.train, paper.networks.test) == (300_000, 100)
     assert paper.recipe.model_dump() == {"epochs": 10, "batch_size": 128, "lr": 0.01}
     assert paper.train.pairs == 300_000
-    assert paper.train.mixer.model_dump() == {
+    assert loaded.translators["mixer"].schedule["paper"].model_dump() == {
         "epochs": 1000, "batch_size": 4096, "evaluate_every": 25
     }  # fmt: skip
 
@@ -35,11 +37,7 @@ def test_the_paper_scale_is_the_papers_protocol():
     ("key", "value", "message"),
     [
         ("train.dropout", 1.3, "train.dropout: got 1.3; input should be less than 1"),
-        ("train.mixer.lr", "1e-4", "train.mixer.lr: got '1e-4'.*write 0.0001"),
-        ("train.mixer.lr", 0, "train.mixer.lr: got 0; input should be greater than 0"),
-        ("train.merge.lr", float("inf"), "train.merge.lr: got inf"),
         ("train.schedule", "step", "train.schedule.*'cosine', 'linear' or 'constant'"),
-        ("train.merge.lrr", 1, "train.merge.lrr: unknown key; did you mean lr?"),
         ("surprise", 1, "surprise: unknown key; known here: augment, "),
         ("model.layers", 2.5, "model.layers: got 2.5; input should be a valid integer"),
         ("model.layers", True, "model.layers: got True"),
@@ -54,26 +52,12 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("scale", "huge", "scale is 'huge', which is none of"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
         (
-            "train.mixer.loss.align",
-            1,
-            "train.mixer.loss.align: got 1; input should be a valid boolean",
+            "model.kind",
+            "blend",
+            "model.kind is 'blend', which is none of translators: attention, convolution",
         ),
-        (
-            "train.mixer.loss.feature",
-            1,
-            "loss.feature: unknown key; did you mean features?",
-        ),
-        ("train.mixer.loss.weights", -1, "train.mixer.loss.weights: got -1"),
-        (
-            "train.mixer.loss.weights",
-            0.0,
-            "loss: none of weights, behaviour, cross_entropy and",
-        ),
-        (
-            "train.mixer.loss.difference",
-            True,
-            "loss.difference is true.*small_init shared",
-        ),
+        ("translators.merge.schedule.quick.epoch", 2, "schedule.quick.epoch: unknown.*epochs?"),
+        ("translators.merge.schedule", {}, "translators.merge.schedule.quick: missing"),
         ("scales.quick.train.pairs", 10**6, "train.pairs is 1000000, but networks.train only"),
         ("scales.quick.recipe.epoch", 2, "scales.quick.recipe.epoch: unknown.*mean epochs?"),
     ],
@@ -87,37 +71,78 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, key, value, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"mixer.train.lr": "1e-4"}, "translators.mixer.train.lr: got '1e-4'.*write 0.0001"),
+        ({"mixer.train.lr": 0}, "mixer.train.lr: got 0; input should be greater than 0"),
+        ({"merge.train.lr": float("inf")}, "translators.merge.train.lr: got inf"),
+        ({"merge.train.lrr": 1}, "merge.train.lrr: unknown key; did you mean lr?"),
+        ({"merge.model.prototypes": 0}, "merge.model.prototypes: got 0; input should be greater"),
+        ({"merge.model.layers": 2}, "translators.merge.model.layers: unknown key"),
+        ({"mixer.train.side": "left"}, "mixer.train.side: got 'left'.*'large', 'small' or 'both'"),
+        ({"mixer.train.loss.align": 1}, "loss.align: got 1; input should be a valid boolean"),
+        ({"mixer.train.loss.feature": 1}, "loss.feature: unknown key; did you mean features?"),
+        ({"mixer.train.loss.weights": -1}, "mixer.train.loss.weights: got -1"),
         (
-            {"augment.copies": 1, "train.mixer.loss.behaviour": 1.0},
-            "augment.copies is 1, but what networks do with augmented copies is unknown",
-        ),
-        (
-            {"target": "mlp", "model.kind": "mixer", "train.mixer.symmetry": True},
-            "train.mixer.symmetry is true, but target is 'mlp': it accepts conv, conv_bias",
-        ),
-        (
-            {"target": "attention", "model.kind": "mixer", "train.mixer.loss.align": True},
-            "train.mixer.loss.align is true, but target is 'attention'",
+            {"mixer.train.loss.weights": 0.0},
+            "train.loss: none of weights, behaviour, cross_entropy",
         ),
         (
             {
-                "train.mixer.loss.weights": 0.0,
-                "train.mixer.loss.features": 1.0,
-                "train.mixer.loss.ramp_epochs": 3,
+                "mixer.train.loss.weights": 0.0,
+                "mixer.train.loss.features": 1.0,
+                "mixer.train.loss.ramp_epochs": 3,
             },
-            "train.mixer.loss: weights is 0, so nothing counts before ramp_epochs 3",
+            "train.loss: weights is 0, so nothing counts before ramp_epochs 3",
+        ),
+        (
+            {"attention.model.heads": 5},
+            "attention.model: 5 heads do not divide a hidden size of 32",
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(tmp_path, values, message):
+def test_a_bad_value_of_a_kind_of_translator_is_named_in_one_line(tmp_path, values, message):
+    kind = next(iter(values)).split(".")[0]
+    raw = changed({f"translators.{key}": value for key, value in values.items()})
+    raw["model"]["kind"] = kind
+    loaded = load(tmp_path, raw)
     with pytest.raises(KTError, match=message) as caught:
-        load(tmp_path, changed(values))
+        kinds.configuration(loaded), kinds.learning(loaded)
     assert "\n" not in str(caught.value)
 
 
-def test_a_difference_goes_with_shared_initial_weights(tmp_path):
-    values = {"train.mixer.loss.difference": True, "generate.small_init": "shared"}
-    assert load(tmp_path, changed(values)).train.mixer.loss.difference
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"model.layers": 0, "model.kind": "mixer"},
+            "model.layers: got 0; input should be greater",
+        ),
+        ({"target": "mlp"}, "target is 'mlp', to which model.kind merge does not translate"),
+        (
+            {"model.kind": "mixer", "generate.small_blocks": False},
+            "small_blocks is false, but model.kind mixer learns from small blocks",
+        ),
+    ],
+)
+def test_what_a_kind_cannot_do_is_refused_in_one_line(tmp_path, values, message):
+    with pytest.raises(KTError, match=message) as caught:
+        kinds.configuration(load(tmp_path, changed(values)))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_kind_does_not_say_is_its_default(tmp_path):
+    loaded = load(tmp_path, changed({"model.kind": "attention", "train.dropout": 0.25}))
+    config, learning = kinds.configuration(loaded), kinds.learning(loaded)
+    assert (config.layers, config.hidden_size, config.dropout) == (8, 32, 0.25)
+    assert (config.heads, config.sequence_dim, config.target) == (4, 256, "conv")
+    assert learning.loss.weights == 1 and not learning.loss.looks
+
+
+def test_a_change_of_the_active_scale_is_one_of_its_schedule_too(tmp_path):
+    change = {"translators": {"merge": {"schedule": {"active": {"epochs": 7}}}}}
+    loaded = load(tmp_path, RAW)
+    changed = loaded.changed(change | {"active": {"train": {"pairs": 3}}}, "here")
+    assert (changed.schedule.epochs, changed.active.train.pairs) == (7, 3)
+    assert changed.schedule.batch_size == loaded.schedule.batch_size
 
 
 def changed(values):
@@ -132,7 +157,7 @@ def changed(values):
     return raw
 
 
-def test_checkpoints_are_further_pairs_and_the_mixer_needs_small_blocks(tmp_path):
+def test_checkpoints_are_further_pairs(tmp_path):
     raw = copy.deepcopy(RAW)
     raw["generate"] |= {"checkpoints": [3, 9], "small_blocks": False}
     raw["scales"]["quick"]["train"]["pairs"] = 3 * 128
@@ -140,16 +165,12 @@ def test_checkpoints_are_further_pairs_and_the_mixer_needs_small_blocks(tmp_path
     raw["scales"]["quick"]["train"]["pairs"] += 1
     with pytest.raises(KTError, match=r"pairs is 385, but networks[.]train only 128, each with 2"):
         load(tmp_path, raw)
-    raw["scales"]["quick"]["train"]["pairs"] = 128
-    raw["model"]["kind"] = "mixer"
-    with pytest.raises(KTError, match=r"small_blocks is false, but model[.]kind mixer learns"):
-        load(tmp_path, raw)
 
 
 def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
     raw = copy.deepcopy(RAW)
-    del raw["train"]["merge"]["lr"]
-    with pytest.raises(KTError, match=r"train\.merge\.lr: missing"):
+    del raw["train"]["dropout"]
+    with pytest.raises(KTError, match=r"train\.dropout: missing"):
         load(tmp_path, raw)
     with pytest.raises(KTError, match="not valid YAML"):
         load(tmp_path, "train: [1, 2\nmodel: {")

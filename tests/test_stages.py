@@ -150,7 +150,10 @@ def test_workers_and_chunk_size_change_no_byte(prepared):
     assert prepared.files("data/pairs", "data/augmented") == first
 
 
-@pytest.mark.parametrize(("kind", "target"), [("mixer", "mlp"), ("merge", "conv_bias")])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [("mixer", "mlp"), ("merge", "conv_bias"), ("attention", "conv"), ("convolution", "conv")],
+)
 def test_other_targets_run_through(prepared, kind, target):
     prepared.params["model"]["kind"] = kind
     prepared.params["target"] = target
@@ -160,8 +163,10 @@ def test_other_targets_run_through(prepared, kind, target):
 
 
 def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
-    model, train = prepared.params["model"], prepared.params["train"]["mixer"]
-    model |= {"kind": "mixer", "mixer": model["mixer"] | {"fold": True}}
+    mixer = prepared.params["translators"]["mixer"]
+    prepared.params["model"]["kind"] = "mixer"
+    mixer["model"]["fold"] = True
+    train = mixer["train"]
     prepared.params["generate"]["small_init"] = "shared"
     every = {"behaviour": 0.5, "cross_entropy": 0.1, "features": 0.1, "ramp_epochs": 2}
     every |= {"align": True, "standardise": True, "difference": True}
@@ -211,7 +216,8 @@ def train_long(project) -> None:
     source = project.folder / "kt" / "fit.py"
     code = source.read_text()
     source.write_text(code.replace("CHECKPOINT_SECONDS = 20", "CHECKPOINT_SECONDS = 0"))
-    project.params["scales"]["tiny"]["train"]["merge"] |= {"epochs": 30, "evaluate_every": 5}
+    schedule = project.params["translators"]["merge"]["schedule"]["tiny"]
+    schedule |= {"epochs": 30, "evaluate_every": 5}
     project.write_params()
 
 

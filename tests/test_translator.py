@@ -11,10 +11,10 @@ from kt.networks.cost import multiply_adds
 from kt.networks.weights import part
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
-from kt.translators import Mixer, MixerConfig, load_translator, save_translator, translate
+from kt.translators import load_translator, save_translator, translate
 from kt.translators.attention import Attention, AttentionConfig, SelfAttention
 from kt.translators.convolution import Convolution
-from kt.translators.mixer import PAPER_SIZES
+from kt.translators.mixer import PAPER_SIZES, Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 from kt.translators.sequence import PIECE
 

@@ -11,23 +11,23 @@ TINY = {
     "images": {"main": "digits", "transfer": "glyphs", "held_back": 1300},
     "networks": {"train": 8, "selection": 2, "test": 3, "partial": 2, "per_stream": 2},
     "recipe": {"epochs": 1, "batch_size": 64, "lr": 0.1},
-    "train": {
-        "pairs": 8,
-        "merge": {"epochs": 4, "batch_size": 4, "evaluate_every": 2},
-        "mixer": {"epochs": 4, "batch_size": 4, "evaluate_every": 2},
-    },
+    "train": {"pairs": 8},
 }
+SCHEDULE = {"epochs": 4, "batch_size": 4, "evaluate_every": 2}
+MODELS = {"merge": {"prototypes": 20}, "mixer": {"sequence_dim": 8, "channel_dim": 8}}
 
 
 def shrink(params: dict) -> dict:
     """The same parameters with one scale, `tiny`, and a tiny translator."""
     tiny = params | {"scales": {"tiny": copy.deepcopy(TINY)}, "scale": "tiny"}
-    model = params["model"]
-    tiny["model"] = model | {
-        "layers": 2,
-        "hidden_size": 8,
-        "merge": model["merge"] | {"prototypes": 20},
-        "mixer": model["mixer"] | {"sequence_dim": 8, "channel_dim": 8},
+    tiny["model"] = params["model"] | {"layers": 2, "hidden_size": 8}
+    tiny["translators"] = {
+        kind: section
+        | {
+            "model": section["model"] | MODELS.get(kind, {}),
+            "schedule": {"tiny": dict(SCHEDULE)},
+        }
+        for kind, section in params["translators"].items()
     }
     tiny["augment"] = params["augment"] | {"measure": [0.0, 0.1]}
     tiny["partial"] = {"fractions": [0.5]}

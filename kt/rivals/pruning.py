@@ -6,20 +6,17 @@ squares, so that the kept channels stand in for the others (He et al., 2017, and
 The small block `conv` has no biases: those of the folded batch norm are dropped.
 """
 
-from itertools import combinations
-
 import torch
 from torch import Tensor
 
 from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, block_shapes
+from kt.networks.blocks import CONVOLUTIONAL, HIDDEN, block_shapes
+from kt.networks.channels import SUBSETS, reading
 from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 
-SUBSETS = torch.tensor(list(combinations(range(CHANNELS), HIDDEN)))
-"""All ways to keep three of six hidden channels, (20, 3)."""
 IMAGES = 512
 """Unlabelled images that are enough to choose among prunings and to refit."""
 
@@ -90,14 +87,3 @@ def best_subset(
         answers = shown.outputs(kind, keep(wide, subset)).log_softmax(-1)
         losses.append(-(wanted * answers).sum(-1).mean(-1))  # divergence and a constant
     return keep(wide, SUBSETS[torch.stack(losses).argmin(0)])
-
-
-def reading(latter: Weights) -> Tensor:
-    """How strongly the outputs depend on the channels that latter blocks read, (N, 6, 6).
-
-    The metric of a squared error of these channels, by the squares of the linear layer's weights.
-    """
-    convolution, _ = symmetry.fold_norm(latter["conv.weight"], part(latter, "bn"))
-    convolution = convolution.flatten(2)  # (N, 12, 6)
-    weight = latter["fc.weight"].unflatten(2, (convolution.shape[1], -1)).square().sum((1, 3))
-    return torch.einsum("no,noc,nod->ncd", weight, convolution, convolution)

@@ -1,6 +1,11 @@
-"""Translators: modules from large-block weights to small-block weights, and their files."""
+"""Translators: modules from large-block weights to small-block weights, and their files.
 
+Each kind is one module: see `kt.translators.base`.
+"""
+
+import importlib
 import json
+import pkgutil
 from pathlib import Path
 
 import torch
@@ -9,14 +14,19 @@ from safetensors import SafetensorError, safe_open
 from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.blocks import Network, weights
-from kt.networks.weights import Weights, part, prefixed, stack_of_one
+from kt.networks.weights import (
+    Weights,
+    concatenated,
+    network_count,
+    part,
+    prefixed,
+    stack_of_one,
+    take,
+)
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
-from kt.translators.merge import Merge, MergeConfig
-from kt.translators.mixer import Mixer, MixerConfig
+from kt.translators.base import Translator, kind_named
 
-Translator = Mixer | Merge
-KINDS = {"mixer": (Mixer, MixerConfig), "merge": (Merge, MergeConfig)}
 METADATA = "translator"
 TRANSLATION_BATCH = 256
 
@@ -36,9 +46,8 @@ def load_translator(path: Path, device: torch.device | str = "cpu") -> Translato
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[METADATA])
-        kind = about.pop("kind")
-        make, configure = KINDS[kind]
-        model = make(configure(**about))
+        make = kind_named(about.pop("kind"))
+        model = make(make.Config(**about))
         model.load_state_dict(load_tensors(path))
     except FileNotFoundError:
         raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
@@ -54,23 +63,18 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
     """Small blocks for the large blocks of stacked networks, in batches; CPU tensors.
 
     Args:
-        networks: `large.*` (N, ...); `merge` also reads `former.*` and `latter.*`.
+        networks: `large.*` (N, ...), and `former.*` and `latter.*`, which some kinds do not read.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    count = len(networks["large.conv1.weight"])
-    batches = [
-        model.translate(
-            {name: t[at : at + TRANSLATION_BATCH].to(device) for name, t in networks.items()},
-            compute,
-        )
-        for at in range(0, count, TRANSLATION_BATCH)
+    pieces = [
+        slice(at, at + TRANSLATION_BATCH)
+        for at in range(0, network_count(networks), TRANSLATION_BATCH)
     ]
+    batches = [model.translate(take(networks, piece, device), compute) for piece in pieces]
     model.train(training)
-    return {
-        name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]
-    }
+    return {name: t.float().cpu() for name, t in concatenated(batches).items()}
 
 
 def own_images(model: Translator) -> ImageSet | None:
@@ -78,9 +82,10 @@ def own_images(model: Translator) -> ImageSet | None:
 
     They are synthetic, and what a translated block can be refined on where there are no images.
     """
-    if not isinstance(model, Merge):
+    images = model.own_images()
+    if images is None:
         return None
-    return ImageSet(model.prototypes.cpu(), torch.zeros(len(model.prototypes), dtype=torch.int64))
+    return ImageSet(images.cpu(), torch.zeros(len(images), dtype=torch.int64))
 
 
 def compress(model: Translator, network: Network) -> Network:
@@ -100,3 +105,7 @@ def compress(model: Translator, network: Network) -> Network:
     kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}
     compressed.load_state_dict(kept, strict=False)
     return compressed.eval()
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")  # it registers its kind, if it has one

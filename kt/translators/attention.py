@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kt.run.bounds import bounded
+from kt.run.errors import KTError
 from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceTranslator
 
 POSITION_STD = 0.02
@@ -15,7 +17,11 @@ POSITION_STD = 0.02
 class AttentionConfig(SequenceConfig):
     """Sizes of it; `heads` divides `hidden_size`."""
 
-    heads: int = 4
+    heads: int = bounded(4, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads:
+            raise KTError(f"{self.heads} heads do not divide a hidden size of {self.hidden_size}")
 
 
 class SelfAttention(nn.Module):
@@ -35,12 +41,14 @@ class SelfAttention(nn.Module):
         return self.dropout(self.write(found.transpose(1, 2).flatten(2)))
 
 
-class Attention(SequenceTranslator):
+class Attention(SequenceTranslator, kind="attention"):
     """A transformer's encoder: tokens are mixed by self-attention, which is told their positions.
 
     Attributes:
         position: (72, hidden size), learned and added to the tokens: kernels have an order.
     """
+
+    Config = AttentionConfig
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__(config)

@@ -19,7 +19,7 @@ class SequenceConvolution(nn.Module):
         return self.dropout(self.conv(x.transpose(1, 2)).transpose(1, 2))
 
 
-class Convolution(SequenceTranslator):
+class Convolution(SequenceTranslator, kind="convolution"):
     """Tokens are mixed by convolutions: after n layers each has seen its n neighbours either side.
 
     What is further apart first meets in the sequence head.

@@ -13,7 +13,7 @@ from torch import nn
 from kt.networks.weights import Weights
 from kt.run import checkpoint, distributed, seeds
 from kt.run.optimizer import SGD, Adam
-from kt.translators.objectives import BehaviourObjective, WeightObjective
+from kt.translators.objectives import Objective
 
 Record = dict[str, Any]
 CHECKPOINT_SECONDS = 20
@@ -82,7 +82,7 @@ class Fitted:
 
 def fit(
     model: nn.Module,
-    objective: WeightObjective | BehaviourObjective,
+    objective: Objective,
     training: Training,
     evaluate: Callable[[nn.Module], Record],
     select_by: str,
@@ -122,7 +122,7 @@ def fit(
         optimizer.lr = training.learning_rate(epoch)
         torch.manual_seed(seeds.derive(training.seed, "translator", "epoch", epoch))
         order = torch.randperm(count)
-        if distributed.rank() and isinstance(objective, WeightObjective):
+        if distributed.rank() and objective.draws_for_samples:
             # Masks, noise and dropout of its own; networks are shown the same images everywhere.
             torch.manual_seed(seeds.derive(training.seed, "epoch", epoch, distributed.rank()))
         model.train()

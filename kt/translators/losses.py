@@ -13,6 +13,8 @@ from kt.ensemble import Shown
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
 from kt.networks.weights import Weights, concatenated, network_count
+from kt.run.bounds import bounded
+from kt.run.errors import KTError
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,22 @@ class LossWeights:
         ramp_epochs: over which the last three grow linearly from 0: weights lead the way at first.
     """
 
-    weights: float = 1.0
-    behaviour: float = 0.0
-    cross_entropy: float = 0.0
-    features: float = 0.0
-    ramp_epochs: int = 0
+    weights: float = bounded(1.0, ge=0)
+    behaviour: float = bounded(0.0, ge=0)
+    cross_entropy: float = bounded(0.0, ge=0)
+    features: float = bounded(0.0, ge=0)
+    ramp_epochs: int = bounded(0, ge=0)
+
+    def __post_init__(self) -> None:
+        if not (self.weights or self.looks):
+            raise KTError("none of weights, behaviour, cross_entropy and features counts")
+        if self.ramp_epochs and not self.weights:
+            raise KTError(f"weights is 0, so nothing counts before ramp_epochs {self.ramp_epochs}")
+
+    @property
+    def looks(self) -> bool:
+        """Whether any part looks at what networks do."""
+        return max(self.behaviour, self.cross_entropy, self.features) > 0
 
     def at(self, epoch: int) -> dict[str, float]:
         """The parts that count in an epoch, from 0, and how much."""

@@ -1,7 +1,5 @@
 """The paper's translator: an MLP-Mixer from large-block to small-block weights (Section 4.2)."""
 
-from dataclasses import asdict
-
 from torch import nn
 
 from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceMLP, SequenceTranslator
@@ -16,12 +14,8 @@ PAPER_SIZES = {
 """Table 2: 1,385,965, 2,741,293, 4,096,621 and 4,316,605 parameters."""
 
 
-class Mixer(SequenceTranslator):
+class Mixer(SequenceTranslator, kind="mixer"):
     """Tokens are mixed by an MLP along the sequence (Tolstikhin et al., 2021)."""
 
     def token_mixing(self) -> nn.Module:
         return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)
-
-    def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file."""
-        return {"kind": "mixer"} | asdict(self.config)

@@ -4,10 +4,11 @@ An objective has samples, `len(objective)`, and adds the gradient of its loss on
 translator's: `objective.backward(model, index, epoch)`. `kt.translators.fit` does the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,37 @@ from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS
-from kt.networks.weights import Weights, network_count, part, take
+from kt.networks.weights import Rows, Weights, network_count, part, take
 from kt.pairs.augment import Side, augment
-from kt.pairs.store import Rows
 from kt.run.threads import one_thread, spread
 from kt.translators import losses
 from kt.translators.losses import LossWeights
 
-Samples = Weights | dict[str, Rows]
+Samples = Mapping[str, Rows]
 Part = Callable[[], Tensor]
 PIECE, LARGE_PIECE = 32, 512
 """Pairs whose activations are in memory together: for one of a CPU's threads, and else. A batch's
 gradient is the sum over its pieces, in order, and so depends on them by rounding."""
+
+
+class Objective(Protocol):
+    """What a translator learns.
+
+    Attributes:
+        draws_for_samples: whether it draws numbers for each sample by itself, so that processes
+            which share a batch have streams of their own.
+    """
+
+    @property
+    def draws_for_samples(self) -> bool: ...
+
+    def __len__(self) -> int:
+        """How many samples there are to learn from."""
+        ...
+
+    def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
+        """Add the gradient of the samples at `index` (B,); returns their mean loss, a scalar."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,6 @@ class BehaviourObjective:
         images: those to compare the outputs on.
         images_per_step: how many of them, drawn anew for every batch of networks.
         flip: mirror half of the batches.
-        symmetry: show the encoder kernels that are turned, and so mean the same, by chance.
         target: kind of the translated block.
     """
 
@@ -53,7 +72,7 @@ class BehaviourObjective:
     compute: Compute
     images_per_step: int = 64
     flip: bool = True
-    symmetry: bool = True
+    draws_for_samples: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
@@ -61,7 +80,8 @@ class BehaviourObjective:
     def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
         """Add the gradient of the networks at `index` (B,); returns their mean loss, a scalar.
 
-        The translation and one of the blocks on the way to it, drawn at random, are both judged.
+        The model is shown kernels that are turned by chance, and so mean the same, and returns a
+        list of blocks. The last one, the translation, is judged, and one of the others at random.
         """
         networks = take(self.networks, index, next(model.parameters()).device)
         drawn, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
@@ -72,7 +92,7 @@ class BehaviourObjective:
             return _tamed(losses.divergence(self.target, block, shown, wanted))
 
         with one_thread():
-            *before, translation = model(networks, self.compute, turn if self.symmetry else 0)
+            *before, translation = model(networks, self.compute, turn)
             final = loss(translation)
             total = final
             if before:
@@ -151,6 +171,7 @@ class WeightObjective:
     reorder: bool = False
     shares: LossWeights = field(default_factory=LossWeights)
     function: BehaviourObjective | None = None
+    draws_for_samples: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return network_count(self.small)

@@ -5,8 +5,9 @@ The paper's is an MLP-Mixer (Section 4.2). It compares it with attention and wit
 in another way.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -14,14 +15,23 @@ from torch import Tensor, nn
 
 from kt.ensemble import Compute
 from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS, block_shapes
-from kt.networks.weights import Weights, concatenated, part
+from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, block_shapes
+from kt.networks.weights import Weights, concatenated, network_count, part, take
+from kt.pairs.augment import Side
+from kt.run.bounds import bounded
+from kt.run.errors import KTError
 from kt.run.threads import spread
+from kt.translators import losses
+from kt.translators.base import Learning, Material, Translator
+from kt.translators.losses import LossWeights
+from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
 
 KERNEL = 9
 """Channels of the sequence: the 3 x 3 entries of one kernel."""
 SEQUENCE = 2 * CHANNELS * CHANNELS
 """Its length: the kernels of both large convolutions."""
+STATISTICS = 4096
+"""Blocks in memory at a time while their statistics are taken."""
 PIECE = 16
 """Blocks that a CPU's thread translates at a time: their activations stay in its cache."""
 
@@ -37,13 +47,45 @@ class SequenceConfig:
             output channel's bias as a tenth channel. The paper's mixer does not see batch norm.
     """
 
-    layers: int = 8
-    hidden_size: int = 128
-    sequence_dim: int = 256
-    channel_dim: int = 512
+    layers: int = bounded(8, ge=1)
+    hidden_size: int = bounded(128, ge=1)
+    sequence_dim: int = bounded(256, ge=1)
+    channel_dim: int = bounded(512, ge=1)
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = False
+
+
+@dataclass(frozen=True)
+class SequenceLoss(LossWeights):
+    """A weighted sum, and how the error of the weights is measured.
+
+    Attributes:
+        align: in the order of hidden channels nearest to the prediction (`losses.aligned`).
+        standardise: each entry's error over its standard deviation.
+        difference: predict small - initial weights, which all small blocks have in common.
+    """
+
+    align: bool = False
+    standardise: bool = False
+    difference: bool = False
+
+
+@dataclass(frozen=True)
+class SequenceLearning(Learning):
+    """How a translator of this family is trained; the defaults are the paper's.
+
+    Attributes:
+        masking, noise, side: augmentation drawn afresh for every batch (Section 3.2).
+        symmetry: channels in an order drawn afresh for every batch.
+        loss: what it learns.
+    """
+
+    masking: float = bounded(0.0, ge=0, lt=1)
+    noise: float = bounded(0.0, ge=0)
+    side: Side = "large"
+    symmetry: bool = False
+    loss: SequenceLoss = field(default_factory=SequenceLoss)
 
 
 class MLP(nn.Sequential):
@@ -86,7 +128,7 @@ class Layer(nn.Module):
         return x + self.channel_mixing(self.norm2(x))
 
 
-class SequenceTranslator(nn.Module):
+class SequenceTranslator(Translator):
     """Large blocks to the weights of the target block, or to their difference from initial weights.
 
     The two (B, 6, 6, 3, 3) kernels become a sequence of 72 with 9 channels; the output sequence of
@@ -98,9 +140,10 @@ class SequenceTranslator(nn.Module):
             same order; `start_from` sets them. Translation adds them; 0 unless set.
     """
 
+    Config, Learning = SequenceConfig, SequenceLearning
+
     def __init__(self, config: SequenceConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.shapes = block_shapes(config.target)
         numbers = sum(prod(shape) for shape in self.shapes.values())
         self.register_buffer("initial", torch.zeros(numbers))
@@ -148,6 +191,44 @@ class SequenceTranslator(nn.Module):
             pieces = list(spread(pool, work, range(0, len(large["conv1.weight"]), PIECE)))
         return concatenated(pieces)
 
+    def objective(self, learning: SequenceLearning, material: Material) -> WeightObjective:
+        """Small blocks' weights (Equation 1), and what the loss adds to them."""
+        loss, compute, small = learning.loss, material.compute, material.small
+        if (learning.symmetry or loss.align) and self.config.target not in CONVOLUTIONAL:
+            raise KTError(
+                "symmetry and loss.align know the hidden channels of "
+                f"{' and '.join(CONVOLUTIONAL)} blocks, not of {self.config.target!r}"
+            )
+        if loss.looks and material.augmented:
+            raise KTError(
+                "what networks do with augmented copies is unknown: loss.behaviour, cross_entropy "
+                "and features need augment.copies 0"
+            )
+        if loss.difference:  # the same function; aligned targets are balanced
+            initial = material.initial
+            self.start_from(symmetry.balance(initial) if loss.align else initial)
+        function = None
+        if loss.looks:
+            images, flip = material.images.to(compute.device), material.flip
+            target = self.config.target
+            function = BehaviourObjective(material.networks, images, target, compute, flip=flip)
+        known = take(self.initial_block(), device=compute.device)
+        return WeightObjective(
+            material.large,
+            small,
+            masking=learning.masking,
+            noise=learning.noise,
+            side=learning.side,
+            precision=material.precision,
+            workers=compute.workers,
+            align=loss.align,
+            deviation=losses.deviation(_blocks(small), loss.align) if loss.standardise else None,
+            initial=known if loss.difference else None,
+            reorder=learning.symmetry,
+            shares=loss,
+            function=function,
+        )
+
     def start_from(self, initial: Weights) -> None:
         """Before training: the weights (1, ...) from which all small blocks were trained."""
         self.initial.copy_(torch.cat([initial[name].flatten() for name in self.shapes]))
@@ -172,3 +253,9 @@ class SequenceTranslator(nn.Module):
             name: piece.unflatten(1, shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
+
+
+def _blocks(samples: Samples) -> Iterator[Weights]:
+    """All blocks, in pieces."""
+    for at in range(0, network_count(samples), STATISTICS):
+        yield take(samples, slice(at, at + STATISTICS))

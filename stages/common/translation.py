@@ -13,28 +13,17 @@ from dvclive import Live
 from torch import Tensor
 
 from kt.ensemble import Compute
-from kt.networks import symmetry
-from kt.networks.blocks import initial_weights
-from kt.networks.weights import network_count, part
-from kt.pairs import generate
-from kt.pairs.store import Pairs
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
 from kt.run.statistics import summary
-from kt.translators import KINDS, Merge, Mixer, Translator, losses, save_translator
+from kt.translators import Translator, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
-from kt.translators.losses import LossWeights
-from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
+from stages.common import kinds
 from stages.common.base import runtime
-from stages.common.base.inputs import AUGMENTED, PAIRS, TRANSLATOR, image_set
+from stages.common.base.inputs import TRANSLATOR, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
-
-TRAINING = PAIRS / "train"
-PREPARED = 1024
-"""Networks that set the scale of a translator's inputs, at most."""
-BLOCK = 4096
-"""Pairs in memory at a time while their statistics are taken."""
+from stages.common.kinds import TRAINING
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ def train(
     cuda = compute.device.type == "cuda"
     if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
-    model = make_model(params)
-    objective, learned_from = make_objective(params, compute, model, store)
+    model, material = make_model(params), kinds.Stored(params, compute, store)
+    objective = model.objective(kinds.learning(params), material)
     model.to(compute.device)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
@@ -89,7 +78,12 @@ def train(
             "test": on_test,
         }
 
-    key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
+    key = [
+        model.describe(),
+        dataclasses.asdict(training),
+        dataclasses.asdict(kinds.learning(params)),
+    ]
+    key += [params.train.precision, params.augment.model_dump(), material.checksums]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     first = distributed.rank() == 0  # only this process writes and shows anything
     with (
@@ -118,116 +112,24 @@ def train(
 
 def training_of(params: Params) -> Training:
     """How the translator is trained."""
-    chosen = {field.name for field in dataclasses.fields(Training)}
-    own = getattr(params.train, params.model.kind)
-    known = params.train.model_dump() | own.model_dump() | params.schedule.model_dump()
-    known = {name: value for name, value in known.items() if name in chosen}
-    return Training(**known, seed=params.seed)
+    names = {field.name for field in dataclasses.fields(Training)}
+    own = dataclasses.asdict(kinds.learning(params))
+    known = params.train.model_dump() | own | params.schedule.model_dump()
+    return Training(**{k: v for k, v in known.items() if k in names}, seed=params.seed)
 
 
 def make_model(params: Params) -> Translator:
     """An untrained translator; its weights are drawn from the parameters' seed."""
-    chosen = params.model
-    make, configure = KINDS[chosen.kind]
-    config = configure(
-        layers=chosen.layers,
-        hidden_size=chosen.hidden_size,
-        **getattr(chosen, chosen.kind).model_dump(),
-        dropout=params.train.dropout,
-        target=params.target,
-    )
+    config = kinds.configuration(params)
     torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
-    model = make(config)
-    loss = params.train.mixer.loss
-    if isinstance(model, Mixer) and loss.difference:
-        initial = initial_weights(params.target, [generate.shared_initial_seed(params.seed)])
-        # The same function; aligned targets are balanced, and so is what they differ from.
-        model.start_from(symmetry.balance(initial) if loss.align else initial)
-    return model
+    return kinds.chosen(params)(config)
 
 
-def prepared_model(params: Params, compute: Compute) -> Merge:
-    """A merging translator before any training, with its prototypes."""
+def prepared_model(params: Params, compute: Compute) -> Translator:
+    """A translator before any training, with what it takes from the training set beforehand."""
     model = make_model(params)
-    networks, _ = _behaviour(params, compute, TRAINING)
-    _prepare(params, model, networks)
+    model.objective(kinds.learning(params), kinds.Stored(params, compute))
     return model
-
-
-def _prepare(params: Params, model: Merge, learning: BehaviourObjective) -> None:
-    first = {name: rows[:PREPARED] for name, rows in learning.networks.items()}
-    draw = seeds.generator(params.seed, "translator", "prototypes")
-    model.prepare(first, image_set("main", "train"), draw, params.generate.flip)
-
-
-def make_objective(
-    params: Params, compute: Compute, model: Translator, store: Path
-) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
-    """The objective, and checksums of the data that it uses."""
-    if isinstance(model, Merge):
-        networks, learned_from = _behaviour(params, compute, store)
-        _prepare(params, model, networks)
-        symmetric = params.train.merge.symmetry
-        return dataclasses.replace(networks, symmetry=symmetric), learned_from
-    train, loss = params.train.mixer, params.train.mixer.loss
-    function, learned_from = _behaviour(params, compute, store) if loss.looks else (None, [])
-    augmented = store == TRAINING and params.augment.copies > 0
-    pairs = _augmented(params) if augmented else Pairs(store)
-    first = None if augmented else params.active.train.pairs
-    large, small = (
-        _on(compute, part(pairs.mapped(side, first=first), side)) for side in ("large", "small")
-    )
-    objective = WeightObjective(
-        large,
-        small,
-        **train.model_dump(include={"masking", "noise", "side"}),
-        precision=params.train.precision,
-        workers=compute.workers,
-        align=loss.align,
-        deviation=_deviation(small, loss.align) if loss.standardise else None,
-        initial=_on(compute, model.initial_block()) if loss.difference else None,
-        reorder=train.symmetry,
-        shares=LossWeights(**loss.model_dump(exclude={"align", "standardise", "difference"})),
-        function=function,
-    )
-    return objective, [pairs.checksum, *learned_from]
-
-
-def _augmented(params: Params) -> Pairs:
-    """The chosen pairs and their copies, as the stage `augment` wrote them."""
-    pairs, wanted = Pairs(AUGMENTED), params.active.train.pairs
-    if pairs.about["pairs"] != wanted:
-        raise KTError(
-            f"{AUGMENTED} holds copies of {pairs.about['pairs']} pairs, but {wanted} are to be "
-            "learned from: this table needs augment.copies 0"
-        )
-    return pairs
-
-
-def _behaviour(
-    params: Params, compute: Compute, store: Path
-) -> tuple[BehaviourObjective, list[str]]:
-    """The training networks with images, and checksums of them."""
-    images = image_set("main", "train")
-    pairs = Pairs(store)
-    networks = pairs.mapped("former", "large", "latter", first=params.active.train.pairs)
-    objective = BehaviourObjective(
-        _on(compute, networks), images.to(compute.device), params.target, compute,
-        flip=params.generate.flip,
-    )  # fmt: skip
-    return objective, [pairs.checksum, runtime.fingerprint(images.images, images.labels)]
-
-
-def _on(compute: Compute, samples: Samples) -> Samples:
-    return {name: rows.to(compute.device) for name, rows in samples.items()}
-
-
-def _deviation(small: Samples, align: bool) -> dict[str, Tensor]:
-    """Standard deviations of the targets' entries; the stores are read in pieces."""
-    count = network_count(small)
-    pieces = [slice(at, at + BLOCK) for at in range(0, count, BLOCK)]
-    blocks = ({name: rows[piece] for name, rows in small.items()} for piece in pieces)
-    return losses.deviation(blocks, align)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     augmentation = {} if kind == "none" else {kind: float(strength)}
     epochs = table.share * grid_cell.epochs(params, WHOLE)
     pairs = max(1, params.active.train.pairs // table.share)
-    change = paper.mixer(params, table.size, epochs, pairs, mixer=augmentation)
+    change = paper.mixer(params, table.size, epochs, pairs, augmentation)
     cell.write(params, f"{TABLE}/{name}", paper.measure(params, compute, TABLE, change))
 
 

@@ -25,10 +25,10 @@ class Curve(Strict):
 def with_networks(params: Params, count: int, schedule: dict) -> Params:
     """The parameters of a translator that learns from the first `count` of these networks."""
     largest = max(params.table("curve", Curve).networks)
-    train = {"pairs": count, params.model.kind: schedule}
     change = {
         "generate": {"small_blocks": False},
-        "active": {"networks": {"train": largest}, "train": train},
+        "active": {"networks": {"train": largest}, "train": {"pairs": count}},
+        "translators": {params.model.kind: {"schedule": {"active": schedule}}},
     }
     return params.changed(change, f"tables.curve.networks: {count}")
 

@@ -12,23 +12,16 @@ from kt.pairs.store import Pairs
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.translators import losses, translate
-from kt.translators.attention import Attention, AttentionConfig
-from kt.translators.convolution import Convolution
+from kt.translators.base import Translator, kind_named
 from kt.translators.fit import Record, Training, fit
-from kt.translators.mixer import Mixer
 from kt.translators.objectives import WeightObjective
-from kt.translators.sequence import SequenceConfig, SequenceTranslator
 from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS
 from stages.common.base.params import Params
 from stages.tables import cell
 from stages.tables.figure4_store import STORE, TABLE, Compared
 
-KINDS = {
-    "mixer": (Mixer, SequenceConfig),
-    "attention": (Attention, AttentionConfig),
-    "convolution": (Convolution, SequenceConfig),
-}
+KINDS = ("mixer", "attention", "convolution")
 TOLERANCE = 0.05
 """How much more the costliest translator may take than the cheapest."""
 
@@ -76,7 +69,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
     cell.write(params, f"{TABLE}/{kind}", content)
 
 
-def matched(params: Params) -> dict[str, tuple[SequenceTranslator, int]]:
+def matched(params: Params) -> dict[str, tuple[Translator, int]]:
     """The untrained translators, and the multiply-adds of one translation by each.
 
     Raises:
@@ -84,9 +77,10 @@ def matched(params: Params) -> dict[str, tuple[SequenceTranslator, int]]:
     """
     sizes, large = Compared.of(params).translators, initial_weights("large", [0])
     found = {}
-    for kind, (make, configure) in KINDS.items():
+    for kind in KINDS:
+        make = kind_named(kind)
         torch.manual_seed(seeds.derive(params.seed, TABLE, kind, "initial weights"))
-        model = make(configure(**getattr(sizes, kind).model_dump(), target=params.target))
+        model = make(make.Config(**getattr(sizes, kind).model_dump(), target=params.target))
         found[kind] = model, multiply_adds(model, large)
     costs = {kind: products for kind, (_, products) in found.items()}
     if max(costs.values()) > (1 + TOLERANCE) * min(costs.values()):

@@ -16,7 +16,7 @@ from torch import nn
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, weights
+from kt.networks.blocks import BLOCKS, TARGETS, Former, LargeBlock, Latter, weights
 from kt.networks.weights import Weights, part, prefixed
 from kt.pairs import generate
 from kt.rivals import low_rank, pruning, quantisation, retraining
@@ -256,16 +256,18 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     training = sum(count / record["samples_per_second"] for record in trained.fitted.history)
     networks = count + params.active.networks.selection
     step_1, step_2 = seconds_of_steps(setting)
-    mixer = params.model.kind == "mixer"  # merge needs no small blocks
-    once = networks * step_1 + (count * step_2 if mixer else 0) + training
+    small_blocks = trained.model.learns_from_small_blocks
+    once = networks * step_1 + (count * step_2 if small_blocks else 0) + training
+    any_architecture = set(trained.model.targets) == set(TARGETS)
 
-    def translate() -> Weights:
+    def translated() -> Weights:
         return translate(trained.model, setting.networks, compute)
 
-    images = "none" if mixer else f"{params.model.merge.prototypes} prototypes"
-    about = {"images": images, "any_architecture": mixer, "once": once}
+    kept = trained.model.own_images()
+    images = "none" if kept is None else f"{len(kept)} prototypes"
+    about = {"images": images, "any_architecture": any_architecture, "once": once}
     about["updates"] = output.updates(params)
-    return setting.row(label, translate, setting.small(), **about)
+    return setting.row(label, translated, setting.small(), **about)
 
 
 def seconds_of_steps(setting: Setting) -> tuple[float, float]:

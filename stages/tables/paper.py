@@ -16,7 +16,12 @@ EVALUATIONS = 6
 
 
 def mixer(
-    params: Params, size: str, epochs: int, pairs: int | None = None, **train: object
+    params: Params,
+    size: str,
+    epochs: int,
+    pairs: int | None = None,
+    augmentation: dict[str, float] | None = None,
+    **train: object,
 ) -> Change:
     """The change of parameters that trains the paper's translator the paper's way.
 
@@ -24,23 +29,30 @@ def mixer(
         size: a key of `PAPER_SIZES`.
         epochs: of its training, at the active scale.
         pairs: how many it learns from; None: as many as the scale says.
+        augmentation: masking or noise, drawn afresh for every batch.
         train: further parameters under `train`.
     """
     config = PAPER_SIZES[size]
-    every = min(params.active.train.mixer.evaluate_every, -(-epochs // EVALUATIONS))
-    learning: dict = {"mixer": {"epochs": epochs, "evaluate_every": every}}
+    schedule = params.translators["mixer"].schedule[params.scale]
+    every = min(schedule.evaluate_every, -(-epochs // EVALUATIONS))
     return {
         "model": {
             "kind": "mixer",
             "layers": config.layers,
             "hidden_size": config.hidden_size,
+        },
+        "translators": {
             "mixer": {
-                "sequence_dim": config.sequence_dim,
-                "channel_dim": config.channel_dim,
-            },
+                "model": {
+                    "sequence_dim": config.sequence_dim,
+                    "channel_dim": config.channel_dim,
+                },
+                "train": augmentation or {},
+                "schedule": {"active": {"epochs": epochs, "evaluate_every": every}},
+            }
         },
         "train": train,
-        "active": {"train": learning | ({} if pairs is None else {"pairs": pairs})},
+        "active": {"train": {} if pairs is None else {"pairs": pairs}},
     }
 
 

@@ -5,8 +5,7 @@ import pandas as pd
 from kt.ensemble import Compute
 from kt.networks.blocks import initial_weights, parameter_count
 from kt.networks.cost import multiply_adds
-from kt.translators import Mixer
-from kt.translators.mixer import PAPER_SIZES
+from kt.translators.mixer import PAPER_SIZES, Mixer
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.tables import output, printed

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from kt.networks.blocks import CONVOLUTIONAL, TARGETS
+from kt.networks.blocks import TARGETS
 from kt.run.errors import KTError
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,28 +30,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class MergeModel(Strict):
-    prototypes: Count
-    images_per_layer: Count
-    choose: bool
-    fit: bool
-    free: bool
-    whiten: bool
-    fold: bool
-
-
-class MixerModel(Strict):
-    sequence_dim: Count
-    channel_dim: Count
-    fold: bool
-
-
 class Model(Strict):
-    kind: Literal["merge", "mixer"]
+    kind: str
     layers: Annotated[int, Field(ge=0)]
     hidden_size: Count
-    merge: MergeModel
-    mixer: MixerModel
 
 
 def _increasing(values: list[int]) -> list[int]:
@@ -76,48 +58,6 @@ class Augment(Strict):
     measure: Annotated[list[Fraction], Field(min_length=1)]
 
 
-class Loss(Strict):
-    weights: NotNegative
-    behaviour: NotNegative
-    cross_entropy: NotNegative
-    features: NotNegative
-    ramp_epochs: Annotated[int, Field(ge=0)]
-    align: bool
-    standardise: bool
-    difference: bool
-
-    @model_validator(mode="after")
-    def _something_counts(self) -> "Loss":
-        if not (self.weights or self.looks):
-            raise ValueError("none of weights, behaviour, cross_entropy and features counts")
-        if self.ramp_epochs and not self.weights:
-            raise ValueError(
-                f"weights is 0, so nothing counts before ramp_epochs {self.ramp_epochs}"
-            )
-        return self
-
-    @property
-    def looks(self) -> bool:
-        """Whether any part of the loss looks at the networks' behaviour."""
-        return max(self.behaviour, self.cross_entropy, self.features) > 0
-
-
-class MergeTrain(Strict):
-    lr: Positive
-    warmup_epochs: Annotated[int, Field(ge=0)]
-    symmetry: bool
-
-
-class MixerTrain(Strict):
-    lr: Positive
-    warmup_epochs: Annotated[int, Field(ge=0)]
-    masking: Fraction
-    noise: NotNegative
-    side: Side
-    symmetry: bool
-    loss: Loss
-
-
 class Train(Strict):
     optimizer: Literal["adam", "sgd"]
     momentum: Fraction
@@ -126,8 +66,6 @@ class Train(Strict):
     clip_norm: NotNegative
     dropout: Fraction
     precision: Literal["float32", "bfloat16"]
-    merge: MergeTrain
-    mixer: MixerTrain
 
 
 class Partial(Strict):
@@ -160,10 +98,16 @@ class Schedule(Strict):
     evaluate_every: Count
 
 
+class Kind(Strict):
+    """One kind of translator. Its class checks `model` and `train`: `stages.common.kinds`."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    schedule: dict[str, Schedule]
+
+
 class ScaleTrain(Strict):
     pairs: Count
-    merge: Schedule
-    mixer: Schedule
 
 
 class Scale(Strict):
@@ -187,6 +131,7 @@ class Params(Strict):
     generate: Generate
     augment: Augment
     train: Train
+    translators: dict[str, Kind]
     partial: Partial
     tables: dict[str, Any]
     scales: dict[str, Scale]
@@ -195,6 +140,16 @@ class Params(Strict):
     def _known_scale(self) -> "Params":
         if self.scale not in self.scales:
             raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> "Params":
+        kind = self.model.kind
+        if kind not in self.translators:
+            known = ", ".join(self.translators)
+            raise ValueError(f"model.kind is {kind!r}, which is none of translators: {known}")
+        if self.scale not in self.translators[kind].schedule:
+            raise ValueError(f"translators.{kind}.schedule.{self.scale}: missing")
         return self
 
     @model_validator(mode="after")
@@ -211,43 +166,6 @@ class Params(Strict):
                 f"scales.{self.scale}.train.pairs is {pairs}, but networks.train only {networks}, "
                 f"each with {len(checkpoints)} generate.checkpoints"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _model_can(self) -> "Params":
-        if self.model.kind == "merge" and self.target not in CONVOLUTIONAL:
-            raise ValueError(
-                f"target is {self.target!r}, to which model.kind merge does not translate: it "
-                f"accepts {', '.join(CONVOLUTIONAL)}; model.kind mixer accepts every target"
-            )
-        if self.model.kind == "mixer" and self.model.layers == 0:
-            raise ValueError("model.layers is 0, but a mixer has at least 1")
-        if self.model.kind == "mixer" and not self.generate.small_blocks:
-            raise ValueError(
-                "generate.small_blocks is false, but model.kind mixer learns from small blocks; "
-                "model.kind merge does not"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _loss_can(self) -> "Params":
-        train, loss = self.train.mixer, self.train.mixer.loss
-        if loss.difference and self.generate.small_init != "shared":
-            raise ValueError(
-                "train.mixer.loss.difference is true, but small blocks have no initial weights in "
-                "common: it needs generate.small_init shared"
-            )
-        if loss.looks and self.augment.copies:
-            raise ValueError(
-                f"augment.copies is {self.augment.copies}, but what networks do with augmented "
-                "copies is unknown: train.mixer.loss.behaviour, cross_entropy and features need 0"
-            )
-        for key, on in (("symmetry", train.symmetry), ("loss.align", loss.align)):
-            if on and self.target not in CONVOLUTIONAL:
-                raise ValueError(
-                    f"train.mixer.{key} is true, but target is {self.target!r}: it accepts "
-                    f"{', '.join(CONVOLUTIONAL)}"
-                )
         return self
 
     def table(self, name: str, schema: Any) -> Any:
@@ -272,15 +190,16 @@ class Params(Strict):
         """These parameters with some replaced, checked like a file's.
 
         Args:
-            change: nested, {"model": {"layers": 8}}; "active" stands for the chosen scale's block.
+            change: nested, {"model": {"layers": 8}}; "active" stands for the chosen scale: its
+                block, and below `translators` its schedule.
             key: where the change comes from, to name it in an error.
 
         Raises:
             KTError: the changed parameters are not valid.
         """
         change = dict(change)
-        active = change.pop("active", {})
-        merged = _merged(self.model_dump(), change | {"scales": {self.scale: active}})
+        change["scales"] = {self.scale: change.pop("active", {})}
+        merged = _merged(self.model_dump(), _renamed(change, "active", self.scale))
         try:
             return Params.model_validate(merged)
         except ValidationError as error:
@@ -289,7 +208,7 @@ class Params(Strict):
     @property
     def schedule(self) -> Schedule:
         """The training schedule of the chosen kind of translator at the chosen scale."""
-        return getattr(self.active.train, self.model.kind)
+        return self.translators[self.model.kind].schedule[self.scale]
 
     @property
     def active(self) -> Scale:
@@ -326,6 +245,14 @@ def _merged(base: dict, change: dict) -> dict:
         if isinstance(value, dict) and isinstance(base.get(key), dict)
     }
     return base | change | nested
+
+
+def _renamed(nested: dict, key: str, name: str) -> dict:
+    """`nested` with another name for a key, at every depth."""
+    return {
+        name if k == key else k: _renamed(v, key, name) if isinstance(v, dict) else v
+        for k, v in nested.items()
+    }
 
 
 def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:

@@ -15,7 +15,7 @@ correlations of what the convolutions read (`whiten`: half of a natural gradient
 Martens and Grosse, 2015).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +23,35 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute, Shown
 from kt.images import ImageSet, pixels
-from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, HIDDEN, IMAGE_SIZE
-from kt.networks.weights import Weights, part
-from kt.rivals.pruning import SUBSETS, reading
-from kt.run.errors import KTError
+from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, IMAGE_SIZE
+from kt.networks.channels import SUBSETS
+from kt.networks.weights import Weights, part, take
+from kt.run import seeds
+from kt.run.bounds import bounded
 from kt.run.threads import one_thread
+from kt.translators.base import Learning, Material, Translator
+from kt.translators.merge.descent import Descent
+from kt.translators.merge.encoder import (
+    FEATURES,
+    KERNEL,
+    Exchangeable,
+    channels_of,
+    features_of,
+    strengths,
+    strongest,
+)
+from kt.translators.merge.prototypes import make_prototypes
+from kt.translators.objectives import BehaviourObjective
 
-KERNEL = 9
-CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
-"""Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
+KERNELS = CHANNELS * KERNEL
 CHOOSING = 8
 """Prototypes on which all ways to keep three channels are tried, at most."""
-LARGEST_STEP = 0.5
-KERNELS = CHANNELS * KERNEL
-FREE_RATE, LEAVING = 0.6, 0.1
-"""The first step outside the span begins as their product, relative to the kernels; the others
-begin in a linear decay."""
+LEAVING = 0.1
+"""The largest step outside the span, relative to the kernels."""
 WHITENING = 8
 """Prototypes by which gradients are whitened, at most."""
-QUICK = 10.0
-"""How much faster than other parameters their logarithm is learned."""
+PREPARED = 1024
+"""Networks that set the scale of the encoder's inputs, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,6 @@ class MergeConfig:
         hidden_size: width of the network that makes the steps; the encoder's is a quarter.
         prototypes: images that the translator keeps.
         images_per_layer: those of them that one layer looks at; the next looks at the next ones.
-        fold: merge channels with batch norm folded in; False: the bare convolutions'.
         free: steps also leave the span of the large block's channels.
         choose: the descent begins with the three hidden channels that do best on the prototypes;
             False: with those of the largest kernels.
@@ -63,108 +70,39 @@ class MergeConfig:
         whiten: steps outside the span follow gradients that are whitened: see `Shown.whitening`.
     """
 
-    layers: int = 8
-    hidden_size: int = 32
-    prototypes: int = 256
-    images_per_layer: int = 6
+    layers: int = bounded(8, ge=0)
+    hidden_size: int = bounded(32, ge=1)
+    prototypes: int = bounded(256, ge=1)
+    images_per_layer: int = bounded(6, ge=1)
     dropout: float = 0.0
     target: str = "conv"
-    fold: bool = True
     free: bool = True
     choose: bool = True
     fit: bool = True
     whiten: bool = True
 
 
-class Exchangeable(nn.Module):
-    """(N, 6, 6, d) -> same: a residual MLP on each entry that also sees its row and column.
+@dataclass(frozen=True)
+class MergeLearning(Learning):
+    """How a merging translator is trained."""
 
-    Indifferent to the order of rows and of columns (Hartford et al., 2018).
-    """
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(6 * width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
-        pooled = [
-            y.mean(1, True),
-            y.mean(2, True),
-            y.mean((1, 2), True),
-            y.amax(1, True),
-            y.amax(2, True),
-        ]
-        return x + self.mlp(torch.cat([y, *(p.expand_as(y) for p in pooled)], -1))
+    lr: float = bounded(0.0005, gt=0)
+    warmup_epochs: int = bounded(3, ge=0)
 
 
-class Descent(nn.Module):
-    """The layers: steps of the coefficients (N, 2, 6, 3), and of kernels outside their span."""
-
-    def __init__(self, width: int, tokens: int, layers: int) -> None:
-        super().__init__()
-        self.entry = nn.Linear(10, width)
-        self.token = nn.Linear(tokens, width, bias=False)
-        self.about = nn.Linear(2, width, bias=False)
-        self.time = nn.Parameter(torch.randn(max(layers, 1), width) * 0.3)
-        self.hidden = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-        self.alone, self.columns, self.rows = (
-            nn.Linear(width, width, bias=bias) for bias in (True, False, False)
-        )
-        self.step = nn.Linear(width, 2)
-        nn.init.normal_(self.step.weight, std=1e-3)
-        nn.init.zeros_(self.step.bias)
-        self.rate = nn.Parameter(torch.zeros(2))
-        self.gain = nn.Linear(width, 2)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.zeros_(self.gain.bias)
-        decay = 1 - torch.arange(max(layers, 1)) / max(layers, 1)
-        self.free_rate = nn.Parameter((FREE_RATE * decay).log()[:, None].repeat(1, 2) / QUICK)
-
-    def forward(
-        self, tokens: Tensor, x: Tensor, gradient: Tensor, momentum: Tensor, last: Tensor,
-        loss: Tensor, layer: int,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The step, and how far to go outside the span, (N, 2, 1, 3).
-
-        Args:
-            tokens: `self.token` of the hidden channels, (N, 6, width).
-        """
-        size = gradient.square().mean((1, 2, 3), True).sqrt() + 1e-6
-        gradient, momentum = gradient / size, momentum / size
-        entries = torch.cat([x, gradient, momentum, 10 * last, gradient.tanh()], 1)
-        about = torch.stack([size.log().flatten(), loss.clamp(1e-3, 10).log()], -1)
-        network = self.about(about) + self.time[layer]
-        h = self.entry(entries.permute(0, 2, 3, 1)) + (tokens + network[:, None])[:, :, None]
-        h = self.norm(self.hidden(F.relu(h)))
-        columns = h.mean(1)
-        pooled = self.columns(columns)[:, None] + self.rows(h.mean(2))[:, :, None]
-        step = self.step(F.relu(self.alone(h) + pooled)).permute(0, 3, 1, 2)
-        step = step - self.rate[:, None, None] * momentum
-        gain = (self.gain(columns) + QUICK * self.free_rate[layer]).exp().transpose(1, 2)
-        return LARGEST_STEP * (step / LARGEST_STEP).tanh(), gain[:, :, None]
-
-
-class Merge(nn.Module):
+class Merge(Translator, kind="merge"):
     """Networks' large blocks to small blocks, {name: (N, ...)}.
 
     Attributes:
         prototypes: (P, 28, 28) uint8, set by `prepare`.
     """
 
+    Config, Learning = MergeConfig, MergeLearning
+    targets = CONVOLUTIONAL
+    learns_from_small_blocks = False
+
     def __init__(self, config: MergeConfig) -> None:
-        super().__init__()
-        if config.target not in CONVOLUTIONAL:
-            kinds = " and ".join(CONVOLUTIONAL)
-            raise KTError(f"merge translates to {kinds}, not to {config.target!r}: use the mixer")
-        self.config = config
+        super().__init__(config)
         width = max(8, config.hidden_size // 4)
         self.register_buffer(
             "prototypes", torch.zeros(config.prototypes, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
@@ -191,10 +129,28 @@ class Merge(nn.Module):
         Args:
             mirrored: whether networks see half of the images mirrored.
         """
-        features = _features(_channels(networks, self.config.fold), 0).flatten(0, 2)
+        features = features_of(channels_of(networks), 0).flatten(0, 2)
         self.mean.copy_(features.mean(0))
         self.std.copy_(features.std(0) + 1e-3)
-        self.prototypes.copy_(prototypes(images, len(self.prototypes), generator, mirrored))
+        self.prototypes.copy_(make_prototypes(images, len(self.prototypes), generator, mirrored))
+
+    def objective(self, learning: MergeLearning, material: Material) -> BehaviourObjective:
+        """To make networks behave as before; `prepare` first."""
+        first = take(material.networks, slice(0, PREPARED))
+        draw = seeds.generator(material.seed, "translator", "prototypes")
+        self.prepare(first, material.images, draw, material.flip)
+        compute = material.compute
+        return BehaviourObjective(
+            material.networks,
+            material.images.to(compute.device),
+            self.config.target,
+            compute,
+            flip=material.flip,
+        )
+
+    def own_images(self) -> Tensor:
+        """The prototypes."""
+        return self.prototypes
 
     def forward(
         self, networks: Weights, compute: Compute = Compute(), turn: int = 0
@@ -206,17 +162,17 @@ class Merge(nn.Module):
             turn: which of the eight turned versions of the kernels the encoder is shown. They have
                 the same coefficients.
         """
-        channels = _channels(networks, self.config.fold)
+        channels = channels_of(networks)
         kernels = self._kernels(channels)
-        features = (_features(channels, turn) - self.mean) / self.std
+        features = (features_of(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         if self.config.layers == 0:
-            x = self._proposal(tokens, _strongest(channels))
+            x = self._proposal(tokens, strongest(channels))
             return [self._block(_mixed(x, kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
         shown = Shown(self.config.target, networks, pixels(images), compute)
         wanted = shown.follow(part(networks, "large")).softmax(-1).to(kernels.device)
-        kept = self._best(channels, shown) if self.config.choose else _strongest(channels)
+        kept = self._best(channels, shown) if self.config.choose else strongest(channels)
         x = self._proposal(tokens, kept)
         outside = self._fitted(_mixed(x, kernels), channels, shown) if self.config.fit else 0.0
         return self._descended(x, outside, kernels, tokens, channels, shown, wanted)
@@ -296,7 +252,7 @@ class Merge(nn.Module):
             wide |= {"conv1.bias": channels["bias1"], "conv2.bias": channels["bias2"]}
         explained = shown.choices(wide, SUBSETS, channels["metric"], few)
         kept = SUBSETS[explained.argmax(1).cpu()].to(explained.device)
-        strongest_first = _strengths(channels).gather(1, kept).argsort(1, descending=True)
+        strongest_first = strengths(channels).gather(1, kept).argsort(1, descending=True)
         return kept.gather(1, strongest_first)
 
     @property
@@ -340,51 +296,9 @@ class Merge(nn.Module):
             out = F.pad(out, (0, 1))
         return torch.stack([into, out], 1)
 
-    def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file."""
-        return {"kind": "merge"} | asdict(self.config)
-
-
-def prototypes(
-    images: ImageSet, count: int, generator: torch.Generator, mirrored: bool = True
-) -> Tensor:
-    """Synthetic images that stand for `images`: means of the few nearest to centres of k-means.
-
-    With more contrast; every other image is mirrored if networks see that.
-
-    Returns:
-        (count, 28, 28) uint8.
-    """
-    chosen = torch.randperm(len(images), generator=generator)[:CLUSTERED]
-    points = pixels(images.images[chosen]).flatten(1)
-    if mirrored:
-        points[1::2] = points[1::2].view(-1, IMAGE_SIZE, IMAGE_SIZE).flip(-1).flatten(1)
-    centres = points[:count].clone()
-    centres = torch.cat([centres, torch.rand(count - len(centres), points.shape[1])])
-    for _ in range(CLUSTER_STEPS):
-        nearest = torch.cdist(points, centres).argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        sizes = torch.bincount(nearest, minlength=count)
-        centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
-    nearest = torch.cdist(centres, points).topk(min(BLENDED, len(points)), largest=False).indices
-    centres = points[nearest].mean(1)
-    sharpened = ((centres - 0.3) * 2.5).clamp(0, 1)
-    return sharpened.mul(255).round().to(torch.uint8).view(count, IMAGE_SIZE, IMAGE_SIZE)
-
 
 def _detached(block: Weights) -> Weights:
     return {name: tensor.detach() for name, tensor in block.items()}
-
-
-def _strongest(channels: Weights) -> Tensor:
-    """The hidden channels (N, 3) with the largest kernels on both sides, strongest first."""
-    return _strengths(channels).topk(HIDDEN, 1).indices
-
-
-def _strengths(channels: Weights) -> Tensor:
-    """Of the hidden channels, (N, 6): they do not depend on the channels' scales."""
-    into, out = channels["hidden"][..., -2:].unbind(-1)
-    return into * out
 
 
 def _batched(a: Tensor, b: Tensor) -> Tensor:
@@ -395,79 +309,3 @@ def _batched(a: Tensor, b: Tensor) -> Tensor:
 def _mixed(x: Tensor, kernels: Tensor) -> Tensor:
     """Coefficients (N, 2, 6, 3) and kernels (N, 2, 6, numbers) -> (N, 2, 3, numbers)."""
     return _batched(x.transpose(-1, -2), kernels)
-
-
-def _channels(networks: Weights, fold: bool) -> Weights:
-    """What merging and the encoder need of networks.
-
-    Batch norm is folded in, and hidden channels are rescaled so that their batch norm's weight
-    was 1: the scale of a hidden channel has no meaning. Without `fold` convolutions stay as they
-    are, and biases are zero.
-    """
-    large, former, latter = (part(networks, name) for name in ("large", "former", "latter"))
-    gain = large["bn1.weight"].abs().clamp(min=0.03)
-    if fold:
-        block = symmetry.rescale_hidden(symmetry.fold(large), 1 / gain)
-    else:
-        biases = {f"conv{i}.bias": torch.zeros_like(large[f"bn{i}.bias"]) for i in (1, 2)}
-        block = {f"conv{i}.weight": large[f"conv{i}.weight"] for i in (1, 2)} | biases
-    first, first_bias = symmetry.fold_norm(former["conv.weight"], part(former, "bn"))
-    metric = reading(latter)
-    importance = metric.diagonal(dim1=1, dim2=2)
-    metric = metric / importance.mean(1)[:, None, None].clamp(min=1e-6)
-    return {
-        "conv1": block["conv1.weight"],
-        "bias1": block["conv1.bias"],
-        "conv2": block["conv2.weight"],
-        "bias2": block["conv2.bias"],
-        "metric": metric,
-        "read": torch.einsum("ncd,ndjhw->ncjhw", metric, block["conv2.weight"]),
-        "first": first.squeeze(2),
-        "hidden": torch.stack(
-            [
-                block["conv1.bias"],
-                large["bn1.bias"] / gain,
-                gain.log(),
-                block["conv1.weight"].flatten(2).norm(dim=2),
-                block["conv2.weight"].transpose(1, 2).flatten(2).norm(dim=2),
-            ],
-            -1,
-        ),
-        "residual": torch.stack(
-            [
-                block["conv2.bias"],
-                large["bn2.bias"],
-                large["bn2.weight"],
-                large["bn2.running_mean"],
-                large["bn2.running_var"].clamp(min=1e-6).log(),
-                first_bias,
-                former["bn.bias"],
-                former["bn.weight"],
-                importance.clamp(min=1e-6).log(),
-                first.flatten(2).norm(dim=2),
-            ],
-            -1,
-        ),
-    }
-
-
-FEATURES = 4 * KERNEL + 3 + 5 + 10
-"""Of a pair of a hidden and a residual channel: kernels, their sums, and what is known of each."""
-
-
-def _features(channels: Weights, turn: int) -> Tensor:
-    """The encoder's input (N, hidden channel, residual channel, FEATURES)."""
-    to_hidden = channels["conv1"]  # (N, hidden, residual, 3, 3)
-    back, read = (channels[name].transpose(1, 2) for name in ("conv2", "read"))
-    n, hidden, residual = to_hidden.shape[:3]
-    first = channels["first"][:, None].expand(n, hidden, residual, 3, 3)
-    kernels = [to_hidden, back, read]
-    return torch.cat(
-        [
-            *(symmetry.turn(k, turn).flatten(3) for k in [*kernels, first]),
-            torch.stack([k.sum((3, 4)) for k in kernels], -1),
-            channels["hidden"][:, :, None].expand(n, hidden, residual, -1),
-            channels["residual"][:, None].expand(n, hidden, residual, -1),
-        ],
-        -1,
-    )

@@ -1,0 +1,138 @@
+"""What every kind of translator has, and the registry of the kinds.
+
+A kind is a module of this package with a subclass of `Translator`. Its `Config` says what its
+parameters are, and its `Learning` how it is trained: dataclasses, whose fields may have bounds. The
+class is then known by its name wherever a kind is asked for.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from kt.ensemble import Compute
+from kt.images import ImageSet
+from kt.networks.blocks import TARGETS
+from kt.networks.weights import Weights, part
+from kt.run.bounds import bounded
+from kt.run.errors import KTError
+from kt.translators.objectives import Objective, Samples, WeightObjective
+
+KINDS: dict[str, type["Translator"]] = {}
+"""All kinds of translators by name."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a kind is trained: what all kinds have.
+
+    Attributes:
+        lr: the highest learning rate.
+        warmup_epochs: over which it grows linearly.
+    """
+
+    lr: float = bounded(0.001, gt=0)
+    warmup_epochs: int = bounded(0, ge=0)
+
+
+class Material(Protocol):
+    """What a translator can learn from. Whatever is not asked for need not exist.
+
+    Attributes:
+        networks: `former.*`, `large.*` and `latter.*` of the training networks.
+        large, small: their blocks, or augmented copies of these.
+        images: that networks were trained on.
+        flip: whether networks see half of the images mirrored.
+        initial: the weights (1, ...) that all small blocks were trained from.
+        precision: "float32", or "bfloat16" for forward passes.
+        augmented: whether `large` and `small` are augmented copies.
+        seed: of what is drawn before the training.
+    """
+
+    compute: Compute
+    flip: bool
+    precision: str
+    augmented: bool
+    seed: int
+
+    @property
+    def networks(self) -> Samples: ...
+
+    @property
+    def large(self) -> Samples: ...
+
+    @property
+    def small(self) -> Samples: ...
+
+    @property
+    def images(self) -> ImageSet: ...
+
+    @property
+    def initial(self) -> Weights: ...
+
+
+class Translator(nn.Module):
+    """A module from large blocks to small blocks.
+
+    The least that a kind defines is `Config` and `forward`, from large blocks {name: (B, ...)} to
+    small ones: it is then trained on pairs, by the paper's loss (Equation 1).
+
+    Attributes:
+        kind: its name.
+        Config: a dataclass. Fields named `layers`, `hidden_size`, `dropout` and `target` are filled
+            with the parameters of these names, which all kinds share.
+        Learning: a dataclass, a subclass of `Learning`.
+        targets: kinds of blocks that it translates to.
+        learns_from_small_blocks: whether its training asks for `Material.small`.
+        config: what it was made from.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type]
+    Learning: ClassVar[type[Learning]] = Learning
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+    learns_from_small_blocks: ClassVar[bool] = True
+
+    def __init_subclass__(cls, kind: str | None = None) -> None:
+        super().__init_subclass__()
+        if kind is not None:
+            cls.kind = kind
+            KINDS[kind] = cls
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        if config.target not in self.targets:
+            accepted = " and ".join(self.targets)
+            raise KTError(f"{self.kind} translates to {accepted} blocks, not to {config.target!r}")
+        self.config = config
+
+    def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
+        """Small blocks for stacked networks `former.*`, `large.*` and `latter.*`."""
+        return self(part(networks, "large"))
+
+    def objective(self, learning: Any, material: Material) -> Objective:
+        """What it learns. Whatever it takes from the training set beforehand, it takes here.
+
+        Args:
+            learning: one of its `Learning`.
+        """
+        return WeightObjective(material.large, material.small, workers=material.compute.workers)
+
+    def own_images(self) -> Tensor | None:
+        """Images (P, 28, 28) uint8 that it keeps for itself, if it does."""
+        return None
+
+    def describe(self) -> dict[str, str | int | float]:
+        """The configuration, as kept in a translator's file."""
+        return {"kind": self.kind} | asdict(self.config)
+
+
+def kind_named(kind: str) -> type[Translator]:
+    """The class of a kind.
+
+    Raises:
+        KTError: there is none of this name.
+    """
+    if kind not in KINDS:
+        raise KTError(f"there is no translator {kind!r}: known are {', '.join(KINDS)}")
+    return KINDS[kind]

@@ -1,0 +1,182 @@
+"""The chosen kind of translator: its parameters, checked by its class, and what it learns from."""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import Field, ValidationError, create_model
+
+from kt.ensemble import Compute
+from kt.images import ImageSet
+from kt.networks.blocks import initial_weights
+from kt.networks.weights import Weights, part
+from kt.pairs.generate import shared_initial_seed
+from kt.pairs.store import Pairs
+from kt.run.errors import KTError
+from kt.translators.base import Translator, kind_named
+from kt.translators.objectives import Samples
+from stages.common.base import runtime
+from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
+from stages.common.base.params import Params, Strict, explain
+
+TRAINING = PAIRS / "train"
+Settings = TypeVar("Settings")
+
+
+def chosen(params: Params) -> type[Translator]:
+    """The class of `model.kind`.
+
+    Raises:
+        KTError: there is none, or it needs what other parameters exclude.
+    """
+    kind = kind_named(params.model.kind)
+    if params.target not in kind.targets:
+        raise KTError(
+            f"params.yaml: target is {params.target!r}, to which model.kind {kind.kind} does not "
+            f"translate: it accepts {', '.join(kind.targets)}"
+        )
+    if kind.learns_from_small_blocks and not params.generate.small_blocks:
+        raise KTError(
+            f"params.yaml: generate.small_blocks is false, but model.kind {kind.kind} learns from "
+            "small blocks"
+        )
+    return kind
+
+
+def configuration(params: Params) -> Any:
+    """The `Config` of the chosen kind, from `model`, `translators.<kind>.model` and others.
+
+    Raises:
+        KTError: naming the first value that is not valid.
+    """
+    kind = chosen(params)
+    names = {field.name for field in dataclasses.fields(kind.Config)}
+    common = {
+        "layers": params.model.layers,
+        "hidden_size": params.model.hidden_size,
+        "dropout": params.train.dropout,
+        "target": params.target,
+    }
+    shared = {name: value for name, value in common.items() if name in names}
+    own = names - common.keys()
+    values = _checked(kind.Config, shared, ("model",), set(shared))
+    place = ("translators", kind.kind, "model")
+    values |= _checked(kind.Config, params.translators[kind.kind].model, place, own)
+    return _made(kind.Config, values, place)
+
+
+def learning(params: Params) -> Any:
+    """The `Learning` of the chosen kind, from `translators.<kind>.train`.
+
+    Raises:
+        KTError: naming the first value that is not valid.
+    """
+    kind = chosen(params)
+    place = ("translators", kind.kind, "train")
+    values = _checked(kind.Learning, params.translators[kind.kind].train, place)
+    return _made(kind.Learning, values, place)
+
+
+def _checked(
+    of: type, values: dict, place: tuple[str, ...], names: set[str] | None = None
+) -> dict[str, Any]:
+    schema = _schema(of, names)
+    try:
+        return schema.model_validate(values).model_dump()
+    except ValidationError as error:
+        raise KTError(f"params.yaml: {explain(error, schema, place)}") from None
+
+
+def _schema(of: type, names: set[str] | None = None) -> type[Strict]:
+    """A dataclass, or those of its fields, as a strict schema with its defaults and bounds."""
+    hints, fields = get_type_hints(of), {}
+    for field in dataclasses.fields(of):
+        if names is not None and field.name not in names:
+            continue
+        kind, bounds = hints[field.name], dict(field.metadata)
+        if dataclasses.is_dataclass(kind):
+            kind = _schema(kind)
+            fields[field.name] = (kind, Field(default_factory=kind))
+            continue
+        if kind is float:
+            bounds["allow_inf_nan"] = False
+        fields[field.name] = (kind, Field(field.default, **bounds))
+    return create_model(of.__name__, __base__=Strict, **fields)
+
+
+def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) -> Settings:
+    """A dataclass of checked values; it may refuse those that do not go together."""
+    nested = {
+        name: _made(hint, values[name], (*place, name))
+        for name, hint in get_type_hints(of).items()
+        if dataclasses.is_dataclass(hint)
+    }
+    try:
+        return of(**values | nested)
+    except KTError as error:
+        message = str(error).removeprefix("params.yaml: ")
+        raise KTError(f"params.yaml: {'.'.join(place)}: {message}") from None
+
+
+class Stored:
+    """What the stages before have stored to learn from: a `kt.translators.base.Material`."""
+
+    def __init__(self, params: Params, compute: Compute, store: Path = TRAINING) -> None:
+        self.compute = compute
+        self.flip = params.generate.flip
+        self.precision = params.train.precision
+        self.seed = params.seed
+        self.augmented = store == TRAINING and params.augment.copies > 0
+        self._params = params
+        self._store = Pairs(store)
+
+    @cached_property
+    def networks(self) -> Samples:
+        return self._on_device(self._store, "former", "large", "latter")
+
+    @cached_property
+    def large(self) -> Samples:
+        return part(self._on_device(self._pairs, "large"), "large")
+
+    @cached_property
+    def small(self) -> Samples:
+        return part(self._on_device(self._pairs, "small"), "small")
+
+    @cached_property
+    def images(self) -> ImageSet:
+        return image_set("main", "train")
+
+    @property
+    def initial(self) -> Weights:
+        if self._params.generate.small_init != "shared":
+            raise KTError(
+                "params.yaml: small blocks have no initial weights in common to predict the "
+                "difference from: loss.difference needs generate.small_init shared"
+            )
+        return initial_weights(self._params.target, [shared_initial_seed(self.seed)])
+
+    @property
+    def checksums(self) -> list[str]:
+        """Of all that there is to learn from."""
+        images = runtime.fingerprint(self.images.images, self.images.labels)
+        return [self._store.checksum, self._pairs.checksum, images]
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        """The networks themselves, or the copies that the stage `augment` has made of them."""
+        if not self.augmented:
+            return self._store
+        pairs, wanted = Pairs(AUGMENTED), self._params.active.train.pairs
+        if pairs.about["pairs"] != wanted:
+            raise KTError(
+                f"{AUGMENTED} holds copies of {pairs.about['pairs']} pairs, but {wanted} are to be "
+                "learned from: this table needs augment.copies 0"
+            )
+        return pairs
+
+    def _on_device(self, pairs: Pairs, *parts: str) -> Samples:
+        copies = pairs is not self._store
+        first = None if copies else self._params.active.train.pairs
+        mapped = pairs.mapped(*parts, first=first)
+        return {name: rows.to(self.compute.device) for name, rows in mapped.items()}
