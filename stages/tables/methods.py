@@ -24,7 +24,7 @@ from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottle
 from kt.rivals.retraining import Retraining
 from kt.run import seeds
 from kt.run.files import load_tensors
-from kt.translators import baselines
+from kt.translators import baselines, translate
 from stages.common import translation
 from stages.common.base.generation import plan
 from stages.common.base.inputs import image_set

@@ -95,7 +95,7 @@ def protocol(params: Params) -> str:
 
 def given(params: Params) -> str:
     """What translators are given, in words."""
-    prototypes = params.model.merge.prototypes
+    prototypes = params.translators["merge"].model["prototypes"]
     return (
         "A mixer is given the large block's weights and learns from pairs of large and small "
         f"blocks. Merge is given the whole network's weights and its own {prototypes} unlabelled "
