@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,3 +81,17 @@ def test_the_example_in_python_runs(capsys):
     exec(example, {})
     before, after = map(float, capsys.readouterr().out.split())
     assert before > 85 and after > 65
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_parameters_that_are_named_exist(path):
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    text = path.read_text()
+    keys = "|".join(key for key, value in tree.items() if isinstance(value, dict))
+    named = set(re.findall(r"-S '?([\w.]+)=", text))
+    named |= set(re.findall(rf"`((?:{keys})\.[\w.]+)", text)) - {"kt.images"}
+    for name in named:
+        value = tree
+        for key in name.split("."):
+            assert key in value, f"{name} in {path.name}"
+            value = value[key]
