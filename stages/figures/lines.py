@@ -147,7 +147,7 @@ def losses_of_kinds(table: pd.DataFrame, mean_block: dict[str, float]) -> Figure
         table: columns `kind`, `epoch`, `loss` and `held_out_loss`.
         mean_block: `loss` and `held_out_loss` of always answering with the mean small block.
     """
-    figure, axes = style.new(8.4, 3.8, 2, sharey=True)
+    figure, axes = style.new(8.4, 3.8, 2)
     titles = {"loss": "training pairs", "held_out_loss": "held-out pairs"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for (kind, own), marker, line in zip(
@@ -159,8 +159,8 @@ def losses_of_kinds(table: pd.DataFrame, mean_block: dict[str, float]) -> Figure
         ax.axhline(mean_block[key], color="black", linestyle=":", label="mean small block")
         ax.set(xlabel="epoch")
         ax.set_title(title, fontsize=11)
+        style.fit_scale(ax, "y", [*table[key], mean_block[key]])
     axes[0].set_ylabel("mean squared error of weights")
-    style.fit_scale(axes[0], "y", [*table["loss"], *table["held_out_loss"]])
     style.legend(figure, axes[0], columns=4)
     return figure
 

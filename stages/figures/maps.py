@@ -24,10 +24,10 @@ def feature_maps(
     grid = figure.subplots(rows, 1 + columns, squeeze=False, width_ratios=[1] + [1.5] * columns)
     shades = matplotlib.colors.Normalize(0, float(maps[scale_of].quantile(0.998)))
     for r, axes in enumerate(grid):
-        axes[0].imshow(images[r], cmap="gray_r")
+        axes[0].imshow(images[r].numpy(), cmap="gray_r")
         axes[0].set_axis_off()
         for ax, (label, m) in zip(axes[1:], maps.items(), strict=True):
-            tiled = m[r].unflatten(0, (2, 3)).permute(0, 2, 1, 3).reshape(28, 42)
+            tiled = m[r].unflatten(0, (2, 3)).permute(0, 2, 1, 3).reshape(28, 42).numpy()
             drawn = ax.imshow(tiled, cmap="viridis", norm=shades)
             ax.grid(visible=False)
             ax.set(xticks=[], yticks=[])

@@ -99,7 +99,7 @@ def log_scale(ax: Axes, axis: str) -> None:
 
 
 def count_axis(ax: Axes, counts: Sequence[int]) -> None:
-    """A logarithmic x axis of numbers of networks, with a tick for each.
+    """An x axis of numbers of networks with a tick for each; logarithmic beyond a decade.
 
     The first and the last are labelled, and between them those with room for a label: three times
     the labelled one before them, and a third of the last at most.
@@ -109,7 +109,8 @@ def count_axis(ax: Axes, counts: Sequence[int]) -> None:
         if 3 * labelled[-1] <= count <= counts[-1] / 3:
             labelled.append(count)
     labelled += counts[-1:] if len(counts) > 1 else []
-    ax.set_xscale("log", base=2)
+    if counts[-1] > DECADE * counts[0]:
+        ax.set_xscale("log", base=2)
     ax.set_xticks(labelled, [f"{count:,}" for count in labelled])
     ax.set_xticks([count for count in counts if count not in labelled], minor=True)
     ax.xaxis.set_minor_formatter(NullFormatter())

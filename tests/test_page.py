@@ -1,0 +1,69 @@
+"""The results page: what it computes from the tables, and the notes beside them."""
+
+import pandas as pd
+import pytest
+
+from kt.run.errors import KTError
+from stages.tables import findings, output, page
+
+
+def of(mean: float, ci95: float) -> dict[str, float]:
+    return {"mean": mean, "ci95": ci95}
+
+
+def test_means_are_told_apart_where_their_intervals_do_not_overlap():
+    others = {"low": of(70, 2), "near": of(81, 2), "high": of(90, 1), "far low": of(10, 2)}
+    assert findings.standing("A", of(80, 1.5), others) == (
+        "A (80.00 ± 1.50) is ahead of: low; far low. It is within the interval of: near. "
+        "It is behind: high."
+    )
+    assert "within the interval of: B" in findings.standing("A", of(80, 1), {"B": of(82, 1)})
+    assert "behind: B" in findings.standing("A", of(80, 1), {"B": of(82.1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(of(2, 1), "a gain"), (of(-2, 1), "a loss"), (of(-1, 2), "no clear change")]
+)
+def test_a_gain_is_told_from_zero_by_its_interval(gain, words):
+    assert f": {words} (" in findings.gain("A", gain)
+
+
+def test_findings_follow_the_numbers():
+    """The same table with other numbers says something else."""
+    names = ("large", "prune_refit", "kt_mixer", "kt_merge")
+    table = pd.DataFrame({"method": ["large", "pruning", "mixer", "merge"]})
+
+    def said(merge: float) -> str:
+        sizes = dict(zip(names, (672, 324, 324, 324), strict=True))
+        means = dict(zip(names, (96, 81, 30, merge), strict=True))
+        metrics = {n: of(means[n], 1.0) | {"parameters": sizes[n]} for n in names}
+        return findings.findings("table1", metrics | {"break_even": {}}, table)[0]
+
+    assert said(88) == "merge (88.00 ± 1.00) is ahead of: pruning; mixer."
+    assert said(75) == "merge (75.00 ± 1.00) is ahead of: mixer. It is behind: pruning."
+
+
+def test_a_table_writes_and_reads_a_mean_with_its_interval():
+    assert output.parsed(output.spread(of(88.064, 1.397))) == (88.06, 1.4)
+
+
+def test_few_updates_are_called_a_smoke_run():
+    assert output.trained_with({"mixer": 999}).endswith("Smoke runs: all of these.")
+    assert output.trained_with({"mixer": 6, "merge": 1000}).endswith("Smoke runs: mixer.")
+    assert "smoke" not in output.trained_with({"mixer": 1000})
+
+
+def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "NOTES", tmp_path)
+    (tmp_path / "table3.md").write_text("2026-11-27 · quick, mnist\n\nIt agrees.\n")
+    assert page.note("table3") == ["", "**Note of 2026-11-27 (scales quick, mnist).** It agrees."]
+    assert page.note("table4") == []
+    (tmp_path / "table4.md").write_text("It agrees.\n")
+    with pytest.raises(KTError, match=r"table4\.md: begins with no line like"):
+        page.note("table4")
+
+
+def test_every_note_is_of_a_table_and_dated():
+    notes = sorted(path.stem for path in page.NOTES.glob("*.md"))
+    assert notes and set(notes) <= {*page.TITLES, page.FEW_PAIRS}
+    assert all(page.note(name) for name in notes)
