@@ -212,6 +212,7 @@ def losses_of_students(curves: pd.DataFrame, labels: dict[str, str]) -> Figure:
         how = {"marker": MARKERS[i], "markersize": 9 if i == 0 else 5}
         how |= {"linewidth": 6 if i == 0 else 2, "linestyle": LINES[max(0, i - 1) % len(LINES)]}
         ax.plot(by_epoch.index, by_epoch.mean(axis=1), color=shades[i], label=label, **how)
+    ax.plot([], color=style.GREY, linewidth=0.6, label="single seeds")
     ax.set(xlabel="epoch", ylabel="cross-entropy, training images")
     style.whole_ticks(ax)
     style.legend(figure)
