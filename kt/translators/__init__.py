@@ -1,4 +1,4 @@
-"""Translators: modules from large-block weights to small-block weights, and their files.
+"""Translators: modules that map large blocks to small blocks, and their files.
 
 Each kind is one module: see `kt.translators.base`.
 """
@@ -78,9 +78,9 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
 
 
 def own_images(model: Translator) -> ImageSet | None:
-    """The images that a translator keeps for itself, without labels (zeros); None if it has none.
+    """The images that a translator stores, with zeros for labels; None if it stores none.
 
-    They are synthetic, and what a translated block can be refined on where there are no images.
+    They are synthetic. A translated block can be refined on them if there are no other images.
     """
     images = model.own_images()
     if images is None:

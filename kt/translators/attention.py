@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
 
 
 class Attention(SequenceTranslator, kind="attention"):
-    """A transformer's encoder: tokens are mixed by self-attention, which is told their positions.
+    """A transformer's encoder: self-attention mixes the tokens and knows their positions.
 
     Attributes:
         position: (72, hidden size), learned and added to the tokens: kernels have an order.

@@ -1,8 +1,8 @@
-"""What every kind of translator has, and the registry of the kinds.
+"""The base class of all kinds of translators, and the registry of kinds.
 
-A kind is a module of this package with a subclass of `Translator`. Its `Config` says what its
-parameters are, and its `Learning` how it is trained: dataclasses, whose fields may have bounds. The
-class is then known by its name wherever a kind is asked for.
+A kind is a subclass of `Translator` in a module of this package. Two dataclasses, whose fields may
+have bounds, list its settings: `Config` those of the model, `Learning` those of its training.
+Parameters and files name a kind by its name.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ KINDS: dict[str, type["Translator"]] = {}
 
 @dataclass(frozen=True)
 class Learning:
-    """How a kind is trained: what all kinds have.
+    """Settings of the training that all kinds have.
 
     Attributes:
         lr: the highest learning rate.
@@ -36,7 +36,7 @@ class Learning:
 
 
 class Material(Protocol):
-    """What a translator can learn from. Whatever is not asked for need not exist.
+    """What a translator can learn from. What it does not ask for need not exist.
 
     Attributes:
         networks: `former.*`, `large.*` and `latter.*` of the training networks.
@@ -111,7 +111,7 @@ class Translator(nn.Module):
         return self(part(networks, "large"))
 
     def objective(self, learning: Any, material: Material) -> Objective:
-        """What it learns. Whatever it takes from the training set beforehand, it takes here.
+        """The objective of its training. Statistics of the training set are computed here, too.
 
         Args:
             learning: one of its `Learning`.
@@ -119,7 +119,7 @@ class Translator(nn.Module):
         return WeightObjective(material.large, material.small, workers=material.compute.workers)
 
     def own_images(self) -> Tensor | None:
-        """Images (P, 28, 28) uint8 that it keeps for itself, if it does."""
+        """Images (P, 28, 28) uint8 that it stores; None if it stores none."""
         return None
 
     def describe(self) -> dict[str, str | int | float]:

@@ -20,9 +20,9 @@ class SequenceConvolution(nn.Module):
 
 
 class Convolution(SequenceTranslator, kind="convolution"):
-    """Tokens are mixed by convolutions: after n layers each has seen its n neighbours either side.
+    """Convolutions mix the tokens: after n layers each has seen n neighbours on either side.
 
-    What is further apart first meets in the sequence head.
+    Kernels further apart first meet in the sequence head.
     """
 
     def token_mixing(self) -> nn.Module:

@@ -26,7 +26,7 @@ class LossWeights:
         behaviour: the divergence of the network's outputs from those with its large block.
         cross_entropy: that of the network's outputs with the images' labels.
         features: the error of the feature maps behind the block.
-        ramp_epochs: over which the last three grow linearly from 0: weights lead the way at first.
+        ramp_epochs: over which the last three grow linearly from 0, so that weights lead at first.
     """
 
     weights: float = bounded(1.0, ge=0)

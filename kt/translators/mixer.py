@@ -15,7 +15,7 @@ PAPER_SIZES = {
 
 
 class Mixer(SequenceTranslator, kind="mixer"):
-    """Tokens are mixed by an MLP along the sequence (Tolstikhin et al., 2021)."""
+    """An MLP along the sequence mixes the tokens (Tolstikhin et al., 2021)."""
 
     def token_mixing(self) -> nn.Module:
         return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)

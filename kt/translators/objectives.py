@@ -1,4 +1,4 @@
-"""What a translator is trained to do: like known small blocks, or like the large block behaves.
+"""Objectives of a translator: predict known small blocks, or behave like the large block.
 
 An objective has samples, `len(objective)`, and adds the gradient of its loss on some of them to a
 translator's: `objective.backward(model, index, epoch)`. `kt.translators.fit` does the rest.
@@ -115,7 +115,7 @@ class BehaviourObjective:
         return Shown(self.target, networks, pixels(drawn.images), self.compute)
 
     def wanted(self, networks: Weights, shown: Shown) -> Tensor:
-        """What the networks answer with their large blocks: probabilities (N, B, 10)."""
+        """The answers of the networks with their large blocks: probabilities (N, B, 10)."""
         return shown.outputs("large", part(networks, "large")).softmax(-1)
 
     def parts(self, block: Weights, networks: Weights, drawn: ImageSet) -> dict[str, Part]:
@@ -154,8 +154,8 @@ class WeightObjective:
             channels of the residual path, in an order drawn at random. The output is brought back
             from that order, which is the same as reordering small block, former and latter too: no
             loss depends on the order, nor does a network's function.
-        shares: how much weights and what networks do count.
-        function: what the networks of the pairs do, where that counts.
+        shares: how much the parts of the loss count.
+        function: the networks of the pairs with images, if the loss needs them.
     """
 
     large: Samples

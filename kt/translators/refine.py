@@ -1,9 +1,9 @@
-"""Refinement: a small block takes some hundred steps towards the large network's behaviour.
+"""Refinement: some hundred steps bring a small block closer to the large block's behaviour.
 
-It follows a translation, or any other start, and is an option of its own: with unlabelled images,
-or without any. Then it draws random strokes of several kinds, and takes for each network the kind
-that fits it best: whose statistics at the inputs of batch norm are nearest to those stored in the
-network, the measure by which DeepInversion (Yin et al., 2020) makes images.
+It starts from a translation or any other small block, with unlabelled images or without any.
+Without images it draws random strokes of several kinds and takes, for each network, the kind
+whose statistics at the inputs of batch norm are nearest to those stored in the network.
+DeepInversion (Yin et al., 2020) makes images by the same measure.
 """
 
 from itertools import product

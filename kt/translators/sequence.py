@@ -1,8 +1,8 @@
-"""What translators that read kernels as a sequence share: tokens in, small blocks out.
+"""The base of translators that read kernels as a sequence: tokens in, small blocks out.
 
-The paper's is an MLP-Mixer (Section 4.2). It compares it with attention and with convolutions
-(Figure 4): translators with the same tokens, the same heads and the same layers, which mix tokens
-in another way.
+The paper's translator is an MLP-Mixer (Section 4.2). The paper compares it with attention and
+convolutions (Figure 4), which have the same tokens, heads and layers, but mix the tokens in another
+way.
 """
 
 from collections.abc import Iterator

@@ -2,17 +2,17 @@
 
 A small block's hidden channel k is a mixture of the large block's, with batch norm folded in:
 first convolution's row k = sum_j a[j, k] * row j, second convolution's column k = sum_j b[j, k] *
-column j. Mixtures stay in the span of the input, whose order of channels does not matter; the
-second convolution of least squares (`fit`) and steps of the weights themselves (`free`) leave it.
+column j. Mixtures stay in the span of the large block's channels and do not depend on their order;
+the second convolution of least squares (`fit`) and steps of the weights themselves (`free`) leave
+it.
 
-What guides it are the outputs of the network with its large block on the translator's own prototype
-images, which are part of the translator: translating needs no images. It begins with the three
-channels that explain most there (`choose`), as pruning with images does (He et al., 2017), and with
-what an encoder, reading the weights, adds to them. An unrolled descent goes on from there, as in
-learned optimisation (Andrychowicz et al., 2016): every layer compares the outputs on a few
-prototypes, and a small network decides how far to go along the gradient, freed from the
-correlations of what the convolutions read (`whiten`: half of a natural gradient, as in K-FAC,
-Martens and Grosse, 2015).
+It is guided by the outputs of the network with its large block on prototype images, which the
+translator stores: translating needs no other images. It begins with the three channels that explain
+most there (`choose`), as pruning with images does (He et al., 2017), and adds to them what an
+encoder reads from the weights. An unrolled descent goes on from there, as in learned optimisation
+(Andrychowicz et al., 2016): every layer compares the outputs on a few prototypes, and a small
+network decides how far to go along the gradient, freed from the correlations of what the
+convolutions read (`whiten`: half of a natural gradient, as in K-FAC, Martens and Grosse, 2015).
 """
 
 from dataclasses import dataclass
