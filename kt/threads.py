@@ -29,8 +29,8 @@ def one_thread() -> Iterator[None]:
 def full_precision() -> Iterator[None]:
     """Within it convolutions on a GPU read float32.
 
-    By default cuDNN rounds what they read to TF32's 10 bits. Gradients of tiny networks are then off
-    by percent (`python -m benchmarks.gpu` measures it), and engines no longer agree.
+    By default cuDNN rounds what they read to TF32's 10 bits. Gradients of tiny networks are then
+    off by percent (`python -m benchmarks.gpu` measures it), and engines no longer agree.
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
