@@ -1,6 +1,11 @@
 """What the benchmarks count."""
 
-from benchmarks import cost
+import sys
+
+import pytest
+
+from benchmarks import cost, gpu
+from kt.ensemble import cuda_engine
 from stages.common.base import params
 
 IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
@@ -25,3 +30,23 @@ def test_times_are_said_in_their_largest_unit():
     assert cost.in_words(1800) == "0.5 hours"
     assert cost.in_words(36 * 3600) == "1.5 days"
     assert cost.in_words(2 * 365.25 * 86400) == "2.0 years"
+
+
+@pytest.mark.skipif(cuda_engine.available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_nothing_to_measure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "out")])
+    gpu.main()
+    assert capsys.readouterr().out.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_fails_keeps_what_it_found():
+    part = {
+        "outcome": {"seconds": 3.0, "failed": "ended with 1", "last lines": ["KeyError: 'x'"]},
+        "rows": [{"what": "a", "ms": 0.25}, {"what": "b", "failed": "a | b\nc"}],
+    }
+    page = gpu.markdown({"machine": {"card": "none"}, "parts": {"generation": part}})
+    assert "| what | ms | failed |" in page
+    assert "| a | 0.25 |  |" in page
+    assert "| b |  | a / b c |" in page
+    assert "KeyError: 'x'" in page
