@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.images import ImageSet, cifar
+from kt.images import ImageSet, cifar, load_images
 from kt.networks.residual import NETWORKS, cifar_resnet
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Training
@@ -216,7 +216,8 @@ def archive(tmp_path, monkeypatch):
 
 def test_jpeg_images_are_read_by_class(archive, tmp_path):
     _, images = archive
-    train, test, source = cifar.load(tmp_path)
+    train, test = load_images("cifar10", tmp_path)
+    source = cifar.source()
     assert source == "JPEG"
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] and test.labels.tolist() == [0, 1]
     for read, written in ((train.images[3], images[0]), (test.images[0], images[6])):
@@ -228,14 +229,14 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, tmp_path):
     path, _ = archive
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(KTError, match=r"cifar10-jpeg.tar.gz is damaged") as caught:
-        cifar.load(tmp_path)
+        load_images("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_another_number_of_images_is_refused(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "SIZES", (50000, 10000))
     with pytest.raises(KTError, match=r"has \(50000, 10000\) images, but there are 6 and 2"):
-        cifar.load(tmp_path)
+        load_images("cifar10", tmp_path)
 
 
 def test_missing_files_without_network_are_one_clear_line(tmp_path, monkeypatch):
@@ -245,7 +246,7 @@ def test_missing_files_without_network_are_one_clear_line(tmp_path, monkeypatch)
     monkeypatch.delenv("KT_DATA_ROOT", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(KTError, match=r"could not be downloaded .*KT_DATA_ROOT") as caught:
-        cifar.load(tmp_path)
+        load_images("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -447,7 +448,7 @@ def test_cifar_from_files(data_root, tmp_path, monkeypatch):
                 part.addfile(member, whole.extractfile(member))
     monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
     monkeypatch.setattr(cifar, "SIZES", (500, 100))
-    train, test, _ = cifar.load(tmp_path)
+    train, test = load_images("cifar10", tmp_path)
     assert train.images.shape == (500, 3, 32, 32) and test.images.shape == (100, 3, 32, 32)
     assert train.labels.bincount().tolist() == [50] * 10
     assert test.labels.bincount().tolist() == [10] * 10

@@ -37,9 +37,9 @@ from kt.networks.blocks import (
     skeleton,
     weights,
 )
+from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
-Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from kt.ensemble import torch_engine
+from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
 if TYPE_CHECKING:
     from kt.ensemble.cuda.passes import Passes
 
-Weights = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt.images import ImageSet
+from kt.images.base import ImageSet, image_set
+from kt.images.downloaded import from_torchvision
 from kt.run import seeds
 from kt.run.errors import KTError
 
@@ -20,48 +21,55 @@ DEVIATION = (0.2470, 0.2435, 0.2616)
 """Of the training images' channels, pixels in [0, 1]."""
 MARGIN = 4
 """Black pixels around an image before it is cropped to its size again (He et al., 2016)."""
-ARCHIVE = Path("CIFAR10") / "cifar10-jpeg.tar.gz"
+ORIGINAL, ARCHIVE = Path("cifar-10-batches-py"), Path("CIFAR10") / "cifar10-jpeg.tar.gz"
 
 
-def load(folder: Path) -> tuple[ImageSet, ImageSet, str]:
-    """The training and test images, (M, 3, 32, 32) uint8, and a word on what they are.
+@image_set("cifar10", grey=False)
+def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
+    """The training and test images, (M, 3, 32, 32) uint8.
 
     From KT_DATA_ROOT, if it is set: the original in torchvision's layout, `cifar-10-batches-py/`,
     or else JPEG images, `CIFAR10/cifar10-jpeg.tar.gz`, which are slightly lossy. Without these the
     original is downloaded into `folder`.
 
     Raises:
-        KTError: the files are damaged, or neither here nor downloadable.
+        KTError: the files are damaged, or neither at hand nor downloadable.
     """
-    root = os.environ.get("KT_DATA_ROOT")
-    original = root is not None and (Path(root) / "cifar-10-batches-py").is_dir()
-    if root is not None and not original and (archive := Path(root) / ARCHIVE).exists():
-        train, test = _of_archive(archive)
-        source = "JPEG"
-    else:
-        train, test = _of_torchvision(Path(root) if original else folder / "torchvision", original)
-        source = "original"
+    train, test = _of_archive(_root() / ARCHIVE) if source() == "JPEG" else _original(folder)
     if (len(train), len(test)) != SIZES:
         raise KTError(f"CIFAR-10 has {SIZES} images, but there are {len(train)} and {len(test)}")
-    return train, test, source
+    return train, test
 
 
-def _of_torchvision(root: Path, at_hand: bool) -> tuple[ImageSet, ImageSet]:
+def source() -> str:
+    """What `cifar10` reads: "JPEG" or the "original"."""
+    root = _root()
+    if root is None or (root / ORIGINAL).is_dir() or not (root / ARCHIVE).exists():
+        return "original"
+    return "JPEG"
+
+
+def _root() -> Path | None:
+    root = os.environ.get("KT_DATA_ROOT")
+    return None if root is None else Path(root)
+
+
+def _original(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import CIFAR10
 
+    root = _root()
+    at_hand = root is not None and (root / ORIGINAL).is_dir()
+    place = root if at_hand else folder / "torchvision"
+
     def split(train: bool) -> ImageSet:
-        data = CIFAR10(root, train=train, download=not at_hand)
+        held = f"{ORIGINAL}/ or {ARCHIVE}"
+        data = from_torchvision(
+            "CIFAR-10", held, lambda: CIFAR10(place, train=train, download=not at_hand)
+        )
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return ImageSet(images, torch.tensor(data.targets))
 
-    try:
-        return split(True), split(False)
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KTError(
-            f"CIFAR-10 is not available and could not be downloaded ({reason}): set KT_DATA_ROOT "
-            f"to the folder that holds cifar-10-batches-py/ or {ARCHIVE}"
-        ) from None
+    return split(True), split(False)
 
 
 def _of_archive(path: Path) -> tuple[ImageSet, ImageSet]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kt.ensemble import Compute
-from kt.images import cifar as images
+from kt.images import cifar, load_images
 from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.params import Params
@@ -11,14 +11,14 @@ from stages.factor_transfer.settings import IMAGES
 
 
 def main(params: Params, compute: Compute) -> None:
-    train, test, source = images.load(Path("data"))
+    train, test = load_images("cifar10", Path("data"))
     tensors = {
         "train.images": train.images,
         "train.labels": train.labels,
         "test.images": test.images,
         "test.labels": test.labels,
     }
-    save_tensors(IMAGES, tensors, {"source": source})
+    save_tensors(IMAGES, tensors, {"source": cifar.source()})
 
 
 if __name__ == "__main__":

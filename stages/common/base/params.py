@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from kt.images import IMAGE_SETS
 from kt.networks.blocks import TARGETS
 from kt.run.errors import KTError
 
@@ -22,7 +23,15 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ImageSetName = Literal["digits", "glyphs", "mnist", "usps"]
+
+
+def _known_set(name: str) -> str:
+    if name not in IMAGE_SETS:
+        raise ValueError(f"got {name!r}; accepts {', '.join(IMAGE_SETS)}")
+    return name
+
+
+ImageSetName = Annotated[str, AfterValidator(_known_set)]
 Side = Literal["large", "small", "both"]
 
 
