@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt import ensemble
+from kt import ensemble, losses
 from kt.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 from kt.data import ordered_batches, pixels, training_batches
-from kt.ensemble import Compute, Recipe, cpu_engine
+from kt.ensemble import Compute, Recipe, cpu_engine, torch_engine
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
 SEEDS = [11, 12, 13, 14, 15]
@@ -160,8 +160,8 @@ def test_whitened_inputs_have_no_correlations(kind, images, networks, compute, m
         assert (products @ found @ products - products).norm() < 0.01 * products.norm()
 
 
-@pytest.mark.parametrize("kind", [None, "large", "conv"])
-def test_features_are_those_of_the_modules(kind, images, networks):
+@pytest.mark.parametrize("kind", [None, *BLOCKS])
+def test_features_are_those_of_the_modules_and_contiguous(kind, images, networks):
     block = {} if kind is None else initial_weights(kind, SEEDS)
     maps = ensemble.features(images, networks, kind, block, Compute(chunk=2))
     network = assembled(kind or "large", networks, block, 3)
@@ -169,6 +169,12 @@ def test_features_are_those_of_the_modules(kind, images, networks):
         expected = network.former(pixels(images.images))
         expected = expected if kind is None else network.block(expected)
     assert_close(maps[3], expected, rtol=1e-4, atol=1e-5)
+    assert maps.is_contiguous()
+    former = ensemble.part(networks, "former")
+    for batch in torch_engine.features(kind, former, block, [pixels(images.images)]):
+        assert batch.is_contiguous()
+    if kind is not None:
+        assert losses.behind(kind, block, ensemble.features(images, networks)).is_contiguous()
 
 
 @pytest.mark.parametrize("kind", ["large", "conv"])

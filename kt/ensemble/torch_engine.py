@@ -153,7 +153,7 @@ def features(
     count = len(former["bn.weight"])
     weights = _in_company(_prefixed("former", former) | _prefixed("block", block))
     for batch in images:
-        yield forward(weights, batch)[:count]
+        yield forward(weights, batch)[:count].contiguous()  # vmap lets images come first in memory
 
 
 class _Front(nn.Module):
