@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,10 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.errors import KTError
+from kt.threads import processors
 from stages import params
 
 SCRATCH = Path(".kt")
@@ -89,7 +90,7 @@ def _compute(flags: argparse.Namespace) -> Compute:
         reason = str(error).splitlines()[0]
         raise KTError(f"--device (KT_DEVICE): {name!r} cannot be used here ({reason})") from None
     on_cpu = device.type == "cpu"
-    workers = count("workers", len(os.sched_getaffinity(0))) if on_cpu else 1
+    workers = count("workers", processors()) if on_cpu else 1
     engine = setting("engine", "auto")
     if engine not in ENGINES:
         raise KTError(f"--engine (KT_ENGINE): got {engine!r}; accepts {', '.join(ENGINES)}")
@@ -122,13 +123,16 @@ def scratch(stage: str, *key: object) -> Iterator[Path]:
         digest.update(source.read_bytes())
     folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KTError(f"another process is at this very work (it holds {lock.name})") from None
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise KTError(f"another process is at this very work (it holds {lock.lock_file})") from None
+    try:
         yield folder
         shutil.rmtree(folder)
+    finally:
+        lock.release()
 
 
 def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import signal
 import tarfile
 from pathlib import Path
 
@@ -424,7 +423,7 @@ def test_killed_students_go_on_to_the_same_bytes_and_leave_their_teacher_as_it_w
     shutil.rmtree(compared.folder / students)
     process = compared.start("factor_transfer.student", "factor_500", KT_WORKERS="2")
     wait_for(lambda: list(compared.folder.glob(".kt/factor-*/*.pt")), process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert list(compared.folder.glob(".kt/factor-*/*.pt"))
     compared.succeed("factor_transfer.student factor_500", KT_WORKERS="2")

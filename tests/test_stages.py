@@ -1,10 +1,8 @@
 """The stages as a user meets them: interruptions, bad input, and what DVC is told of them."""
 
 import ast
-import fcntl
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from kt import pairs
 from kt.pairs import Pairs
@@ -184,7 +183,7 @@ def test_generation_that_is_killed_resumes_to_identical_bytes(prepared):
     for parts_seen in (1, 3):
         process = prepared.start("generate_train", KT_WORKERS="1")
         wait_for(lambda count=parts_seen: len(parts(prepared)) >= count, process)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         assert len(parts(prepared)) >= parts_seen
     damaged = min(parts(prepared))
@@ -225,7 +224,7 @@ def test_a_killed_translator_resumes_to_the_same_result(prepared):
     whole = prepared.files("results/train")
     process = prepared.start("train_translator")
     wait_for(lambda: checkpoints(prepared), process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert checkpoints(prepared)
     prepared.succeed("train_translator")
@@ -284,14 +283,27 @@ def test_too_many_held_back_images_are_refused(project):
 def test_a_second_process_on_the_same_work_is_sent_away(prepared):
     process = prepared.start("generate_train")
     wait_for(lambda: list(prepared.folder.glob(".kt/generate-*/lock")), process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     (lock,) = prepared.folder.glob(".kt/generate-*/lock")
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(lock):
         status, errors = prepared.run("generate_train")
     assert status == 1 and "another process is at this very work" in errors
     assert "Traceback" not in errors
+
+
+def test_stages_run_where_the_system_has_neither_fcntl_nor_affinities(prepared):
+    whole = prepared.files("data/pairs/train")
+    shutil.rmtree(prepared.folder / "data/pairs/train")
+    code = (
+        "import os, runpy, sys; sys.modules['fcntl'] = None; del os.sched_getaffinity;"
+        "sys.argv = ['stage']; runpy.run_module('stages.generate_train', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=prepared.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert prepared.files("data/pairs/train") == whole
 
 
 def test_a_damaged_store_is_refused_in_one_line(prepared):
@@ -303,9 +315,11 @@ def test_a_damaged_store_is_refused_in_one_line(prepared):
 
 
 def test_a_full_disk_ends_in_one_line_and_loses_nothing(prepared):
+    pytest.importorskip("resource")
     limit = (  # a file-size limit stands in for the full disk: the system refuses the write
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1)); sys.argv = ['stage'];"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY));"
+        "sys.argv = ['stage'];"
         "runpy.run_module('stages.generate_train', run_name='__main__')"
     )
     done = subprocess.run(
