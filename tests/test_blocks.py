@@ -4,7 +4,6 @@ import sys
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.testing import assert_close
 
 from kt.blocks import (
     BLOCKS,
@@ -20,6 +19,7 @@ from kt.blocks import (
     weights,
 )
 from kt.data import ImageSet, training_batches
+from tests.rounding import POSITIONS, assert_near
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_attention_is_scaled_dot_product_attention():
     block, x = AttentionBlock(), torch.randn(3, 6, 14, 14)
     q, k, v = (part(x).flatten(2).transpose(1, 2) for part in (block.query, block.key, block.value))
     attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).unflatten(2, (14, 14))
-    assert_close(block(x), block.proj(attended) + x)
+    assert_near(block(x), block.proj(attended) + x, 3 * 6 + 2 * POSITIONS)
 
 
 def test_mlp_target_is_two_linear_layers_at_each_position():
     block, x = MLPBlock(), torch.randn(3, 6, 14, 14)
     y = block.fc2(F.relu(block.fc1(x.movedim(1, 3)))).movedim(3, 1)
-    assert_close(block(x), F.relu(y + x))
+    assert_near(block(x), F.relu(y + x), 6 + 12 + 2)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -89,6 +89,7 @@ import torch
 from torch.nn import functional as F
 from kt.blocks import BLOCKS, Network
 from kt.cifar.networks import NETWORKS
+from tests.rounding import POSITIONS, assert_near
 
 def train(network, steps, *images):
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
