@@ -98,7 +98,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         "other networks": trained(networks.selection + networks.test, images["train"], *both)
         + trained(networks.test, images["transfer"], *both)
         + trained(networks.partial, fractions * images["train"], "step 1"),
-        "merge": merge,
+        "merge": sum([merge] * active.repeats, Work()),
         "table3": grid("table3"),
         "table4": grid("table4"),
         "table5": sum([on_few] * swept, Work()),

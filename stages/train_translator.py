@@ -1,5 +1,7 @@
 """Train the translator; choose its epoch on selection networks; report it on test networks.
 
+From several seeds, so that what differs by chance is known; the first one is the translator.
+
 In several processes, of several machines too, where KT_TORCHRUN holds torchrun's options.
 """
 
@@ -11,7 +13,7 @@ from stages.translation import train
 
 
 def main(params: Params, compute: Compute) -> None:
-    train(params, compute, RESULTS / "train")
+    train(params, compute, RESULTS / "train", repeats=params.active.repeats)
 
 
 if __name__ == "__main__":

@@ -57,21 +57,27 @@ class Trained:
 
 
 def train(
-    params: Params, compute: Compute, out: Path | None = None, store: Path = TRAINING
+    params: Params,
+    compute: Compute,
+    out: Path | None = None,
+    store: Path = TRAINING,
+    repeats: int = 1,
 ) -> Trained:
     """Train the translator, choose its epoch on selection networks, measure it on test networks.
 
     Args:
         out: the folder for the translator, its metrics and their history; None: nothing is written.
         store: the networks to learn from.
+        repeats: how many are trained, each from a seed of its own: the first one is returned and
+            written, beside all accuracies.
     """
-    training = training_of(params)
     cuda = compute.device.type == "cuda"
     if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
+    drawn = (seeds.derive(params.seed, "translator", "repeat", i) for i in range(1, repeats))
+    trainings = [training_of(params, seed) for seed in (params.seed, *drawn)]
     model = make_model(params)
     objective, learned_from = make_objective(params, compute, model, store)
-    model.to(compute.device)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
@@ -86,44 +92,57 @@ def train(
             "test": on_test,
         }
 
-    key = [model.describe(), dataclasses.asdict(training), params.train.model_dump(), learned_from]
+    key = [
+        model.describe(),
+        dataclasses.asdict(trainings[0]),
+        params.train.model_dump(),
+        learned_from,
+    ]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     first = distributed.rank() == 0  # the only process that writes and shows anything
     with (
         runtime.scratch("translator", *key) if first else contextlib.nullcontext(Path()) as kept,
-        runtime.progress_bar(training.epochs, "translator", "epoch", first) as bar,
+        runtime.progress_bar(repeats * trainings[0].epochs, "translator", "epoch", first) as bar,
         _live(out if first else None) as live,
     ):
+        trained: list[Trained] = []
 
         def show(record: Record) -> None:
-            if live is not None:
+            if live is not None and not trained:  # the first one's training is logged
                 _log(live, record)
             bar.set_postfix(
                 {k: f"{v:.4g}" for k, v in record.items() if k.endswith(("loss", "cy"))}
             )
             bar.update()
 
-        checkpoint = kept / "checkpoint.pt"
-        fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
-        model.load_state_dict(fitted.weights)
-        model.eval()
-        trained = Trained(model, fitted, fitted.best["selection"], fitted.best["test"])
-        if live is not None:  # before the checkpoint is deleted
+        for number, training in enumerate(trainings, 1):
+            if number > 1:
+                model = make_model(params, training.seed)
+                objective, _ = make_objective(params, compute, model, store, training.seed)
+            checkpoint = kept / f"checkpoint-{number}.pt"
+            model.to(compute.device)
+            fitted = fit(
+                model, objective, training, evaluate, "selection_accuracy", checkpoint, show
+            )
+            model.load_state_dict(fitted.weights)
+            model.eval()
+            trained.append(Trained(model, fitted, fitted.best["selection"], fitted.best["test"]))
+        if live is not None:  # before the checkpoints are deleted
             _write(trained, live, out)
-    return trained
+    return trained[0]
 
 
-def training_of(params: Params) -> Training:
-    """How the translator is trained."""
+def training_of(params: Params, seed: int | None = None) -> Training:
+    """How the translator is trained, from this seed or the parameters'."""
     chosen = {field.name for field in dataclasses.fields(Training)}
     own = getattr(params.train, params.model.kind)
     known = params.train.model_dump() | own.model_dump() | params.schedule.model_dump()
     known = {name: value for name, value in known.items() if name in chosen}
-    return Training(**known, seed=params.seed)
+    return Training(**known, seed=params.seed if seed is None else seed)
 
 
-def make_model(params: Params) -> Translator:
-    """An untrained translator; its weights are drawn from the parameters' seed."""
+def make_model(params: Params, seed: int | None = None) -> Translator:
+    """An untrained translator; its weights are drawn from this seed or the parameters'."""
     chosen = params.model
     make, configure = translator.KINDS[chosen.kind]
     config = configure(
@@ -133,7 +152,8 @@ def make_model(params: Params) -> Translator:
         dropout=params.train.dropout,
         target=params.target,
     )
-    torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
+    seed = params.seed if seed is None else seed
+    torch.manual_seed(seeds.derive(seed, "translator", "initial weights"))
     model = make(config)
     loss = params.train.mixer.loss
     if isinstance(model, Mixer) and loss.difference:
@@ -147,23 +167,27 @@ def prepared_model(params: Params, compute: Compute) -> Merge:
     """A merging translator before any training, with its prototypes."""
     model = make_model(params)
     networks, _ = _behaviour(params, compute, TRAINING)
-    _prepare(params, model, networks)
+    _prepare(params, model, networks, params.seed)
     return model
 
 
-def _prepare(params: Params, model: Merge, learning: BehaviourObjective) -> None:
+def _prepare(params: Params, model: Merge, learning: BehaviourObjective, seed: int) -> None:
     first = {name: rows[:PREPARED] for name, rows in learning.networks.items()}
-    draw = seeds.generator(params.seed, "translator", "prototypes")
+    draw = seeds.generator(seed, "translator", "prototypes")
     model.prepare(first, image_set("main", "train"), draw, params.generate.flip)
 
 
 def make_objective(
-    params: Params, compute: Compute, model: Translator, store: Path
+    params: Params, compute: Compute, model: Translator, store: Path, seed: int | None = None
 ) -> tuple[WeightObjective | BehaviourObjective, list[str]]:
-    """What the translator learns, and checksums of what it learns from."""
+    """What the translator learns, and checksums of what it learns from.
+
+    Args:
+        seed: of the prototypes that it is given along; None: the parameters'.
+    """
     if isinstance(model, Merge):
         networks, learned_from = _behaviour(params, compute, store)
-        _prepare(params, model, networks)
+        _prepare(params, model, networks, params.seed if seed is None else seed)
         symmetric = params.train.merge.symmetry
         return dataclasses.replace(networks, symmetry=symmetric), learned_from
     train, loss = params.train.mixer, params.train.mixer.loss
@@ -247,12 +271,26 @@ def _log(live: Live, record: Record) -> None:
     live.make_summary()  # what is known so far, for those who watch
 
 
-def _write(trained: Trained, live: Live, out: Path) -> None:
-    translator.save(out / TRANSLATOR.name, trained.model)
-    live.summary = trained.metrics()
-    accuracy = trained.test
+def _write(trained: list[Trained], live: Live, out: Path) -> None:
+    translator.save(out / TRANSLATOR.name, trained[0].model)
+    live.summary = trained[0].metrics() | over_seeds(trained)
+    accuracy = trained[0].test
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
     runtime.write_csv(out / "accuracies.csv", table)
+
+
+def over_seeds(trained: list[Trained]) -> dict:
+    """Each seed's mean accuracies and epoch, and the summary of the test accuracies over seeds."""
+    means = torch.stack([one.test.mean() for one in trained])
+    each = {
+        str(number): {
+            "translation": round(one.test.mean().item(), 4),
+            "selection": round(one.selection.mean().item(), 4),
+            "epoch": one.fitted.best["epoch"],
+        }
+        for number, one in enumerate(trained, 1)
+    }
+    return {"seeds": each, "over_seeds": summary(means)}
 
 
 def epochs(fitted: Fitted) -> dict:

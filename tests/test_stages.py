@@ -214,25 +214,48 @@ def train_long(project) -> None:
     project.write_params()
 
 
-def checkpoints(project) -> list[Path]:
-    return list(project.folder.glob(".kt/translator-*/checkpoint.pt"))
+def checkpoints(project, number="*") -> list[Path]:
+    return list(project.folder.glob(f".kt/translator-*/checkpoint-{number}.pt"))
 
 
-def test_a_killed_translator_resumes_to_the_same_result(prepared):
+@pytest.mark.parametrize("number", [1, 2])  # of the two translators that are trained in turn
+def test_a_killed_translator_resumes_to_the_same_result(number, prepared):
     train_long(prepared)
     prepared.succeed("train_translator")
     whole = prepared.files("results/train")
     process = prepared.start("train_translator")
-    wait_for(lambda: checkpoints(prepared), process)
+    wait_for(lambda: checkpoints(prepared, number), process)
     process.kill()
     process.communicate()
-    assert checkpoints(prepared)
+    assert checkpoints(prepared, number)
     prepared.succeed("train_translator")
     again = prepared.files("results/train")
     for name in whole:
         if not name.endswith(".tsv"):
             assert again[name] == whole[name], name
     assert losses(again) == losses(whole)
+
+
+def test_translators_of_further_seeds_are_reported_and_leave_the_first_as_it_is(prepared):
+    prepared.succeed("train_translator")
+    both = prepared.files("results/train")
+    prepared.params["scales"]["tiny"]["repeats"] = 1
+    prepared.write_params()
+    prepared.succeed("train_translator")
+    alone = prepared.files("results/train")
+    for name in ("translator.safetensors", "accuracies.csv"):
+        assert both[f"results/train/{name}"] == alone[f"results/train/{name}"]
+    assert losses(both) == losses(alone)
+    several, one = (json.loads(files["results/train/metrics.json"]) for files in (both, alone))
+    seeds, over = several.pop("seeds"), several.pop("over_seeds")
+    assert one.pop("seeds") == {"1": seeds["1"]}
+    assert one.pop("over_seeds")["n"] == 1
+    assert several == one
+    assert seeds["1"]["translation"] == one["translation"]["mean"]
+    assert seeds["2"] != seeds["1"]
+    assert over["n"] == 2
+    means = [seed["translation"] for seed in seeds.values()]
+    assert over["mean"] == pytest.approx(sum(means) / 2, abs=1e-3)
 
 
 def losses(files) -> list[list[str]]:

@@ -11,6 +11,7 @@ TINY = {
     "images": {"main": "digits", "transfer": "glyphs", "held_back": 1300},
     "networks": {"train": 8, "selection": 2, "test": 3, "partial": 2, "per_stream": 2},
     "recipe": {"epochs": 1, "batch_size": 64, "lr": 0.1},
+    "repeats": 2,
     "train": {
         "pairs": 8,
         "merge": {"epochs": 4, "batch_size": 4, "evaluate_every": 2},
