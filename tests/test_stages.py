@@ -358,6 +358,10 @@ def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):
     nothing = {"CXX": "", "PATH": "", "XDG_CACHE_HOME": str(prepared.folder / "cache")}
     status, errors = prepared.run("evaluate_baselines", **nothing)
     assert status == 0, errors
-    assert errors.splitlines()[0].startswith("notice: the cpu engine is not available: no C++")
+    notice = errors.splitlines()[0]
+    assert notice.startswith("notice: the cpu engine is not available: no C++")
+    assert "instead of two minutes" in notice  # what it costs
+    for install in ("apt install g++", "dnf install gcc-c++", "xcode-select --install"):
+        assert install in notice
     status, errors = prepared.run("evaluate_baselines", "--engine", "cpu", **nothing)
     assert status == 1 and "no C++ compiler" in errors and "Traceback" not in errors
