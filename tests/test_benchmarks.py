@@ -1,5 +1,9 @@
 """What the benchmarks count."""
 
+import sys
+
+import pytest
+
 from benchmarks import cost
 from stages import params
 
@@ -25,3 +29,12 @@ def test_times_are_said_in_their_largest_unit():
     assert cost.in_words(1800) == "0.5 hours"
     assert cost.in_words(36 * 3600) == "1.5 days"
     assert cost.in_words(2 * 365.25 * 86400) == "2.0 years"
+
+
+def test_peak_memory_is_counted_in_kilobytes_on_linux_and_in_bytes_on_macos(monkeypatch):
+    resource = pytest.importorskip("resource")
+    process = pytest.importorskip("benchmarks.process")
+    monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 2**30}))
+    for platform, expected in (("linux", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert process.peak_memory() == expected  # GiB
