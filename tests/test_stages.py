@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from kt import pairs
 from kt.pairs import Pairs
+from stages import params
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -363,5 +365,10 @@ def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):
     assert "instead of two minutes" in notice  # what it costs
     for install in ("apt install g++", "dnf install gcc-c++", "xcode-select --install"):
         assert install in notice
+    fewer = dict(re.findall(r"-S ([\w.]+)=(\d+)", notice))
+    whole = params.Params.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    change = {"networks": {"train": 32}, "train": {"pairs": 32}}
+    assert fewer == {"scales.quick.networks.train": "32", "scales.quick.train.pairs": "32"}
+    assert whole.changed({"active": change}, "notice").active.networks.train == 32  # is valid
     status, errors = prepared.run("evaluate_baselines", "--engine", "cpu", **nothing)
     assert status == 1 and "no C++ compiler" in errors and "Traceback" not in errors
