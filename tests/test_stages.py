@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 
 from kt import pairs
 from kt.pairs import Pairs
-from stages import params
+from stages import params, translation
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -254,10 +255,21 @@ def test_translators_of_further_seeds_are_reported_and_leave_the_first_as_it_is(
     assert one.pop("over_seeds")["n"] == 1
     assert several == one
     assert seeds["1"]["translation"] == one["translation"]["mean"]
-    assert seeds["2"] != seeds["1"]
-    assert over["n"] == 2
+    assert over["n"] == len(seeds) == 2
     means = [seed["translation"] for seed in seeds.values()]
     assert over["mean"] == pytest.approx(sum(means) / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["merge", "mixer"])
+def test_another_seed_makes_another_translator_trained_in_another_order(kind):
+    chosen = params.load(ROOT / "params.yaml").changed({"model": {"kind": kind}}, "kind")
+    plain, same, other = (
+        torch.cat([p.flatten() for p in translation.make_model(chosen, seed).parameters()])
+        for seed in (None, chosen.seed, chosen.seed + 1)
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, other)
+    assert translation.training_of(chosen).seed == chosen.seed
+    assert translation.training_of(chosen, 5).seed == 5
 
 
 def losses(files) -> list[list[str]]:
