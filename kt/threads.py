@@ -1,4 +1,4 @@
-"""How many CPUs there are, and how many threads PyTorch's operations use."""
+"""The CPUs there are, and how PyTorch's operations run: in how many threads, what precision."""
 
 import contextlib
 import math
@@ -73,6 +73,21 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it convolutions on a GPU read float32.
+
+    By default cuDNN rounds what they read to TF32's 10 bits. Gradients of tiny networks are then
+    off by percent (`python -m benchmarks.gpu` measures it), and engines no longer agree.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def spread(

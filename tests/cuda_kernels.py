@@ -24,15 +24,13 @@ from tests.test_cpu_engine import (
 
 GPU = cuda_engine.available()
 DEVICE = "cuda" if GPU else "cpu"
-NETWORKS = 3
+NETWORKS = 35 if GPU else 3
+LAST = NETWORKS - 1
 
-# Lanes for two networks: the three of these tests are two packs, the last one half empty. Tiles
-# as wide as on a GPU take other ways through the kernels, and much longer in the interpreter.
-NARROW = (
-    replace(cuda_engine.GPU, lanes=2, rows=64, gradient_rows=64, whole=2, read=1)
-    if GPU
-    else replace(cuda_engine.INTERPRETED, lanes=2)
-)
+# On a GPU its own tiles. In the interpreter lanes for two networks, so that in both the networks
+# are two packs, the last one not full. Tiles as wide as on a GPU take other ways through the
+# kernels, and much longer in the interpreter.
+NARROW = cuda_engine.GPU if GPU else replace(cuda_engine.INTERPRETED, lanes=2)
 WIDE = cuda_engine.GPU if GPU else replace(cuda_engine.INTERPRETED, whole=14, read=7)
 
 
@@ -88,8 +86,8 @@ def test_step_1_whatever_the_company_and_what_follows(networks, freeze_block):
     longer = train_networks(networks, (*sizes, 1), freeze_block, NARROW, snapshots=[1])
     trained = rows(longer, slice(NETWORKS, None))
     assert_plain_step_1(trained, networks, draw_batches(*sizes, seed=1), freeze_block, 1e-4)
-    alone = train_networks(networks, sizes, freeze_block, NARROW, [2])
-    assert_same_bits(alone, rows(trained, [2]))
+    alone = train_networks(networks, sizes, freeze_block, NARROW, [LAST])
+    assert_same_bits(alone, rows(trained, [LAST]))
 
 
 def test_step_2_is_plain_sgd_whatever_the_company(networks, small):
@@ -115,5 +113,7 @@ def test_outputs_are_the_references(networks, small, kind, tiles):
     images = [batch for batch, _ in draw_batches(*((50, 50, 13) if GPU else (9,)), seed=3)]
     moved = [on_device({"images": batch})["images"] for batch in images]
     logits = cuda_engine.outputs(kind, *(on_device(p) for p in parts), moved, tiles)
-    expected = torch_engine.outputs(kind, *parts, images)
-    assert_close(torch.cat(list(logits), 1).cpu(), torch.cat(list(expected), 1))
+    expected = torch.cat(list(torch_engine.outputs(kind, *parts, images)), 1)
+    # A logit is a sum of 588 terms, whose roundings add up as a random walk does.
+    rounding = 4 * 588**0.5 * torch.finfo(torch.float32).eps * expected.abs().max().item()
+    assert_close(torch.cat(list(logits), 1).cpu(), expected, rtol=0, atol=rounding)

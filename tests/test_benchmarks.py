@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks import cost
+from benchmarks import cost, gpu
+from kt.ensemble import cuda_engine
 from stages import params
 
 IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
@@ -38,3 +39,23 @@ def test_peak_memory_is_counted_in_kilobytes_on_linux_and_in_bytes_on_macos(monk
     for platform, expected in (("linux", 1024), ("darwin", 1)):
         monkeypatch.setattr(sys, "platform", platform)
         assert process.peak_memory() == expected  # GiB
+
+
+@pytest.mark.skipif(cuda_engine.available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_nothing_to_measure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "out")])
+    gpu.main()
+    assert capsys.readouterr().out.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_fails_keeps_what_it_found():
+    part = {
+        "outcome": {"seconds": 3.0, "failed": "ended with 1", "last lines": ["KeyError: 'x'"]},
+        "rows": [{"what": "a", "ms": 0.25}, {"what": "b", "failed": "a | b\nc"}],
+    }
+    page = gpu.markdown({"machine": {"card": "none"}, "parts": {"generation": part}})
+    assert "| what | ms | failed |" in page
+    assert "| a | 0.25 |  |" in page
+    assert "| b |  | a / b c |" in page
+    assert "KeyError: 'x'" in page

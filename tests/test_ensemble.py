@@ -230,3 +230,30 @@ def test_an_error_in_one_chunk_stops_the_others_and_is_raised(images):
         ensemble.train_networks(
             images, SEEDS, 3, RECIPE, Compute(workers=2, chunk=1), progress=fail
         )
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_convolutions_are_never_rounded_to_tf32(rounded, images, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", rounded)
+    seen = []
+
+    def noted(function):
+        def wrapped(*args, **kwargs):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    for name in ("train_networks", "train_blocks", "outputs"):
+        monkeypatch.setattr(torch_engine, name, noted(getattr(torch_engine, name)))
+    for name in ("__init__", "outputs", "behaviour"):
+        monkeypatch.setattr(torch_engine.Shown, name, noted(getattr(torch_engine.Shown, name)))
+    data, compute = images.subset(slice(0, 8)), Compute(engine="torch")
+    recipe = Recipe(epochs=1, batch_size=8)
+    networks = ensemble.train_networks(data, [0, 1], 0, recipe, compute)
+    block = ensemble.train_blocks("conv", data, networks, [0, 1], 0, recipe, compute)
+    ensemble.evaluate("conv", data, networks, block, compute)
+    shown = ensemble.Shown("conv", networks, pixels(data.images), compute)
+    shown.behaviour("conv", block, shown.outputs("conv", block).softmax(-1))
+    assert len(seen) == 6 and not any(seen)
+    assert torch.backends.cudnn.allow_tf32 == rounded

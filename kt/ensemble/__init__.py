@@ -18,7 +18,7 @@ from torch import Tensor
 from kt.blocks import Network, initial_weights
 from kt.data import ImageSet, ordered_batches, training_batches
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
-from kt.threads import one_thread
+from kt.threads import full_precision, one_thread
 
 Weights = dict[str, Tensor]
 Progress = Callable[[int], None]
@@ -229,6 +229,7 @@ class Shown:
         images: (B, 1, 28, 28) in [0, 1], the same for all networks.
     """
 
+    @full_precision()
     def __init__(
         self, kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()
     ) -> None:
@@ -238,14 +239,17 @@ class Shown:
         former, latter = (self._taken(part(networks, name)) for name in ("former", "latter"))
         self._shown = engine.Shown(former, latter, images.to(compute.device), **options)
 
+    @full_precision()
     def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         """Logits (N, B, 10) of former + `block` (of `kind`) + latter for the chosen images."""
         return self._shown.outputs(kind, self._taken(block), chosen)
 
+    @full_precision()
     def follow(self, large: Weights) -> Tensor:
         """`outputs` of the large blocks for all images; `nearest` goes by what they do."""
         return self._shown.follow(self._taken(large))
 
+    @full_precision()
     def nearest(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
         """Second convolutions with which small blocks' outputs are nearest to the large blocks'.
 
@@ -261,6 +265,7 @@ class Shown:
         """
         return self._shown.nearest(kind, self._taken(block), chosen, DECAY)
 
+    @full_precision()
     def whitening(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Weights:
         """What a gradient is multiplied by to take correlations of the inputs out of it.
 
@@ -276,6 +281,7 @@ class Shown:
         """
         return self._shown.whitening(kind, self._taken(block), chosen, DAMPING)
 
+    @full_precision()
     def choices(
         self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice = slice(None)
     ) -> Tensor:
@@ -295,6 +301,7 @@ class Shown:
         metric = metric.to(self._device)
         return self._shown.choices(self._taken(wide), kept, metric, chosen, DECAY)
 
+    @full_precision()
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
@@ -389,7 +396,8 @@ def _over_networks(
         return {name: tensor.cpu() for name, tensor in work(chunk, data, tick).items()}
 
     chunks = [slice(at, min(at + compute.chunk, count)) for at in range(0, count, compute.chunk)]
-    with one_thread(), ThreadPoolExecutor(max(1, compute.workers)) as pool:
+    workers = max(1, compute.workers)
+    with one_thread(), full_precision(), ThreadPoolExecutor(workers) as pool:
         try:
             parts = list(pool.map(one, chunks))
         finally:
