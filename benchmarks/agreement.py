@@ -8,7 +8,6 @@ alone can set the accuracies on the test images apart; the difference is taken n
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from kt.images import ImageSet, load_images, ordered_batches, training_batches
 from kt.networks.blocks import Network, SmallBlock
 from kt.networks.weights import part
 from kt.run.statistics import summary
+from kt.run.threads import processors
 
 RECIPES = {"digits": {"batch_size": 32, "lr": 0.02}, "mnist": {"batch_size": 128, "lr": 0.01}}
 
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     images, test = load_images(options.images, Path("data"))
     recipe = Recipe(epochs=options.epochs, **RECIPES[options.images])
-    workers = os.cpu_count() or 1
+    workers = processors()
     computes = {"torch": Compute(workers=workers, engine="torch")}
     if cpu_engine.available():  # and compiled before the clock starts
         computes["cpu"] = Compute(workers=workers, engine="cpu")

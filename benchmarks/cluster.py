@@ -25,6 +25,7 @@ from kt.pairs import generate
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
 from kt.pairs.store import Pairs, write_store
+from kt.run.threads import processors
 
 KILLED = ("worker", "node", "driver")
 PER_STREAM = 2
@@ -50,17 +51,17 @@ def store(plan: Plan, count: int, folder: Path, address: str | None, workers: in
 
 def timed(plan: Plan, count: int, folder: Path, address: str | None, workers: int) -> float:
     """Seconds of a store, after a small one that starts workers and loads libraries."""
-    cores = os.sched_getaffinity(0)
-    if address is None and workers < len(cores):
-        os.sched_setaffinity(0, sorted(cores)[:workers])
-    warm = planned(8 * len(cores), 1, 1)
+    cores = processors()
+    if address is None and workers < cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
+    warm = planned(8 * cores, 1, 1)
     store(warm, 128, folder.with_name(f"{folder.name}-warm"), address, workers)
     return seconds(lambda: store(plan, count, folder, address, workers))
 
 
 def overhead(options: argparse.Namespace) -> None:
     """Time three ways to generate, each in a fresh process, best of a few turns."""
-    cores = len(os.sched_getaffinity(0))
+    cores = processors()
     plan = planned(options.networks, options.epochs, options.per_stream)
     started = time.perf_counter()
     nodes = Nodes(1, cores)

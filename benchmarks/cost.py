@@ -100,7 +100,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         "other networks": trained(networks.selection + networks.test, images["train"], *both)
         + trained(networks.test, images["transfer"], *both)
         + trained(networks.partial, fractions * images["train"], "step 1"),
-        "merge": merge,
+        "merge": sum([merge] * active.repeats, Work()),
         "table3": grid("table3"),
         "table4": grid("table4"),
         "table5": sum([on_few] * swept, Work()),
@@ -167,7 +167,7 @@ class Rates:
         """Of a translator's training: networks that `merge` looks at, or pairs."""
         if name == "merge":
             change = {"model": {"kind": "merge"} | self.params.table("merge", Merge).model_dump()}
-            model = make_model(self.params.changed(change, "tables.merge"))
+            model = make_model(self.params.changed(change, "tables.merge"), self.params.seed)
             model.prepare(self.networks, self.images, seeds.generator(0, "prototypes"))
             networks = self._on(self.networks)
             objective = BehaviourObjective(networks, self.images, "conv", self.compute)
@@ -178,7 +178,8 @@ class Rates:
         size, _, target = name.removeprefix("mixer ").partition(" to ")
         size, _, dropout = size.partition(", ")
         change = paper.mixer(self.params, size, 1, dropout=0.1 if dropout else 0.0)
-        model = make_model(self.params.changed(change | {"target": target}, "tables"))
+        changed = self.params.changed(change | {"target": target}, "tables")
+        model = make_model(changed, changed.seed)
         return self._learned_pairs(model, target, self._batch("mixer"))
 
     def _batch(self, kind: str) -> int:

@@ -1,10 +1,12 @@
 """A Ray cluster of several nodes on one machine, for killing its workers and nodes."""
 
+import contextlib
 import os
 import random
 import signal
 import time
-from pathlib import Path
+
+import psutil
 
 
 class Nodes:
@@ -26,17 +28,12 @@ class Nodes:
 
     def workers(self) -> list[int]:
         """Processes of these nodes that are computing a part."""
-        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
         found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                name = (folder / "cmdline").read_bytes()
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended
-                continue
-            if name.startswith(b"ray::_compute") and parent in raylets:
-                found.append(int(folder.name))
-        return found
+        for node in self.nodes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+                raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+                found += [child for child in raylet.children() if _computes(child)]
+        return [process.pid for process in found]
 
     def wait_for_work(self, seconds: float = 60) -> list[int]:
         """The workers, when there are some.
@@ -62,3 +59,10 @@ class Nodes:
 
     def stop(self) -> None:
         self.cluster.shutdown()
+
+
+def _computes(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[:1] == ["ray::_compute"]
+    except psutil.Error:  # it has ended
+        return False

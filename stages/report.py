@@ -141,11 +141,29 @@ def main_table(params: Params, accuracies: dict, train: dict) -> list[str]:
         f"{rule['epoch']}. Translation closes {closed:.0f} % of the gap from random initialisation "
         "to the re-trained small block.",
         "",
+        *spread_over_seeds(train),
         "![accuracy of the test networks](figures/accuracy.png)",
         "",
         "![training of the translator](figures/training.png)",
         "",
         "![histogram of the accuracies](figures/histogram.png)",
+        "",
+    ]
+
+
+def spread_over_seeds(train: dict) -> list[str]:
+    """What differs by chance, where the translator was trained from several seeds."""
+    over = train["over_seeds"]
+    if over["n"] == 1:
+        return []
+    each = ", ".join(
+        f"{one['translation']:.2f} (epoch {one['epoch']})" for one in train["seeds"].values()
+    )
+    return [
+        f"Trained from {over['n']} seeds, the first of which is reported here, translators come to "
+        f"{each}: {over['mean']:.2f} on average, with a standard deviation of {over['std']:.2f}. "
+        "Another processor rounds differently when a translator is trained, which changes a "
+        "seed's result like another seed.",
         "",
     ]
 

@@ -1,5 +1,7 @@
 """Train the translator; choose its epoch on selection networks; report it on test networks.
 
+The translator is trained from several seeds, to measure the spread; the first is used.
+
 With several processes, on one or more machines, if KT_TORCHRUN holds options of torchrun.
 """
 
@@ -11,7 +13,7 @@ from stages.common.translation import train
 
 
 def main(params: Params, compute: Compute) -> None:
-    train(params, compute, RESULTS / "train")
+    train(params, compute, RESULTS / "train", repeats=params.active.repeats)
 
 
 if __name__ == "__main__":

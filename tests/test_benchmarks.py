@@ -32,6 +32,15 @@ def test_times_are_said_in_their_largest_unit():
     assert cost.in_words(2 * 365.25 * 86400) == "2.0 years"
 
 
+def test_peak_memory_is_counted_in_kilobytes_on_linux_and_in_bytes_on_macos(monkeypatch):
+    resource = pytest.importorskip("resource")
+    process = pytest.importorskip("benchmarks.process")
+    monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 2**30}))
+    for platform, expected in (("linux", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert process.peak_memory() == expected  # GiB
+
+
 @pytest.mark.skipif(cuda_engine.available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_nothing_to_measure(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "out")])

@@ -10,10 +10,13 @@ from kt.run import distributed
 from tests.test_stages import checkpoints, train_long, wait_for
 
 TWO = "--standalone --nproc-per-node 2"
+DRIFT = 0.01
+"""Of losses after some steps: what a gate counts (`tests.rounding`) among those of a batch."""
 
 
 def losses(project):
-    return pd.read_csv(project.folder / "results/train/plots/metrics/loss.tsv", sep="\t")["loss"]
+    path = project.folder / "results/train/plots/metrics/loss.tsv"
+    return pd.read_csv(path, sep="\t")["loss"].tolist()
 
 
 @pytest.fixture(params=["merge", "mixer"])
@@ -30,9 +33,7 @@ def test_two_processes_learn_what_one_learns(prepared, kind):
     code, errors = prepared.run("train_translator", KT_TORCHRUN=TWO)
     assert code == 0, errors
     assert len(alone) > 1
-    torch.testing.assert_close(
-        torch.tensor(losses(prepared)), torch.tensor(alone), rtol=2e-3, atol=0
-    )
+    assert losses(prepared) == pytest.approx(alone, rel=DRIFT)
     again = json.loads((prepared.folder / "results/train/metrics.json").read_text())
     assert again["translation"] == pytest.approx(metrics["translation"], abs=2)
 
@@ -50,9 +51,7 @@ def test_another_number_of_processes_goes_on_from_a_checkpoint(prepared, first, 
     code, errors = prepared.run("train_translator", KT_TORCHRUN=then)
     assert code == 0, errors
     assert not checkpoints(prepared)  # that one was taken up, and there is no other
-    torch.testing.assert_close(
-        torch.tensor(losses(prepared)), torch.tensor(alone), rtol=2e-3, atol=0
-    )
+    assert losses(prepared) == pytest.approx(alone, rel=DRIFT)
 
 
 def test_in_one_process_nothing_is_shared_or_changed():

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import signal
 import tarfile
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
 from stages.factor_transfer import settings
 from tests.conftest import ROOT, Project
+from tests.rounding import assert_near, assert_trained_alike, bound
 from tests.test_stages import wait_for
 
 TABLE = ROOT / "tables" / "factor_transfer"
@@ -81,7 +81,7 @@ def test_paraphraser_is_the_published_autoencoder():
     for i, convolve in enumerate([F.conv2d] * 3 + [F.conv_transpose2d] * 3):
         expected = convolve(expected, weights[2 * i], weights[2 * i + 1], padding=1)
         expected = torch.where(expected > 0, expected, 0.1 * expected)
-    assert_close(paraphraser(x), expected)
+    assert_near(paraphraser(x), expected, 9 * (3 * 64 + 3 * 32))
 
 
 def test_factor_loss_by_hand():
@@ -141,7 +141,8 @@ def test_networks_give_features_and_logits(name, shape):
     features, logits = network(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, *shape) and logits.shape == (2, 10)
     assert network.head.in_features == shape[0]
-    assert_close(logits, F.linear(features.mean((2, 3)), network.head.weight, network.head.bias))
+    head = F.linear(features.mean((2, 3)), network.head.weight, network.head.bias)
+    assert_near(logits, head, shape[0] + shape[1] * shape[2])
 
 
 def test_shortcuts_without_parameters_keep_what_they_can():
@@ -309,7 +310,8 @@ def test_a_step_is_that_of_sgd_at_the_cycles_rate(tmp_path):
     F.cross_entropy(twin(images), labels).backward()
     with torch.no_grad():
         for mine, theirs in zip(learner.parameters(), twin.parameters(), strict=True):
-            assert_close(mine, theirs - 0.02 * (theirs.grad + 0.1 * theirs))
+            wanted = theirs - 0.02 * (theirs.grad + 0.1 * theirs)
+            assert_trained_alike(mine, wanted, theirs, 20)
 
 
 def test_reduced_precision_is_close_to_full(tmp_path):
@@ -405,7 +407,9 @@ def test_the_pipeline_compares_all_methods(compared):
         return json.loads((compared.folder / DATA / cell / "training.json").read_text())["history"]
 
     for record in epochs("students/factor_500/1"):
-        assert record["loss"] == pytest.approx(record["cross_entropy"] + 500 * record["factor"])
+        assert record["loss"] == pytest.approx(
+            record["cross_entropy"] + 500 * record["factor"], rel=bound(8, 1)
+        )
     assert all(r["loss"] == r["cross_entropy"] for r in epochs("students/alone/1"))
     rebuilt = [record["loss"] for record in epochs("paraphraser")]
     assert rebuilt[-1] < rebuilt[0]
@@ -424,7 +428,7 @@ def test_killed_students_go_on_to_the_same_bytes_and_leave_their_teacher_as_it_w
     shutil.rmtree(compared.folder / students)
     process = compared.start("factor_transfer.student", "factor_500", KT_WORKERS="2")
     wait_for(lambda: list(compared.folder.glob(".kt/factor-*/*.pt")), process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert list(compared.folder.glob(".kt/factor-*/*.pt"))
     compared.succeed("factor_transfer.student factor_500", KT_WORKERS="2")

@@ -4,15 +4,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.testing import assert_close
 
 from kt.networks.blocks import initial_weights
 from kt.pairs.store import Pairs, write_store
 from kt.translators.fit import Training, fit
 from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
+from tests.rounding import assert_near, bound
 
 TRAINING = Training(epochs=6, batch_size=4, evaluate_every=2, seed=3)
+ROUNDINGS = 6 * 2 * (3 + 10)
+"""Terms added up in all: of three inputs and ten samples, forward and back, in six steps."""
 
 
 class Linear(nn.Module):
@@ -75,8 +77,10 @@ def test_full_batches_are_the_plain_loop_with_cosine_annealing(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-    assert_close(ours.layer.weight, plain.layer.weight)
-    assert [record["loss"] for record in fitted.history] == pytest.approx(losses)
+    assert_near(ours.layer.weight, plain.layer.weight, ROUNDINGS)
+    assert [record["loss"] for record in fitted.history] == pytest.approx(
+        losses, rel=bound(ROUNDINGS, 1)
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

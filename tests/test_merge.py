@@ -16,10 +16,13 @@ from kt.translators import load_translator, losses, save_translator, translate
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.merge.prototypes import make_prototypes
 from kt.translators.objectives import BehaviourObjective
+from tests.rounding import NETWORK, POSITIONS, assert_near
 from tests.test_ensemble import assembled
 
 CONFIG = MergeConfig(layers=3, hidden_size=16, prototypes=20)
 COUNT = 4
+FITTED = round(27 / ensemble.DECAY)
+"""Terms behind a translation: 27 numbers are fitted, with a condition of at most 1 over decay."""
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +59,10 @@ def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine
     (3 * loss[2]).backward()
     plain = assembled(kind, networks, block, 2)
     expected = F.kl_div(plain(x).log_softmax(-1), wanted[2], reduction="batchmean")
-    assert_close(loss[2], expected, rtol=1e-4, atol=1e-5)
+    assert_near(loss[2], expected, NETWORK, scale=1)
     (3 * expected).backward()
     for name, parameter in plain.block.named_parameters():
-        assert_close(block[name].grad[2], parameter.grad, rtol=1e-3, atol=1e-5)
+        assert_near(block[name].grad[2], parameter.grad, 10 * POSITIONS, gates=10 * POSITIONS)
         assert not block[name].grad[:2].any()
 
 
@@ -68,7 +71,7 @@ def test_a_network_behaves_as_itself(networks, images):
     wanted = ensemble.outputs("conv", images, networks, block).softmax(-1)
     shown = Shown("conv", networks, pixels(images.images))
     loss = losses.divergence("conv", block, shown, wanted)
-    assert_close(loss, torch.zeros(COUNT), rtol=0, atol=1e-5)
+    assert_near(loss, torch.zeros(COUNT), NETWORK, scale=1)
 
 
 def test_the_order_of_hidden_channels_does_not_matter(networks, images):
@@ -77,7 +80,7 @@ def test_the_order_of_hidden_channels_does_not_matter(networks, images):
     moved = networks | {f"large.{name}": tensor for name, tensor in large.items()}
     first, second = (translate(merge, n) for n in (networks, moved))
     for name in first:
-        assert_close(second[name], first[name], rtol=1e-3, atol=1e-3)
+        assert_near(second[name], first[name], FITTED)
 
 
 def test_residual_channels_in_another_order_give_the_same_small_block_in_that_order(
@@ -88,7 +91,7 @@ def test_residual_channels_in_another_order_give_the_same_small_block_in_that_or
     block = {f"small.{k}": v for k, v in translate(merge, networks).items()}
     expected = part(symmetry.permute_residual(block, order), "small")
     for name, tensor in translate(merge, moved).items():
-        assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+        assert_near(tensor, expected[name], FITTED)
 
 
 def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
@@ -101,7 +104,7 @@ def test_the_scale_of_a_hidden_channel_does_not_matter(networks, images):
     scaled["large.bn1.running_var"] = 9 * (variance + 1e-5) - 1e-5
     first, second = (translate(merge, n) for n in (networks, scaled))
     for name in first:
-        assert_close(second[name], first[name], rtol=1e-3, atol=1e-4)
+        assert_near(second[name], first[name], FITTED)
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
@@ -136,7 +139,7 @@ def test_a_network_does_not_depend_on_its_company(networks, images):
     together = translate(merge, networks)
     alone = translate(merge, {name: t[1:2] for name, t in networks.items()})
     for name in together:
-        assert_close(alone[name][0], together[name][1], rtol=1e-4, atol=1e-5)
+        assert_near(alone[name][0], together[name][1], FITTED)
 
 
 def test_prototypes_are_centres_with_contrast():

@@ -50,6 +50,7 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("augment.measure", [], "augment.measure: got \\[\\]"),
         ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),
         ("scale", "huge", "scale is 'huge', which is none of"),
+        ("scales.quick.repeats", 0, "scales.quick.repeats: got 0; input should be greater"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
         (
             "model.kind",

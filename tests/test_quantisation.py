@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.testing import assert_close
 
 from kt import ensemble
 from kt.images import pixels
@@ -15,6 +14,7 @@ from kt.rivals import quantisation
 from kt.rivals.quantisation import BITS, dequantise, quantise, quantised
 from kt.run.files import load_tensors, save_tensors
 from tests.conftest import trained_networks
+from tests.rounding import assert_near
 from tests.test_ensemble import assembled
 
 COUNT = 3
@@ -70,7 +70,7 @@ def test_codes_are_those_of_pytorchs_own_quantisation(bits):
     for one, near, scale in zip(weight, *_dequantised(weight, bits), strict=True):
         zero = torch.zeros(6, dtype=torch.int32)
         expected = torch.fake_quantize_per_channel_affine(one, scale, zero, 0, -top, top)
-        assert_close(near, expected)
+        assert_near(near, expected, 4)
 
 
 def _dequantised(weight, bits):
@@ -83,7 +83,7 @@ def test_quantising_before_or_after_folding_batch_norm_is_the_same(networks):
     folded = symmetry.fold(large)
     for name, tensor in symmetry.fold(quantised(large, 4)).items():
         if name.endswith("weight"):
-            assert_close(tensor, dequantise(*quantise(folded[name], 4)), rtol=1e-4, atol=1e-6)
+            assert_near(tensor, dequantise(*quantise(folded[name], 4)), 8)
 
 
 def test_more_bits_are_nearer_to_the_networks_answers(networks, images):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.testing import assert_close
 
 from kt.ensemble import Shown
 from kt.images import pixels
@@ -16,6 +15,7 @@ from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
 from kt.rivals.retraining import Retraining, answers
 from kt.run import seeds
 from tests.conftest import trained_networks
+from tests.rounding import NETWORK, POSITIONS, assert_near, assert_trained_alike
 from tests.test_ensemble import assembled
 
 COUNT = 3
@@ -74,7 +74,7 @@ def test_it_is_the_plain_loop_for_each_network(method, kind, networks, images):
         plain_loop(student.block, 3, batches(images, 3, 4, "hints"), on_hints)
         plain_loop(student.block, 3, batches(images, 3, 4), on_answers)
     for name, tensor in student.block.state_dict().items():
-        assert_close(trained[name][i], tensor, rtol=1e-3, atol=1e-4)
+        assert_trained_alike(trained[name][i], tensor, start[name][i], retraining.BATCH)
 
 
 def test_factor_transfer_is_the_plain_loop_with_paraphraser_and_translator(networks, images):
@@ -101,7 +101,7 @@ def test_factor_transfer_is_the_plain_loop_with_paraphraser_and_translator(netwo
     both = nn.ModuleList([student.block, translator])
     plain_loop(both, steps, batches(images, steps, 4), transfer)
     for name, tensor in student.block.state_dict().items():
-        assert_close(trained[name][i], tensor, rtol=1e-3, atol=1e-3)
+        assert_trained_alike(trained[name][i], tensor, start[name][i], retraining.BATCH)
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv_bias", "attention"])
@@ -119,9 +119,9 @@ def test_answers_have_the_gradient_of_the_plain_module(kind, networks, images):
         plain = assembled(kind, networks, block, i)
         logits = plain(x)
         loss(logits, wanted[i]).backward()
-        assert_close(found[i], logits, rtol=1e-4, atol=1e-4)
+        assert_near(found[i], logits, NETWORK)
         for name, parameter in plain.block.named_parameters():
-            assert_close(learned[name].grad[i], parameter.grad, rtol=1e-3, atol=1e-4)
+            assert_near(learned[name].grad[i], parameter.grad, 9 * POSITIONS, gates=9 * POSITIONS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -145,5 +145,5 @@ def test_a_network_is_trained_alike_whatever_is_beside_it(method, networks, imag
     again = train(Retraining("conv", networks, images, 4, 1), start)
     other = train(Retraining("conv", networks, images, 4, 2), start)
     for name, tensor in together.items():
-        assert_close(alone[name][0], tensor[0], rtol=1e-3, atol=1e-4)
+        assert_trained_alike(alone[name][0], tensor[0], start[name][0], retraining.BATCH)
         assert torch.equal(again[name], tensor) and not torch.equal(other[name], tensor)

@@ -1,20 +1,23 @@
 """The stages as a user meets them: interruptions, bad input, and what DVC is told of them."""
 
 import ast
-import fcntl
 import json
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from filelock import FileLock
 
 from kt.pairs.store import Pairs
 from kt.run.files import load_tensors
+from stages.common import translation
+from stages.common.base import params
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -189,7 +192,7 @@ def test_generation_that_is_killed_resumes_to_identical_bytes(prepared):
     for parts_seen in (1, 3):
         process = prepared.start("generate_train", KT_WORKERS="1")
         wait_for(lambda count=parts_seen: len(parts(prepared)) >= count, process)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         assert len(parts(prepared)) >= parts_seen
     damaged = min(parts(prepared))
@@ -213,7 +216,7 @@ def wait_for(condition, process, seconds: float = 60) -> None:
 
 def train_long(project) -> None:
     """Time to kill the translator's training: many epochs, and a checkpoint after every one."""
-    source = project.folder / "kt" / "fit.py"
+    source = project.folder / "kt" / "translators" / "fit.py"
     code = source.read_text()
     source.write_text(code.replace("CHECKPOINT_SECONDS = 20", "CHECKPOINT_SECONDS = 0"))
     schedule = project.params["translators"]["merge"]["schedule"]["tiny"]
@@ -221,25 +224,58 @@ def train_long(project) -> None:
     project.write_params()
 
 
-def checkpoints(project) -> list[Path]:
-    return list(project.folder.glob(".kt/translator-*/checkpoint.pt"))
+def checkpoints(project, number="*") -> list[Path]:
+    return list(project.folder.glob(f".kt/translator-*/checkpoint-{number}.pt"))
 
 
-def test_a_killed_translator_resumes_to_the_same_result(prepared):
+@pytest.mark.parametrize("number", [1, 2])  # of the two translators that are trained in turn
+def test_a_killed_translator_resumes_to_the_same_result(number, prepared):
     train_long(prepared)
     prepared.succeed("train_translator")
     whole = prepared.files("results/train")
     process = prepared.start("train_translator")
-    wait_for(lambda: checkpoints(prepared), process)
-    process.send_signal(signal.SIGKILL)
+    wait_for(lambda: checkpoints(prepared, number), process)
+    process.kill()
     process.communicate()
-    assert checkpoints(prepared)
+    assert checkpoints(prepared, number)
     prepared.succeed("train_translator")
     again = prepared.files("results/train")
     for name in whole:
         if not name.endswith(".tsv"):
             assert again[name] == whole[name], name
     assert losses(again) == losses(whole)
+
+
+def test_translators_of_further_seeds_are_reported_and_leave_the_first_as_it_is(prepared):
+    prepared.succeed("train_translator")
+    both = prepared.files("results/train")
+    prepared.params["scales"]["tiny"]["repeats"] = 1
+    prepared.write_params()
+    prepared.succeed("train_translator")
+    alone = prepared.files("results/train")
+    for name in ("translator.safetensors", "accuracies.csv"):
+        assert both[f"results/train/{name}"] == alone[f"results/train/{name}"]
+    assert losses(both) == losses(alone)
+    several, one = (json.loads(files["results/train/metrics.json"]) for files in (both, alone))
+    seeds, over = several.pop("seeds"), several.pop("over_seeds")
+    assert one.pop("seeds") == {"1": seeds["1"]}
+    assert one.pop("over_seeds")["n"] == 1
+    assert several == one
+    assert seeds["1"]["translation"] == one["translation"]["mean"]
+    assert over["n"] == len(seeds) == 2
+    means = [seed["translation"] for seed in seeds.values()]
+    assert over["mean"] == pytest.approx(sum(means) / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["merge", "mixer"])
+def test_another_seed_makes_another_translator_trained_in_another_order(kind):
+    chosen = params.load(ROOT / "params.yaml").changed({"model": {"kind": kind}}, "kind")
+    plain, same, other = (
+        torch.cat([p.flatten() for p in translation.make_model(chosen, seed).parameters()])
+        for seed in (chosen.seed, chosen.seed, chosen.seed + 1)
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, other)
+    assert translation.training_of(chosen, 5).seed == 5
 
 
 def losses(files) -> list[list[str]]:
@@ -290,14 +326,27 @@ def test_too_many_held_back_images_are_refused(project):
 def test_a_second_process_on_the_same_work_is_sent_away(prepared):
     process = prepared.start("generate_train")
     wait_for(lambda: list(prepared.folder.glob(".kt/generate-*/lock")), process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     (lock,) = prepared.folder.glob(".kt/generate-*/lock")
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(lock):
         status, errors = prepared.run("generate_train")
     assert status == 1 and "another process is doing this work" in errors
     assert "Traceback" not in errors
+
+
+def test_stages_run_where_the_system_has_neither_fcntl_nor_affinities(prepared):
+    whole = prepared.files("data/pairs/train")
+    shutil.rmtree(prepared.folder / "data/pairs/train")
+    code = (
+        "import os, runpy, sys; sys.modules['fcntl'] = None; del os.sched_getaffinity;"
+        "sys.argv = ['stage']; runpy.run_module('stages.generate_train', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=prepared.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert prepared.files("data/pairs/train") == whole
 
 
 def test_a_damaged_store_is_refused_in_one_line(prepared):
@@ -309,9 +358,11 @@ def test_a_damaged_store_is_refused_in_one_line(prepared):
 
 
 def test_a_full_disk_ends_in_one_line_and_loses_nothing(prepared):
+    pytest.importorskip("resource")
     limit = (  # a file-size limit stands in for the full disk: the system refuses the write
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1)); sys.argv = ['stage'];"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY));"
+        "sys.argv = ['stage'];"
         "runpy.run_module('stages.generate_train', run_name='__main__')"
     )
     done = subprocess.run(
@@ -327,6 +378,15 @@ def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):
     nothing = {"CXX": "", "PATH": "", "XDG_CACHE_HOME": str(prepared.folder / "cache")}
     status, errors = prepared.run("evaluate_baselines", **nothing)
     assert status == 0, errors
-    assert errors.splitlines()[0].startswith("notice: the cpu engine is not available: no C++")
+    notice = errors.splitlines()[0]
+    assert notice.startswith("notice: the cpu engine is not available: no C++")
+    assert "instead of two minutes" in notice  # what it costs
+    for install in ("apt install g++", "dnf install gcc-c++", "xcode-select --install"):
+        assert install in notice
+    fewer = dict(re.findall(r"-S ([\w.]+)=(\d+)", notice))
+    whole = params.Params.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    change = {"networks": {"train": 32}, "train": {"pairs": 32}}
+    assert fewer == {"scales.quick.networks.train": "32", "scales.quick.train.pairs": "32"}
+    assert whole.changed({"active": change}, "notice").active.networks.train == 32  # is valid
     status, errors = prepared.run("evaluate_baselines", "--engine", "cpu", **nothing)
     assert status == 1 and "no C++ compiler" in errors and "Traceback" not in errors

@@ -12,6 +12,7 @@ TINY = {
     "networks": {"train": 8, "selection": 2, "test": 3, "partial": 2, "per_stream": 2},
     "recipe": {"epochs": 1, "batch_size": 64, "lr": 0.1},
     "train": {"pairs": 8},
+    "repeats": 2,
 }
 SCHEDULE = {"epochs": 4, "batch_size": 4, "evaluate_every": 2}
 MODELS = {"merge": {"prototypes": 20}, "mixer": {"sequence_dim": 8, "channel_dim": 8}}

@@ -149,7 +149,7 @@ def features(
     count = len(former["bn.weight"])
     weights = _in_company(prefixed("former", former) | prefixed("block", block))
     for batch in images:
-        yield forward(weights, batch)[:count]
+        yield forward(weights, batch)[:count].contiguous()  # vmap lets images come first in memory
 
 
 class _Front(nn.Module):
@@ -186,8 +186,8 @@ class Shown:
 
     @torch.no_grad()
     def nearest(self, kind: str, block: Weights, chosen: slice, decay: float) -> Tensor:
-        factors, wanted = self._equations(_in_company(block), chosen, decay)
-        solution = torch.cholesky_solve(wanted, factors)
+        products, wanted = self._products(_in_company(block), chosen)
+        solution = torch.cholesky_solve(wanted, _factors(products, decay))
         return solution.mT.unflatten(2, (-1, 3, 3))[: self.count]
 
     @torch.no_grad()
@@ -209,18 +209,20 @@ class Shown:
     def choices(
         self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
     ) -> Tensor:
-        wide, explained = _in_company(wide), []
+        products, wanted = self._products(_in_company(wide), chosen)
+        explained = []
         for channels in kept:
-            block = {k: w[:, channels] if k.startswith("conv1.") else w for k, w in wide.items()}
-            factors, wanted = self._equations(block, chosen, decay)
-            half = torch.linalg.solve_triangular(factors, wanted, upper=False)[: self.count]
+            rows = (9 * channels[:, None] + torch.arange(9, device=channels.device)).flatten()
+            factors = _factors(products[:, rows][:, :, rows], decay)
+            half = torch.linalg.solve_triangular(factors, wanted[:, rows], upper=False)
+            half = half[: self.count]
             explained.append((metric * (half.mT @ half)).sum((1, 2)))
         return torch.stack(explained, 1)
 
-    def _equations(self, block: Weights, chosen: slice, decay: float) -> tuple[Tensor, Tensor]:
-        """The normal equations of second convolutions: Cholesky's factors, and the right side.
+    def _products(self, block: Weights, chosen: slice) -> tuple[Tensor, Tensor]:
+        """The normal equations of second convolutions behind C hidden channels, without decay.
 
-        (N, 27, 27) and (N, 27, 6).
+        (N, 9 * C, 9 * C) and the right side (N, 9 * C, 6).
         """
         maps = self._maps[:, chosen]
         bias = block.get("conv1.bias", _no_bias(block, 1))
@@ -228,11 +230,7 @@ class Shown:
         wanted = self._large[:, chosen] - maps[..., ::2, ::2]
         wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
-        products = patches.mT @ patches
-        more = decay * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
-        identity = torch.eye(products.shape[1], device=products.device)
-        factors, _ = torch.linalg.cholesky_ex(products + more[:, None, None] * identity)
-        return factors, patches.mT @ wanted
+        return patches.mT @ patches, patches.mT @ wanted
 
     @torch.enable_grad()
     def behaviour(
@@ -248,6 +246,13 @@ class Shown:
     def _logits(self, kind: str, block: Weights, chosen: slice) -> Tensor:
         forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
         return forward(prefixed("block", block) | self._latter, self._maps[:, chosen])
+
+
+def _factors(products: Tensor, decay: float) -> Tensor:
+    """Cholesky's factors of normal equations (N, K, K), with weight decay added to them."""
+    more = decay * products.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
+    identity = torch.eye(products.shape[1], device=products.device)
+    return torch.linalg.cholesky_ex(products + more[:, None, None] * identity).L
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

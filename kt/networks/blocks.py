@@ -73,7 +73,9 @@ class MLPBlock(nn.Module):
         self.fc2 = nn.Linear(2 * CHANNELS, CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc2(F.relu(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        # As 1x1 convolutions: linear layers would give a view whose channels come last in memory.
+        y = F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
+        y = F.conv2d(F.relu(y), self.fc2.weight[:, :, None, None], self.fc2.bias)
         return F.relu(y + x)
 
 

@@ -1,13 +1,63 @@
-"""How PyTorch's operations run: in how many threads, in what precision."""
+"""The CPUs there are, and how PyTorch's operations run: in how many threads, what precision."""
 
 import contextlib
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
+MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Where Linux says which control groups a process is in, and what these are granted."""
+
+
+def processors() -> int:
+    """How many CPUs this process can keep busy.
+
+    Those that it may run on, or fewer where its container is granted less of their time, rounded
+    up.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    else:  # macOS and Windows; the first is new in Python 3.13
+        allowed = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    return max(1, math.ceil(min(allowed, _granted())))
+
+
+def _granted() -> float:
+    """CPUs that the process's control groups are granted, its own and those around it."""
+    try:
+        groups = MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return math.inf
+    granted = math.inf
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CGROUPS / "cpu" if controllers else CGROUPS  # version 1, version 2
+        own = root / path.lstrip("/")
+        around = (folder for folder in (own, *own.parents) if folder.is_relative_to(root))
+        granted = min(granted, *map(_quota, around))
+    return granted
+
+
+def _quota(group: Path) -> float:
+    """CPUs that one control group is granted."""
+    try:
+        if (file := group / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):  # none, or of a kind that is not known here
+        return math.inf
 
 
 @contextlib.contextmanager

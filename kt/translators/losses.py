@@ -166,13 +166,13 @@ def feature_error(kind: str, block: Weights, maps: Tensor, wanted: Tensor) -> Te
 
 
 def behind(kind: str, block: Weights, maps: Tensor) -> Tensor:
-    """What stacked blocks of `kind` make of feature maps: (N, B, 6, 14, 14) -> same."""
+    """What stacked blocks of `kind` make of feature maps: (N, B, 6, 14, 14) -> same, contiguous."""
     module = skeleton(BLOCKS[kind]).eval()
 
     def single(weights: Weights, x: Tensor) -> Tensor:
         return functional_call(module, weights, (x,))
 
-    return torch.vmap(single)(block, maps)
+    return torch.vmap(single)(block, maps).contiguous()
 
 
 class _Behaviour(torch.autograd.Function):

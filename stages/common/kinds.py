@@ -122,11 +122,18 @@ def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) ->
 class Stored:
     """What the stages before have stored to learn from: a `kt.translators.base.Material`."""
 
-    def __init__(self, params: Params, compute: Compute, store: Path = TRAINING) -> None:
+    def __init__(
+        self,
+        params: Params,
+        compute: Compute,
+        store: Path = TRAINING,
+        seed: int | None = None,
+    ) -> None:
+        """`seed` is that of what is drawn for the translator; None: the parameters'."""
         self.compute = compute
         self.flip = params.generate.flip
         self.precision = params.train.precision
-        self.seed = params.seed
+        self.seed = params.seed if seed is None else seed
         self.augmented = store == TRAINING and params.augment.copies > 0
         self._params = params
         self._store = Pairs(store)
@@ -154,7 +161,7 @@ class Stored:
                 "params.yaml: small blocks have no initial weights in common to predict the "
                 "difference from: loss.difference needs generate.small_init shared"
             )
-        return initial_weights(self._params.target, [shared_initial_seed(self.seed)])
+        return initial_weights(self._params.target, [shared_initial_seed(self._params.seed)])
 
     @property
     def checksums(self) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import distributed
 
+from kt.run.threads import processors
 from stages.common.base import params, runtime
 
 
@@ -29,8 +30,7 @@ def run(main: Callable[..., None], description: str) -> None:
         stage = sys.modules["__main__"].__spec__.name
         os.execv(sys.executable, [*command, "-m", stage, *sys.argv[1:]])
     local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("KT_WORKERS", str(max(1, cores // here)))
+    os.environ.setdefault("KT_WORKERS", str(max(1, processors() // here)))
     backend = "gloo"
     if torch.cuda.is_available():
         os.environ.setdefault("KT_DEVICE", f"cuda:{local}")

@@ -49,21 +49,25 @@ class Trained:
 
 
 def train(
-    params: Params, compute: Compute, out: Path | None = None, store: Path = TRAINING
+    params: Params,
+    compute: Compute,
+    out: Path | None = None,
+    store: Path = TRAINING,
+    repeats: int = 1,
 ) -> Trained:
     """Train the translator, choose its epoch on selection networks, measure it on test networks.
 
     Args:
         out: the folder for the translator, its metrics and their history; None: nothing is written.
         store: the networks to learn from.
+        repeats: how many translators are trained, each from its own seed. The first is returned
+            and written; the accuracies of all are written.
     """
-    training = training_of(params)
     cuda = compute.device.type == "cuda"
     if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
-    model, material = make_model(params), kinds.Stored(params, compute, store)
-    objective = model.objective(kinds.learning(params), material)
-    model.to(compute.device)
+    drawn = (seeds.derive(params.seed, "translator", "repeat", i) for i in range(1, repeats))
+    trainings = [training_of(params, seed) for seed in (params.seed, *drawn)]
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
@@ -79,55 +83,62 @@ def train(
         }
 
     key = [
-        model.describe(),
-        dataclasses.asdict(training),
+        make_model(params, params.seed).describe(),
+        dataclasses.asdict(trainings[0]),
         dataclasses.asdict(kinds.learning(params)),
     ]
-    key += [params.train.precision, params.augment.model_dump(), material.checksums]
+    inputs = kinds.Stored(params, compute, store).checksums
+    key += [params.train.precision, params.augment.model_dump(), inputs]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     first = distributed.rank() == 0  # only this process writes and shows anything
     with (
         runtime.scratch("translator", *key) if first else contextlib.nullcontext(Path()) as kept,
-        runtime.progress_bar(training.epochs, "translator", "epoch", first) as bar,
+        runtime.progress_bar(repeats * trainings[0].epochs, "translator", "epoch", first) as bar,
         _live(out if first else None) as live,
     ):
+        trained: list[Trained] = []
 
         def show(record: Record) -> None:
-            if live is not None:
+            if live is not None and not trained:  # only the first training is logged
                 _log(live, record)
             bar.set_postfix(
                 {k: f"{v:.4g}" for k, v in record.items() if k.endswith(("loss", "cy"))}
             )
             bar.update()
 
-        checkpoint = kept / "checkpoint.pt"
-        fitted = fit(model, objective, training, evaluate, "selection_accuracy", checkpoint, show)
-        model.load_state_dict(fitted.weights)
-        model.eval()
-        trained = Trained(model, fitted, fitted.best["selection"], fitted.best["test"])
-        if live is not None:  # before the checkpoint is deleted
+        for number, training in enumerate(trainings, 1):
+            model = make_model(params, training.seed)
+            material = kinds.Stored(params, compute, store, training.seed)
+            objective = model.objective(kinds.learning(params), material)
+            model.to(compute.device)
+            file = kept / f"checkpoint-{number}.pt"
+            fitted = fit(model, objective, training, evaluate, "selection_accuracy", file, show)
+            model.load_state_dict(fitted.weights)
+            model.eval()
+            trained.append(Trained(model, fitted, fitted.best["selection"], fitted.best["test"]))
+        if live is not None:  # before the checkpoints are deleted
             _write(trained, live, out)
-    return trained
+    return trained[0]
 
 
-def training_of(params: Params) -> Training:
-    """How the translator is trained."""
+def training_of(params: Params, seed: int) -> Training:
+    """How the translator is trained from this seed."""
     names = {field.name for field in dataclasses.fields(Training)}
     own = dataclasses.asdict(kinds.learning(params))
     known = params.train.model_dump() | own | params.schedule.model_dump()
-    return Training(**{k: v for k, v in known.items() if k in names}, seed=params.seed)
+    return Training(**{k: v for k, v in known.items() if k in names}, seed=seed)
 
 
-def make_model(params: Params) -> Translator:
-    """An untrained translator; its weights are drawn from the parameters' seed."""
+def make_model(params: Params, seed: int) -> Translator:
+    """An untrained translator; its weights are drawn from this seed."""
     config = kinds.configuration(params)
-    torch.manual_seed(seeds.derive(params.seed, "translator", "initial weights"))
+    torch.manual_seed(seeds.derive(seed, "translator", "initial weights"))
     return kinds.chosen(params)(config)
 
 
 def prepared_model(params: Params, compute: Compute) -> Translator:
     """A translator before any training, with what it takes from the training set beforehand."""
-    model = make_model(params)
+    model = make_model(params, params.seed)
     model.objective(kinds.learning(params), kinds.Stored(params, compute))
     return model
 
@@ -151,12 +162,26 @@ def _log(live: Live, record: Record) -> None:
     live.make_summary()  # for those who watch the training
 
 
-def _write(trained: Trained, live: Live, out: Path) -> None:
-    save_translator(out / TRANSLATOR.name, trained.model)
-    live.summary = trained.metrics()
-    accuracy = trained.test
+def _write(trained: list[Trained], live: Live, out: Path) -> None:
+    save_translator(out / TRANSLATOR.name, trained[0].model)
+    live.summary = trained[0].metrics() | over_seeds(trained)
+    accuracy = trained[0].test
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
     runtime.write_csv(out / "accuracies.csv", table)
+
+
+def over_seeds(trained: list[Trained]) -> dict:
+    """Each seed's mean accuracies and epoch, and the summary of the test accuracies over seeds."""
+    means = torch.stack([one.test.mean() for one in trained])
+    each = {
+        str(number): {
+            "translation": round(one.test.mean().item(), 4),
+            "selection": round(one.selection.mean().item(), 4),
+            "epoch": one.fitted.best["epoch"],
+        }
+        for number, one in enumerate(trained, 1)
+    }
+    return {"seeds": each, "over_seeds": summary(means)}
 
 
 def epochs(fitted: Fitted) -> dict:

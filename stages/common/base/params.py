@@ -124,6 +124,7 @@ class Scale(Strict):
     networks: Networks
     recipe: ScaleRecipe
     train: ScaleTrain
+    repeats: Count
 
 
 Change = dict[str, Any]
