@@ -6,16 +6,16 @@ from torch.testing import assert_close
 from kt.networks.blocks import (
     BLOCKS,
     TARGETS,
-    AttentionBlock,
     Former,
     Latter,
-    MLPBlock,
     Network,
     block_shapes,
     initial_weights,
     parameter_count,
     weights,
 )
+from kt.networks.targets.attention import AttentionBlock
+from kt.networks.targets.mlp import MLPBlock
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("surprise", 1, "surprise: unknown key; known here: augment, "),
         ("model.layers", 2.5, "model.layers: got 2.5; input should be a valid integer"),
         ("model.layers", True, "model.layers: got True"),
-        ("target", "large", "target: got 'large'.*'conv', 'conv_bias', 'mlp' or 'attention'"),
+        ("target", "large", "target: got 'large'.*'conv', 'conv_bias', 'attention' or 'mlp'"),
         ("generate.flip", 1, "generate.flip: got 1; input should be a valid boolean"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
         ("generate.checkpoints", [3, 3], "generate.checkpoints: got .3, 3.; each must be greater"),

@@ -135,7 +135,7 @@ class Params(Strict):
 
     scale: str
     seed: Annotated[int, Field(ge=0)]
-    target: Literal[TARGETS]
+    target: Literal[tuple(TARGETS)]
     model: Model
     generate: Generate
     augment: Augment

@@ -1,0 +1,20 @@
+"""A small block without convolutions."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kt.networks.blocks import CHANNELS, small_block
+
+
+@small_block("mlp")
+class MLPBlock(nn.Module):
+    """Table 6: a two-layer MLP at each position, 6 -> 12 -> 6, add, ReLU. 84 + 78 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(CHANNELS, 2 * CHANNELS)
+        self.fc2 = nn.Linear(2 * CHANNELS, CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc2(F.relu(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        return F.relu(y + x)
