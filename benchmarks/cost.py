@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from stages.tables.augmentation_cell import Augmentation
+from stages.tables.merge_cell import Merge
+from stages.tables.paper_translator import Settings
+from stages.tables.target_store import Targets
 
 from kt import ensemble
 from kt.ensemble import Compute, Recipe
@@ -29,10 +33,6 @@ from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.common.translation import make_model
 from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper, scales
-from stages.tables.augmentation_cell import Augmentation
-from stages.tables.merge_cell import Merge
-from stages.tables.paper_translator import Settings
-from stages.tables.target_store import Targets
 
 Work = Counter[str]
 """Units of work by the name of their rate."""

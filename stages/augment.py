@@ -30,7 +30,7 @@ def materialise(params: Params) -> None:
     """Write data/augmented: the chosen pairs, then their augmented copies. If the training networks
     have no small blocks, only large ones are written.
     """
-    count, options = params.active.train.pairs, params.augment
+    count, options = params.active.pairs, params.augment
     chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
 
     def copies() -> Iterator[Weights]:

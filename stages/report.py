@@ -107,7 +107,7 @@ def introduction(params: Params, train: dict) -> list[str]:
         f"selection, {active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
         f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: "
         f"{TRANSLATORS[params.model.kind]}; {params.model.layers} layers of "
-        f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.train.pairs} "
+        f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.pairs} "
         f"networks; training loss at the chosen epoch {train['loss']:.4f}.",
         "",
         "Every accuracy is in percent on held-out images; intervals are 95 % over n networks "

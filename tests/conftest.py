@@ -16,7 +16,7 @@ import yaml
 from kt import ensemble
 from kt.ensemble import Recipe
 from kt.images import ImageSet
-from tests.tiny_params import shrink
+from tests.tiny_params import shrink, shrink_project
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,11 +62,16 @@ class Project:
         """Lay the code and the parameters into an empty folder."""
         for name in ("kt", "stages"):
             shutil.copytree(ROOT / name, self.folder / name)
-        self.write_params()
+        shrink_project(ROOT, self.folder)
         return self
 
     def write_params(self) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+
+    def change_table(self, name: str, **settings: object) -> None:
+        """Replace some settings in tables/<name>/params.yaml."""
+        path = self.folder / "tables" / name / "params.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
 
     def start(self, stage: str, *flags: str, **environment: str) -> subprocess.Popen:
         return self._start("-m", f"stages.{stage}", *flags, **environment)

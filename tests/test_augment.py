@@ -73,7 +73,7 @@ def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_
     raw = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
     raw["augment"] |= {"copies": 2, "masking": 0.3, "noise": 0.1, "side": "both"}
     params = Params.model_validate(raw)
-    count = params.active.train.pairs
+    count = params.active.pairs
     large, small = initial_weights("large", range(count + 1)), initial_weights("conv", range(9))
     network = {f"large.{name}": t for name, t in large.items()}
     network |= {f"small.{name}": t for name, t in small.items()}

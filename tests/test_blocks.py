@@ -9,16 +9,16 @@ from kt.images import ImageSet, training_batches
 from kt.networks.blocks import (
     BLOCKS,
     TARGETS,
-    AttentionBlock,
     Former,
     Latter,
-    MLPBlock,
     Network,
     block_shapes,
     initial_weights,
     parameter_count,
     weights,
 )
+from kt.networks.targets.attention import AttentionBlock
+from kt.networks.targets.mlp import MLPBlock
 from tests.rounding import POSITIONS, assert_near
 
 

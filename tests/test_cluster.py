@@ -160,7 +160,7 @@ def test_cells_run_on_the_cluster_as_if_dvc_had_run_them(nodes, prepared):
         return written
 
     on_cluster = cell()
-    prepared.succeed("tables.grid_cell table3/small/0.1")
+    prepared.succeed("tables.cells table3/small/0.1")
     assert cell() == on_cluster
 
     (folder / "data/images/main.safetensors").unlink()  # every cell needs it

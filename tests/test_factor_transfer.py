@@ -380,7 +380,7 @@ def _compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "factor_transfer.teacher",
         "factor_transfer.paraphraser",
         *(f"factor_transfer.student {method}" for method in METHODS),
-        "factor_transfer.summary",
+        "tables.factor_transfer",
         KT_WORKERS="1",
     )
     return project.folder

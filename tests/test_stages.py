@@ -18,6 +18,7 @@ from kt.pairs.store import Pairs
 from kt.run.files import load_tensors
 from stages.common import translation
 from stages.common.base import params
+from stages.tables.cells import __main__ as cells
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -30,8 +31,10 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
     if path in seen or not path.stat().st_size:  # an empty package says nothing
         return seen
     seen.add(path)
+    # kt/__init__.py only names, lazily, what is in kt's folders.
     for folder in path.relative_to(ROOT).parents:
-        if (package := ROOT / folder / "__init__.py").exists():
+        package = ROOT / folder / "__init__.py"
+        if package.exists() and package != ROOT / "kt" / "__init__.py":
             imported(package, seen)
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -46,9 +49,19 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
             for depth in range(1, len(steps) + 1):  # packages on the way are imported too
                 place = ROOT.joinpath(*steps[:depth])
                 for file in (place.with_suffix(".py"), place / "__init__.py"):
-                    if file.exists():
+                    if file.exists() and file != ROOT / "kt" / "__init__.py":
                         imported(file, seen)
     return seen
+
+
+def modules_of(command: str) -> list[str]:
+    """What a stage's command runs: its module, and that of the table whose cell it makes."""
+    python, flag, module, *arguments = command.split()
+    assert (python, flag) == ("python", "-m")
+    if module == "stages.tables.cells":
+        made = cells.MODULES[arguments[0].split("/")[0]]
+        return [f"{module}.__main__", f"{module}.{made}"]
+    return [module]
 
 
 @pytest.mark.parametrize(
@@ -59,24 +72,42 @@ def imported(path: Path, seen: set[Path]) -> set[Path]:
         for name, stage in yaml.safe_load(path.read_text())["stages"].items()
     ],
 )
-def test_what_a_stage_imports_is_among_its_deps(pipeline, stage):
-    cells = [f"${{item.{key}}}" for key in stage.get("matrix", {})]
-    cells += ["${key}"] if "foreach" in stage else []
+def test_what_a_stage_imports_is_among_its_few_deps(pipeline, stage):
+    keys = [f"${{item.{key}}}" for key in stage.get("matrix", {})]
+    keys += ["${key}"] if "foreach" in stage else []
     stage = stage.get("do", stage)
     assert (pipeline.parent / stage.get("wdir", ".")).resolve() == ROOT
-    assert all(cell in stage["cmd"] for cell in cells)
-    python, flag, module, *_ = stage["cmd"].split()
-    assert (python, flag) == ("python", "-m")
-    deps = [ROOT / dep for dep in stage["deps"]]
-    used = imported(ROOT / f"{module.replace('.', '/')}.py", set())
+    assert all(key in stage["cmd"] for key in keys)
+    code = [dep for dep in stage["deps"] if dep.split("/")[0] in ("kt", "stages")]
+    assert len(code) <= 8
+    used: set[Path] = set()
+    for module in modules_of(stage["cmd"]):
+        imported(ROOT / f"{module.replace('.', '/')}.py", used)
+    deps = [ROOT / dep for dep in code]
     missing = [
         str(file.relative_to(ROOT))
         for file in used
         if not any(file == dep or dep in file.parents for dep in deps)
     ]
     assert not missing
-    surplus = [dep for dep in stage["deps"] if dep.endswith(".py") and ROOT / dep not in used]
+    surplus = [dep for dep in deps if not any(dep in (f, *f.parents) for f in used)]
     assert not surplus
+
+
+def test_what_changes_often_makes_no_network_stale():
+    made = [s for name, s in STAGES.items() if name.startswith(("generate", "images"))]
+    often = ("kt/translators", "kt/rivals", "stages/figures", "stages/common/translation.py")
+    for stage in made:
+        for path in map(Path, often):
+            assert not any(Path(dep) in (path, *path.parents) for dep in stage["deps"])
+
+
+def test_only_the_chosen_kind_of_translator_counts():
+    assert [p for p in STAGES["train_translator"]["params"] if p.startswith("translators")] == [
+        "translators.${model.kind}.model",
+        "translators.${model.kind}.train",
+        "translators.${model.kind}.schedule.${scale}",
+    ]
 
 
 def test_stages_of_the_main_pipeline_run_the_module_of_their_name():
@@ -131,7 +162,7 @@ def test_training_networks_without_small_blocks_go_through_to_the_report(prepare
 
 def test_checkpoints_are_pairs_behind_the_trained_networks(prepared):
     tiny = prepared.params["scales"]["tiny"]
-    tiny["recipe"]["epochs"], tiny["train"]["pairs"] = 3, 20
+    tiny["recipe"]["epochs"], tiny["pairs"] = 3, 20
     prepared.params["generate"]["checkpoints"] = [1, 2]
     prepared.write_params()
     prepared.succeed("generate_train", "augment", "train_translator", "evaluate_baselines")
@@ -166,10 +197,9 @@ def test_other_targets_run_through(prepared, kind, target):
 
 
 def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
-    mixer = prepared.params["translators"]["mixer"]
     prepared.params["model"]["kind"] = "mixer"
-    mixer["model"]["fold"] = True
-    train = mixer["train"]
+    mixer = prepared.params["translators"]["mixer"]
+    train, mixer["model"]["fold"] = mixer["train"], True
     prepared.params["generate"]["small_init"] = "shared"
     every = {"behaviour": 0.5, "cross_entropy": 0.1, "features": 0.1, "ramp_epochs": 2}
     every |= {"align": True, "standardise": True, "difference": True}

@@ -4,17 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.run.statistics import gap_closed
 from stages.common.base import params
-from stages.tables import curve, figure4_cell, methods, table1
-from stages.tables.ablation_row import Ablation
-from stages.tables.curve_store import Curve
-from stages.tables.figure4_store import Compared
+from stages.tables import curve, times
+from stages.tables.cells import figure4, methods, trained
+from stages.tables.cells.settings import Ablation, AttentionSizes, Curve, Grid, OfOneCost
 
 KINDS = ("mlp", "attention")
+MIXERS = tuple(params.settings_of("ablation", Ablation).mixers)
 NOISES = ("noise/0.01", "noise/0.1")
 TRANSLATORS = ("mixer", "attention", "convolution")
 
@@ -22,71 +23,89 @@ TRANSLATORS = ("mixer", "attention", "convolution")
 def test_a_change_replaces_leaves_and_is_checked():
     loaded = params.load()
     changed = loaded.changed(
-        {"model": {"layers": 3}, "active": {"train": {"pairs": 7}}}, "tables.somewhere"
+        {"model": {"layers": 3}, "scales": {"quick": {"pairs": 7}}}, "tables.somewhere"
     )
     assert changed.model == loaded.model.model_copy(update={"layers": 3})
-    assert changed.active.train.pairs == 7
+    assert changed.active.pairs == 7
     assert changed.active.recipe == loaded.active.recipe
     assert loaded.changed({}, "nothing") == loaded
     with pytest.raises(KTError, match=r"tables\.somewhere: model\.layer: unknown key"):
         loaded.changed({"model": {"layer": 3}}, "tables.somewhere")
 
 
-def test_every_row_of_the_ablation_is_valid():
+def test_a_change_names_every_scale_that_it_is_used_at():
     loaded = params.load()
-    ablation = loaded.table("ablation", Ablation)
-    stores = loaded.table("stores", dict[str, params.Change])
-    assert {row.store for row in ablation.settings.values()} <= {"train", *stores}
-    for name, row in ablation.settings.items():
-        loaded.changed(row.change, name)
-    for name, change in stores.items():
+    with pytest.raises(KTError, match=r"x.scales: none for scale 'quick'; there.*mnist"):
+        loaded.changed({"scales": {"mnist": {"pairs": 7}}}, "x")
+
+
+def test_every_cell_and_store_is_valid():
+    loaded = params.load()
+    ablation = params.settings_of("ablation", Ablation)
+    for name, row in ablation.rows.items():
+        change, store = trained.ablation(loaded, name)
         loaded.changed(change, name)
+        assert store == row.store and store.removeprefix("ablation/") in ("train", *ablation.stores)
+    grids = {table: params.settings_of(table, Grid) for table in ("table3", "table4")}
+    cells = [
+        *(trained.curve(loaded, str(n)) for n in params.settings_of("curve", Curve).networks),
+        *(trained.grid(loaded, t, s, "0.1") for t, grid in grids.items() for s in grid.sizes),
+        *(trained.augmentation(loaded, *name) for name in (("none",), ("noise", "0.1"))),
+        *(trained.target(loaded, kind) for kind in KINDS),
+        trained.merge(loaded),
+    ]
+    for change, _ in cells:
+        loaded.changed(change, "a cell")
+    for table in ("ablation", "curve", "figure4", "table6"):
+        for name, change in params.stores(table).items():
+            loaded.changed(change, name)
 
 
-def test_settings_of_a_table_are_checked_by_its_stages():
+def test_a_row_extends_what_another_changes():
+    ablation = params.settings_of("ablation", Ablation)
+    change = ablation.change("mixer_aligned")
+    assert change["model"] == ablation.mixers["mixer"].change["model"]
+    assert change["translators"]["mixer"]["train"]["loss"] == {"difference": True, "align": True}
+    rows = {"a": {"x": {"y": 1, "z": 1}}, "b": {"extends": "a", "x": {"y": 2}}}
+    assert params.extended(rows, "b") == {"x": {"y": 2, "z": 1}}
+
+
+def test_settings_of_a_table_are_checked_by_its_stages(prepared):
+    for name, change, message in (
+        ("ablation", {"refine_step": 1}, "refine_step: unknown key; did you mean refine_steps?"),
+        ("ablation", {"refine_steps": 0}, "refine_steps: got 0; input should be greater"),
+        ("curve", {"networks": [0]}, "networks.0: got 0; input should be greater"),
+    ):
+        path = prepared.folder / "tables" / name / "params.yaml"
+        before = path.read_text()
+        prepared.change_table(name, **change)
+        status, errors = prepared.run("tables.cells", f"{name}/{'mixer' if name[0] == 'a' else 4}")
+        assert status == 1 and errors.count("\n") == 1
+        assert errors.startswith(f"error: tables/{name}/params.yaml: ")
+        assert message in errors
+        path.write_text(before)
+
+
+def test_the_translators_of_figure_4_cost_the_same_or_are_refused(monkeypatch):
     loaded = params.load()
-
-    def ablation(change):
-        tables = {"ablation": loaded.tables["ablation"] | change}
-        return loaded.model_copy(update={"tables": tables}).table("ablation", Ablation)
-
-    with pytest.raises(KTError, match=r"params.yaml: tables.ablation.row: unknown key; did.*rows"):
-        ablation({"row": []})
-    with pytest.raises(KTError, match=r"tables.ablation.refine_steps: got 0; input should be gre"):
-        ablation({"refine_steps": 0})
-    with pytest.raises(KTError, match=r"tables.ablation: rows: 'x' is none of the settings: mix"):
-        ablation({"rows": ["x"]})
-    row = {"mixer": {"label": "", "store": "", "change": {}, "changed": {}}}
-    with pytest.raises(KTError, match=r"settings.mixer.changed: unknown key; did you mean change"):
-        ablation({"rows": ["mixer"], "settings": row})
-    with pytest.raises(KTError, match=r"tables.curve: missing"):
-        loaded.model_copy(update={"tables": {}}).table("curve", Curve)
-    with pytest.raises(KTError, match=r"tables.epochs.1: got 0; input should be greater"):
-        loaded.model_copy(update={"tables": {"epochs": [1, 0]}}).table("epochs", list[params.Count])
-
-
-def test_the_translators_of_figure_4_cost_the_same_or_are_refused():
-    loaded = params.load()
-    costs = [products for _, products in figure4_cell.matched(loaded).values()]
+    costs = [products for _, products in figure4.matched(loaded).values()]
     assert len(costs) == 3 and max(costs) <= 1.05 * min(costs)
+    settings = params.settings_of("figure4", OfOneCost)
 
-    def changed(**change):
-        tables = loaded.tables | {"figure4": loaded.tables["figure4"] | change}
-        return loaded.model_copy(update={"tables": tables})
+    def matched(**sizes):
+        compared = settings.compared
+        new = compared.model_copy(
+            update={"convolution": compared.convolution.model_copy(update=sizes)}
+        )
+        changed = settings.model_copy(update={"compared": new})
+        monkeypatch.setattr(figure4, "settings_of", lambda *_: changed)
+        return figure4.matched(loaded)
 
-    def matched(kind, **sizes):
-        translators = loaded.tables["figure4"]["translators"]
-        new = {kind: translators[kind] | sizes}
-        return figure4_cell.matched(changed(translators=translators | new))
-
-    matched("convolution", channel_dim=272)  # 4 % less
-    with pytest.raises(KTError, match=r"figure4.translators: .*convolution 14,.*at most 5% betw"):
-        matched("convolution", channel_dim=264)
-    with pytest.raises(KTError, match=r"figure4.translators.attention: heads is 3, which does not"):
-        matched("attention", heads=3)
-    for name in ("pairs", "batch_size"):  # said to the store's stage, before any work
-        with pytest.raises(KTError, match=rf"tables.figure4.{name}: none for scale 'quick'"):
-            Compared.of(changed(**{name: {"paper": 4}}))
+    matched(channel_dim=272)  # 4 % less
+    with pytest.raises(KTError, match=r"figure4/params.yaml: compared: .*convolution 14,.*at most"):
+        matched(channel_dim=264)
+    with pytest.raises(ValidationError, match="heads is 3, which does not divide 64"):
+        AttentionSizes(layers=1, hidden_size=64, sequence_dim=1, channel_dim=1, heads=3)
 
 
 def test_the_fit_finds_a_known_power_law_and_inverts_it():
@@ -110,14 +129,14 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
     prepared.succeed(
         "train_translator",
         "evaluate_baselines",
-        *(f"tables.store {name}" for name in ("shared", "checkpoints")),
-        "tables.curve_store",
-        *(f"tables.ablation_row {row}" for row in ("mixer_behaviour", "merge_checkpoints")),
-        "tables.ablation_fixed",
+        *(f"tables.store {name}" for name in ("ablation/shared", "ablation/checkpoints")),
+        "tables.store curve/networks",
+        *(f"tables.cells ablation/{row}" for row in (*MIXERS, "merge_checkpoints")),
+        "tables.cells fixed",
         "tables.ablation",
-        *(f"tables.curve_point {networks}" for networks in (4, 8)),
+        *(f"tables.cells curve/{networks}" for networks in (4, 8)),
         "tables.curve",
-        "tables.other_epochs 2",
+        "tables.cells epochs/2",
         "tables.epochs",
     )
     results = prepared.folder / "tables" / "results" / "tiny"
@@ -135,7 +154,7 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
 
     cell = prepared.folder / "tables" / "cells" / "tiny" / "curve" / "8.json"
     first = json.loads(cell.read_text())
-    prepared.succeed("tables.curve_point 8")
+    prepared.succeed("tables.cells curve/8")
     second = json.loads(cell.read_text())
     assert first["translation"] == second["translation"] and first["loss"] == second["loss"]
 
@@ -149,20 +168,16 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
         "eval_transfer_usps",
         "eval_partial_data",
         "tables.table2",
-        "tables.merge_cell",
-        *(f"tables.grid_cell {t}/small/{d}" for t in ("table3", "table4") for d in (0, 0.1)),
+        "tables.cells merge",
+        *(f"tables.cells {t}/small/{d}" for t in ("table3", "table4") for d in (0, 0.1)),
         *(f"tables.grid {table}" for table in ("table3", "table4")),
-        *(f"tables.augmentation_cell {c}" for c in ("none", "masking/0.1", *NOISES)),
+        *(f"tables.cells table5/{c}" for c in ("none", "masking/0.1", *NOISES)),
         "tables.table5",
-        *(
-            f"tables.{name} {target}"
-            for name in ("target_store", "target_cell")
-            for target in KINDS
-        ),
+        *(f"tables.{name} table6/{target}" for name in ("store", "cells") for target in KINDS),
         "tables.table6",
-        *(f"tables.paper_translator {size}" for size in ("base", "large")),
-        "tables.figure4_store",
-        *(f"tables.figure4_cell {translator}" for translator in TRANSLATORS),
+        *(f"tables.cells mixers/{size}" for size in ("base", "large")),
+        "tables.store figure4/pairs",
+        *(f"tables.cells figure4/{translator}" for translator in TRANSLATORS),
         *(f"tables.figure{number}" for number in range(4, 9)),
         "tables.usps",
         "tables.page",
@@ -193,9 +208,9 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
     assert set(json.loads((results / "table6.json").read_text())) == set(KINDS)
     assert "| 27.38 |" in (results / "table3.md").read_text()
     assert all((results / f"figure{number}.png").exists() for number in range(4, 9))
-    pairs = prepared.files("data/pairs/figure4", "data/pairs/train")
+    pairs = prepared.files("data/pairs/figure4/pairs", "data/pairs/train")
     shard = "00000.safetensors"  # generate_train's networks, as many as asked for
-    assert pairs[f"data/pairs/figure4/{shard}"] == pairs[f"data/pairs/train/{shard}"]
+    assert pairs[f"data/pairs/figure4/pairs/{shard}"] == pairs[f"data/pairs/train/{shard}"]
     figure4 = json.loads((results / "figure4.json").read_text())
     assert set(figure4) == {*TRANSLATORS, "mean_small_block"}
     assert len({curve["multiply_adds"] for curve in map(figure4.get, TRANSLATORS)}) == 1
@@ -213,30 +228,29 @@ def test_the_papers_tables_and_figures_hold_its_numbers_and_ours(prepared):
 
 
 def test_a_cell_learns_from_its_own_pairs_and_not_from_copies_of_others(prepared):
-    prepared.succeed("tables.augmentation_cell none")
+    prepared.succeed("tables.cells table5/none")
     prepared.params["augment"]["copies"] = 1
     prepared.write_params()
     prepared.succeed("augment")
-    status, errors = prepared.run("tables.augmentation_cell", "none")
+    status, errors = prepared.run("tables.cells", "table5/none")
     assert status == 1 and errors.strip().count("\n") == 0
     assert "holds copies of 8 pairs, but 4 are to be learned from" in errors
-    status, errors = prepared.run("tables.augmentation_cell", "blur/1")
-    assert status == 1 and "'blur/1' is no cell of table5; accepts none, masking/M" in errors
+    status, errors = prepared.run("tables.cells", "table5/blur/1")
+    assert status == 1 and "'blur' is no cell of table5; accepts none, masking/M" in errors
 
 
 def test_a_table_that_shows_a_cell_of_another_says_so_where_there_is_none(prepared):
-    prepared.params["tables"]["figure6"]["sizes"] = ["wide"]
-    prepared.write_params()
+    prepared.change_table("", figure6={"sizes": ["wide"], "dropout": 0.0})
     status, errors = prepared.run("tables.figure6")
-    assert status == 1 and "tables.table3: wide with dropout 0 is not there" in errors
+    assert status == 1 and "tables/table3/params.yaml: wide with dropout 0 is not there" in errors
 
 
 def test_figure_4_takes_more_pairs_than_there_are_from_where_they_come_from(prepared):
-    prepared.params["tables"]["figure4"]["pairs"]["tiny"] = 10
-    prepared.write_params()
-    prepared.succeed("tables.figure4_store")
+    more = {"tiny": {"networks": {"train": 10}, "pairs": 10}}
+    prepared.change_table("figure4", stores={"pairs": {"scales": more}})
+    prepared.succeed("tables.store figure4/pairs")
     train = Pairs(prepared.folder / "data" / "pairs" / "train").read()
-    more = Pairs(prepared.folder / "data" / "pairs" / "figure4").read()
+    more = Pairs(prepared.folder / "data" / "pairs" / "figure4" / "pairs").read()
     assert more.keys() == train.keys()
     assert all(len(more[name]) == 10 and more[name][:8].equal(train[name]) for name in train)
 
@@ -244,12 +258,14 @@ def test_figure_4_takes_more_pairs_than_there_are_from_where_they_come_from(prep
 def test_table_1_counts_what_methods_leave(prepared):
     prepared.succeed(
         "evaluate_baselines",
-        *(f"tables.method_cell {family}" for family in methods.FAMILIES),
+        *(f"tables.cells table1/{family}" for family in methods.FAMILIES),
         "tables.table1",
+        "tables.times",
     )
     results = prepared.folder / "tables" / "results" / "tiny"
     found = json.loads((results / "table1.json").read_text())
-    break_even = found.pop("break_even")
+    times = prepared.folder / "tables" / "times" / "tiny"
+    break_even = json.loads((times / "times.json").read_text())["break_even"]
     assert set(break_even) == {
         f"{kt}_{other}" for kt in ("kt_merge", "kt_mixer") for other in ("retrained", "adam")
     }
@@ -271,27 +287,29 @@ def test_table_1_counts_what_methods_leave(prepared):
     assert found["int8"]["network_bytes"] < 0.4 * found["large"]["network_bytes"]
     rows = (results / "table1.md").read_text().splitlines()[2:]
     assert len(rows) == 2 + 19 and (results / "table1.png").exists()
+    assert (times / "times.png").exists()
 
 
 @pytest.mark.parametrize("saved", [0.5, 3.0, 7.0])
 def test_translation_breaks_even_where_it_has_saved_what_it_took(saved):
     kt = {"once_seconds": 100.0, "seconds": 0.25}
     other = {"once_seconds": 0.0, "seconds": 0.25 + saved}
-    count = table1.break_even(kt, other)
+    count = times.break_even(kt, other)
 
     def total(row, networks):
         return row["once_seconds"] + networks * row["seconds"]
 
     assert total(kt, count) < total(other, count)
     assert total(kt, count - 1) >= total(other, count - 1)
-    assert table1.break_even(kt, kt) is None
+    assert times.break_even(kt, kt) is None
 
 
 def test_a_table_that_has_no_epochs_for_a_scale_says_so(prepared):
-    path = prepared.folder / "params.yaml"
-    path.write_text(path.read_text().replace("tiny: 2", "other: 2"))
-    status, errors = prepared.run("tables.paper_translator", "base")
+    mixers = {size: {"dropout": 0.0, "epochs": {"other": 2}} for size in ("base", "large")}
+    prepared.change_table("", mixers=mixers)
+    status, errors = prepared.run("tables.cells", "mixers/base")
     assert status != 0 and len(errors.strip().splitlines()) == 1
-    assert "tables.translators.base.epochs: none for scale 'tiny'; there are some for other" in (
-        errors
+    assert (
+        "tables/params.yaml: mixers.base: epochs: none for scale 'tiny'; there are some for other"
+        in (errors)
     )

@@ -8,6 +8,7 @@ the network was trained with, or one of the small ones that may take its place. 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,38 +65,6 @@ class SmallBlock(nn.Module):
         return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
 
 
-class MLPBlock(nn.Module):
-    """Table 6: a two-layer MLP at each position, 6 -> 12 -> 6, add, ReLU. 84 + 78 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(CHANNELS, 2 * CHANNELS)
-        self.fc2 = nn.Linear(2 * CHANNELS, CHANNELS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # As 1x1 convolutions: linear layers would give a view whose channels come last in memory.
-        y = F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
-        y = F.conv2d(F.relu(y), self.fc2.weight[:, :, None, None], self.fc2.bias)
-        return F.relu(y + x)
-
-
-class AttentionBlock(nn.Module):
-    """Table 6: self-attention over the positions, added to the input. 4 x 36 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.query = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.key = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.value = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.proj = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part(x).flatten(2) for part in (self.query, self.key, self.value))
-        attention = (q.transpose(1, 2) @ k * CHANNELS**-0.5).softmax(-1)  # (B, HW, HW)
-        y = (v @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
-        return self.proj(y) + x
-
-
 class Latter(nn.Module):
     """Conv 1x1 stride 2, BN, ReLU, linear: (B, 6, 14, 14) -> (B, 10); 72 + 24 + 5,890 weights."""
 
@@ -113,11 +82,23 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "large": LargeBlock,
     "conv": SmallBlock,
     "conv_bias": partial(SmallBlock, bias=True),
-    "mlp": MLPBlock,
-    "attention": AttentionBlock,
 }
+"""All kinds of blocks by name; `kt.networks.targets` adds others."""
 CONVOLUTIONAL = ("conv", "conv_bias")
-TARGETS = (*CONVOLUTIONAL, "mlp", "attention")
+TARGETS: list[str] = [*CONVOLUTIONAL]
+"""The kinds of small blocks."""
+Make = TypeVar("Make", bound=Callable[[], nn.Module])
+
+
+def small_block(name: str) -> Callable[[Make], Make]:
+    """Make a module known as a kind of small block: (B, 6, 14, 14) -> same."""
+
+    def register(make: Make) -> Make:
+        BLOCKS[name] = make
+        TARGETS.append(name)
+        return make
+
+    return register
 
 
 class Network(nn.Module):

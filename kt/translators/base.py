@@ -5,6 +5,7 @@ have bounds, list its settings: `Config` those of the model, `Learning` those of
 Parameters and files name a kind by its name.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -90,7 +91,7 @@ class Translator(nn.Module):
     kind: ClassVar[str]
     Config: ClassVar[type]
     Learning: ClassVar[type[Learning]] = Learning
-    targets: ClassVar[tuple[str, ...]] = TARGETS
+    targets: ClassVar[Sequence[str]] = TARGETS
     learns_from_small_blocks: ClassVar[bool] = True
 
     def __init_subclass__(cls, kind: str | None = None) -> None:

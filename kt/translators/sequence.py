@@ -152,7 +152,7 @@ class SequenceTranslator(Translator):
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.sequence_head = SequenceMLP(
-            SEQUENCE, config.sequence_dim, numbers // KERNEL, config.dropout
+            SEQUENCE, config.sequence_dim, -(-numbers // KERNEL), config.dropout
         )
         self.head = nn.Linear(config.hidden_size, KERNEL)
 
@@ -167,7 +167,8 @@ class SequenceTranslator(Translator):
             The target block's weights less the initial ones, {name: (B, ...)}.
         """
         x = self.norm(self.layers(self.embedded(self._tokens(large))))
-        return self._block(self.head(self.sequence_head(x)).flatten(1))
+        flat = self.head(self.sequence_head(x)).flatten(1)
+        return self._block(flat[:, : self.initial.numel()])
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """What the layers are given, (B, 72, hidden size)."""

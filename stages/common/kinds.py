@@ -17,8 +17,9 @@ from kt.run.errors import KTError
 from kt.translators.base import Translator, kind_named
 from kt.translators.objectives import Samples
 from stages.common.base import runtime
+from stages.common.base.checks import explain
 from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
-from stages.common.base.params import Params, Strict, explain
+from stages.common.base.params import Params, Strict
 
 TRAINING = PAIRS / "train"
 Settings = TypeVar("Settings")
@@ -174,7 +175,7 @@ class Stored:
         """The networks themselves, or the copies that the stage `augment` has made of them."""
         if not self.augmented:
             return self._store
-        pairs, wanted = Pairs(AUGMENTED), self._params.active.train.pairs
+        pairs, wanted = Pairs(AUGMENTED), self._params.active.pairs
         if pairs.about["pairs"] != wanted:
             raise KTError(
                 f"{AUGMENTED} holds copies of {pairs.about['pairs']} pairs, but {wanted} are to be "
@@ -184,6 +185,6 @@ class Stored:
 
     def _on_device(self, pairs: Pairs, *parts: str) -> Samples:
         copies = pairs is not self._store
-        first = None if copies else self._params.active.train.pairs
+        first = None if copies else self._params.active.pairs
         mapped = pairs.mapped(*parts, first=first)
         return {name: rows.to(self.compute.device) for name, rows in mapped.items()}

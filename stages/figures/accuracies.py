@@ -59,23 +59,20 @@ def histograms(found: dict[str, pd.Series], colours: list[str]) -> Figure:
     return figure
 
 
-def table1(rows: pd.DataFrame, curves: dict[str, tuple[float, float]], n: int) -> Figure:
-    """What Table 1's methods reach, grouped by what they need, beside what they take in all.
+def table1(rows: pd.DataFrame, n: int) -> Figure:
+    """What Table 1's methods reach, grouped by what they need.
 
     Args:
         rows: `method` (in words), `colour`, `group` (what it needs), `mean`, `ci95` and `whole`
             (the block keeps all its parameters or nearly), in the groups' order; the large block
             has the group "".
-        curves: (seconds a network, seconds once) by method, to be drawn as `seconds_by_networks`.
         n: networks that the accuracies are of.
     """
-    figure, (left, right) = style.new(11.5, 7.4, 2, width_ratios=(1.2, 1))
-    methods(left, rows)
-    left.set_xlabel(f"accuracy, % (mean and 95 % interval over {n} networks)")
-    colours = dict(zip(rows["method"], rows["colour"], strict=True))
-    seconds_by_networks(right, curves, colours)
-    left.plot([], "o", color=style.GREY, mfc="white", label="keeps all parameters of the block")
-    style.legend(figure, right, left, columns=3)
+    figure, (ax,) = style.new(6.6, 7.4)
+    methods(ax, rows)
+    ax.set_xlabel(f"accuracy, % (mean and 95 % interval over {n} networks)")
+    ax.plot([], "o", color=style.GREY, mfc="white", label="keeps all parameters of the block")
+    style.legend(figure, ax)
     return figure
 
 
@@ -102,27 +99,3 @@ def methods(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set(ylim=(at - 0.4, -0.6), xlim=(0, 100))
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
-
-
-def seconds_by_networks(
-    ax: Axes, curves: dict[str, tuple[float, float]], colours: dict[str, str]
-) -> None:
-    """Seconds of compute by the number of networks compressed: what is spent once, and for each.
-
-    A dot marks where a method that spends something once breaks even with one that does not.
-
-    Args:
-        curves: (seconds a network, seconds once) by method.
-    """
-    networks = np.geomspace(1, 1e5, 200)
-    lines = ("-", "--", "-.", ":")
-    for (name, (each, once)), line in zip(curves.items(), lines, strict=False):
-        total = once + networks * each
-        ax.plot(networks, total, label=name, color=colours[name], linestyle=line)
-        for each_other, once_other in curves.values():
-            if once and not once_other and each_other > each:
-                crossing = once / (each_other - each)
-                ax.plot(crossing, crossing * each_other, "o", color=colours[name])
-    for axis in "xy":
-        style.log_scale(ax, axis)
-    ax.set(xlabel="networks compressed", ylabel="seconds in all")

@@ -9,10 +9,11 @@ from scipy.optimize import curve_fit
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params
+from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
-from stages.tables import cell, output
-from stages.tables.curve_store import Curve
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Curve
 
 LEVELS = ("random_initialisation", "retrained")
 NETWORKS = "_networks"
@@ -23,7 +24,7 @@ MARKS = (85, 95)
 
 def main(params: Params, compute: Compute) -> None:
     baselines = output.references()
-    counts = params.table("curve", Curve).networks
+    counts = settings_of("curve", Curve).networks
     points = {count: cell.read(params, f"curve/{count}") for count in counts}
     metrics = {
         f"{count}{NETWORKS}": {"unseen": point["translation"], "seen": point["training"]}
@@ -33,14 +34,13 @@ def main(params: Params, compute: Compute) -> None:
     fitted = fit(metrics)
     needed = {share: networks_for(share, fitted) for share in MARKS}
     gaps = gaps_closed(metrics)
-    table = pd.DataFrame(
+    lines_of = pd.DataFrame(
         {
             "networks": count,
             "unseen": output.spread(point["translation"]),
             "n": point["translation"]["n"],
             "seen": f"{point['training']['mean']:.2f}",
             "gap, %": f"{gap:.1f}",
-            "training, s": f"{point['seconds']:.0f}",
         }
         for (count, point), gap in zip(points.items(), gaps, strict=True)
     )
@@ -55,7 +55,7 @@ def main(params: Params, compute: Compute) -> None:
         f"{said(fitted, needed, counts, gaps)} {output.given(params)} {updates}"
     )
     metrics["networks_for_gap"] = {f"{share}_percent": needed[share] for share in MARKS}
-    output.write(params, "curve", caption, metrics, table)
+    output.write(params, "curve", caption, metrics, lines_of)
     draw(output.folder(params))
 
 

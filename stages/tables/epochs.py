@@ -4,16 +4,18 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Count, Params
-from stages.tables import cell, output
+from stages.common.base.params import Params, settings_of
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Epochs
 
 
 def main(params: Params, compute: Compute) -> None:
     results = {
         f"{epochs}_epochs": cell.read(params, f"epochs/{epochs}")
-        for epochs in params.table("epochs", list[Count])
+        for epochs in settings_of("epochs", Epochs).epochs
     }
-    table = pd.DataFrame(
+    lines = pd.DataFrame(
         {
             "epochs": name.removesuffix("_epochs"),
             **{title: output.spread(result[key]) for key, title in TITLES.items()},
@@ -23,11 +25,11 @@ def main(params: Params, compute: Compute) -> None:
     )
     caption = (
         f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}, "
-        f"{output.updates(params):,} updates) and learned from such networks; the table shows "
+        f"{params.updates:,} updates) and learned from such networks; the table shows "
         f"networks trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
         f"translation over random initialisation. {output.given(params)}"
     )
-    output.write(params, "epochs", caption, results, table)
+    output.write(params, "epochs", caption, results, lines)
 
 
 TITLES = {

@@ -7,22 +7,24 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params
+from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
-from stages.tables import cell, output
-from stages.tables.figure4_store import TABLE, Compared
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.settings import OfOneCost
 
 LABELS = {"mixer": "MLP (the mixer)", "attention": "attention", "convolution": "convolution"}
+TABLE = "figure4"
 LOSSES = {"training": "loss", "held out": "held_out_loss"}
 MEAN_BLOCK = "mean_small_block"
 ROWS = 10
 
 
 def main(params: Params, compute: Compute) -> None:
-    chosen = Compared.of(params)
+    chosen = settings_of(TABLE, OfOneCost)
     found = {kind: cell.read(params, f"{TABLE}/{kind}") for kind in LABELS}
     curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
-    result, sizes = found["mixer"], chosen.translators
+    result, sizes = found["mixer"], chosen.compared
     counts = {LABELS[kind]: at["updates"] for kind, at in found.items()}
     caption = (
         f"{output.protocol(params)}. Translators learn the weights of small blocks from "
@@ -32,7 +34,7 @@ def main(params: Params, compute: Compute) -> None:
         "A translation takes these multiply-adds: "
         + "; ".join(
             f"{LABELS[kind]} {at['multiply_adds']:,} ({at['parameters']:,} parameters, "
-            f"D_C {getattr(sizes, kind).channel_dim}, {at['seconds']:.0f} s of training)"
+            f"D_C {getattr(sizes, kind).channel_dim})"
             for kind, at in found.items()
         )
         + ". Always answering with the mean small block of the training pairs has errors of "

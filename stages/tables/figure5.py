@@ -7,17 +7,18 @@ from stages import feature_maps
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.figures import style
-from stages.tables import output, paper_translator
+from stages.tables import output
+from stages.tables.cells import mixers
 
 SIZE = "base"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = paper_translator.load(params, SIZE, compute)
-    accuracies = pd.read_csv(paper_translator.folder(params, SIZE) / "accuracies.csv")
+    model = mixers.load(params, SIZE, compute)
+    accuracies = pd.read_csv(mixers.folder(params, SIZE) / "accuracies.csv")
     drawn = feature_maps.draw(params, compute, model, accuracies["translation"])
     caption = (
-        f"{output.protocol(params)}; the translation is by {paper_translator.named(params, SIZE)}. "
+        f"{output.protocol(params)}; the translation is by {mixers.named(params, SIZE)}. "
         f"{drawn.caption()}"
     )
     numbers = {

@@ -6,22 +6,16 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params, Strict
+from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
-from stages.tables import cell, grid_cell, output, paper
-from stages.tables.grid_cell import Rate
-
-
-class Compared(Strict):
-    """`tables.figure6` of the parameters: cells of Table 3."""
-
-    sizes: list[paper.Size]
-    dropout: Rate
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Compared, cell_of_table3
 
 
 def main(params: Params, compute: Compute) -> None:
-    chosen = params.table("figure6", Compared)
-    names = {s: grid_cell.name_of(params, "table3", s, chosen.dropout) for s in chosen.sizes}
+    chosen = settings_of("figure6", Compared)
+    names = {s: cell_of_table3(s, chosen.dropout) for s in chosen.sizes}
     cells = {size: cell.read(params, name) for size, name in names.items()}
     found = {size: result["evaluations"] for size, result in cells.items()}
     updates = max(result["updates"] for result in cells.values())
@@ -38,7 +32,7 @@ def main(params: Params, compute: Compute) -> None:
     )
     caption = (
         f"{output.protocol(params)}. The translators are the paper's mixers of Table 3 with "
-        f"dropout {chosen.dropout:g} on {params.active.train.pairs:,} pairs. Accuracies are means "
+        f"dropout {chosen.dropout:g} on {params.active.pairs:,} pairs. Accuracies are means "
         "in percent: of selection networks on held-back images, and of test networks on test "
         f"images. {output.trained_with({'each mixer': updates})}"
     )

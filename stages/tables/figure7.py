@@ -9,7 +9,8 @@ from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 from stages.figures import accuracies, style
-from stages.tables import output, paper_translator
+from stages.tables import output
+from stages.tables.cells import mixers
 
 SIZE = "large"
 
@@ -19,7 +20,7 @@ def main(params: Params, compute: Compute) -> None:
         "random initialisation": pd.read_csv(RESULTS / "baselines" / "accuracies.csv")[
             "random_initialisation"
         ],
-        "the paper's mixer": pd.read_csv(paper_translator.folder(params, SIZE) / "accuracies.csv")[
+        "the paper's mixer": pd.read_csv(mixers.folder(params, SIZE) / "accuracies.csv")[
             "translation"
         ],
         params.model.kind: pd.read_csv(RESULTS / "train" / "accuracies.csv")["translation"],
@@ -37,9 +38,9 @@ def main(params: Params, compute: Compute) -> None:
     caption = (
         f"{output.protocol(params)}. The figure counts test networks by their accuracy on test "
         "images, in bins of 5 %; the table shows means with their 95 % intervals (Student). The "
-        f"blocks are random ones, translations by {paper_translator.named(params, SIZE)}, and "
+        f"blocks are random ones, translations by {mixers.named(params, SIZE)}, and "
         f"translations by the main job's translator ({params.model.kind}). Selection networks "
-        f"chose the epochs. {paper_translator.trained_with(params, SIZE)} {output.given(params)}"
+        f"chose the epochs. {output.trained_beside(params, SIZE)} {output.given(params)}"
     )
     metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}
     output.write(params, "figure7", caption, metrics, table)

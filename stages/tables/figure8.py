@@ -11,14 +11,15 @@ from stages.common.base.inputs import RESULTS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
 from stages.figures import lines, style
-from stages.tables import output, paper_translator
+from stages.tables import output
+from stages.tables.cells import mixers
 
 SIZE = "large"
 GAIN, GAIN_OF = "gain, points", "gain of "
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = paper_translator.load(params, SIZE, compute)
+    model = mixers.load(params, SIZE, compute)
     ours = pd.read_csv(RESULTS / "partial" / "partial.csv").set_index("fraction")
     images, rows, metrics = image_set("main", "test"), [], {}
     for fraction in params.partial.fractions:
@@ -41,9 +42,9 @@ def main(params: Params, compute: Compute) -> None:
         )
     caption = (
         f"{output.protocol(params)}, here on a fraction of the training images. {output.ACCURACY} "
-        f"Translation is by {paper_translator.named(params, SIZE)}. Gains are over random "
+        f"Translation is by {mixers.named(params, SIZE)}. Gains are over random "
         f"initialisation, in points, also that of the main job's translator ({params.model.kind}). "
-        f"{paper_translator.trained_with(params, SIZE)} {output.given(params)}"
+        f"{output.trained_beside(params, SIZE)} {output.given(params)}"
     )
     output.write(params, "figure8", caption, metrics, pd.DataFrame(rows))
     draw(output.folder(params))

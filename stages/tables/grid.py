@@ -4,14 +4,15 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params
-from stages.tables import cell, grid_cell, output, printed
-from stages.tables.grid_cell import Grid
-from stages.tables.merge_cell import LABEL
+from stages.common.base.params import Params, settings_of
+from stages.tables import output, printed
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Grid, epochs_of
+from stages.tables.printed import MERGE as LABEL
 
 
 def main(params: Params, compute: Compute, table: str) -> None:
-    grid, baselines = params.table(table, Grid), output.references()
+    grid, baselines = settings_of(table, Grid), output.references()
     rows, metrics = printed.references(baselines), dict(baselines)
     for size in grid.sizes:
         for dropout in grid.dropout:
@@ -22,9 +23,10 @@ def main(params: Params, compute: Compute, table: str) -> None:
     merge = cell.read(params, "merge")
     rows.append(printed.row(LABEL, merge, baselines))
     metrics["merge"] = printed.numbers(merge)
+    epochs = epochs_of(params, f"tables/{table}/params.yaml", grid.epochs)
     caption = (
-        f"{output.protocol(params)}. The translators learn from {params.active.train.pairs:,} "
-        f"pairs, the mixers in {grid_cell.epochs(params, table)} epochs (the paper: 300,000 pairs, "
+        f"{output.protocol(params)}. The translators learn from {params.active.pairs:,} "
+        f"pairs, the mixers in {epochs} epochs (the paper: 300,000 pairs, "
         f"{printed.EPOCHS[table]:,} epochs). "
         f"{output.trained_with({'mixers': result['updates'], LABEL: merge['updates']})} "
         f"{output.given(params)} {printed.RULES}"

@@ -9,6 +9,7 @@ from kt.run.statistics import gap_closed
 from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
+from stages.tables.cells import mixers
 
 TABLES = Path("tables/results")
 SMOKE = 1_000
@@ -60,12 +61,6 @@ def gap(mean: float, baselines: dict[str, dict]) -> float:
     return gap_closed(mean, *(baselines[k]["mean"] for k in ("random_initialisation", "retrained")))
 
 
-def updates(params: Params) -> int:
-    """How many updates the translator that `params` describe is trained with."""
-    schedule, pairs = params.schedule, params.active.train.pairs
-    return schedule.epochs * -(-pairs // schedule.batch_size)
-
-
 def trained_with(counts: dict[str, int]) -> str:
     """How many updates translators were trained with, and whether these are smoke runs.
 
@@ -81,6 +76,12 @@ def trained_with(counts: dict[str, int]) -> str:
         f"Updates in training: {words}. A *smoke run* has fewer than {SMOKE:,}: it shows what so "
         f"little training reaches, not what the translator can reach. Smoke runs: {which}."
     )
+
+
+def trained_beside(params: Params, size: str) -> str:
+    """How many updates a mixer and the main job's translator were trained with, in words."""
+    mixer = mixers.changed(params, size).updates
+    return trained_with({"the mixer": mixer, params.model.kind: params.updates})
 
 
 def protocol(params: Params) -> str:

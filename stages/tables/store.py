@@ -1,16 +1,31 @@
-"""Train one of the further stores of training networks: `tables.stores` in params.yaml."""
+"""Train the networks that a table's translators learn from: ablation/shared, say.
+
+They are generate_train's networks under changed parameters, `stores` in the table's params.yaml.
+Where they differ in their small blocks only, no large block is trained again.
+"""
 
 from kt.ensemble import Compute
+from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.generation import make_training_store
 from stages.common.base.inputs import PAIRS
-from stages.common.base.params import Change, Params
+from stages.common.base.params import Params, stores
 
 
 def main(params: Params, compute: Compute, name: str) -> None:
-    change = params.table("stores", dict[str, Change])[name]
-    make_training_store(params.changed(change, f"tables.stores.{name}"), compute, PAIRS / name)
+    table, _, store = name.partition("/")
+    changes = stores(table)
+    if store not in changes:
+        raise KTError(f"{name!r} is no store: {table} has {', '.join(changes) or 'none'}")
+    changed = params.changed(changes[store], f"tables/{table}/params.yaml: stores.{store}")
+    plain = not (params.generate.checkpoints or changed.generate.checkpoints)
+    count, made = changed.active.networks.train, params.active.networks.train
+    known = None
+    if plain and count <= made and changed.active.recipe == params.active.recipe:
+        known = Pairs(PAIRS / "train").read("former", "large", "latter", first=count)
+    make_training_store(changed, compute, PAIRS / name, known)
 
 
 if __name__ == "__main__":
-    runtime.run(main, __doc__, "name")
+    runtime.run(main, __doc__, "table/store")

@@ -10,13 +10,10 @@ from kt.rivals import retraining
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.figures import accuracies, style
-from stages.tables import cell, output
-from stages.tables.method_cell import SHOWN
-from stages.tables.methods import FAMILIES, TABLE
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.methods import FAMILIES, TABLE
 
-RETRAINED = ("retrained", "adam")
-TRANSLATED = ("kt_merge", "kt_mixer")
-BREAK_EVEN = "break_even"
 NEEDS = {
     "nothing but the weights": "none",
     "weights and stored prototypes": "prototypes",
@@ -38,33 +35,19 @@ def main(params: Params, compute: Compute) -> None:
     found: dict[str, dict] = {}
     for family in FAMILIES:
         found |= cell.read(params, f"{TABLE}/{family}")
-    points = {
-        (kt, other): break_even(found[kt], found[other]) for kt in TRANSLATED for other in RETRAINED
-    }
-    words = [
-        f"{found[kt]['label']} with {found[other]['label']}: "
-        + ("never" if count is None else f"{count:,} networks")
-        for (kt, other), count in points.items()
-    ]
-    learned = {found[kt]["label"]: found[kt]["updates"] for kt in TRANSLATED}
+    learned = {found[kt]["label"]: found[kt]["updates"] for kt in ("kt_merge", "kt_mixer")}
     caption = (
         f"{output.protocol(params)}. No method saw these networks before. {output.ACCURACY} "
-        "Parameters, bytes, multiply-adds and latency are those of one block. Bytes are float32's, "
+        "Parameters, bytes and multiply-adds are those of one block. Bytes are float32's, "
         "or, if quantised, those of packed codes and of a float32 scale and bias a channel. "
-        f"Latency is the time of an image among {SHOWN}, in plain PyTorch and one thread, where "
-        "quantised weights run as float32. Low-rank blocks have 12 biases beside their 324 "
-        "weights. *Seconds* are the clock's for a network among many; *once* is what a translator "
-        "takes beforehand, however many networks it compresses, training networks included. "
-        "*Images* are what a "
-        "method takes for a network, *updates* the training steps it takes: a translator's are "
+        "Low-rank blocks have 12 biases beside their 324 weights. *Images* are what a method "
+        "takes for a network, *updates* the training steps it takes: a translator's are "
         "taken once. The paper's re-training mirrors images as the networks' own training does; "
         f"Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) does not. "
-        f"{output.given(params)} {output.trained_with(learned)} In total time, translation breaks "
-        f"even as follows: {'; '.join(words)}."
+        f"{output.given(params)} {output.trained_with(learned)}"
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])
     metrics = {name: row["accuracy"] | counted(row) for name, row in found.items()}
-    metrics[BREAK_EVEN] = {f"{kt}_{other}": count for (kt, other), count in points.items()}
     output.write(params, TABLE, caption, metrics, table)
     draw(output.folder(params))
 
@@ -73,7 +56,7 @@ def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
     table = pd.read_csv(folder / f"{TABLE}.csv", keep_default_na=False)
     metrics = json.loads((folder / f"{TABLE}.json").read_text())
-    names = [name for name in metrics if name != BREAK_EVEN]
+    names = [name for name, row in metrics.items() if "parameters" in row]
     large = metrics["large"]
     rows = pd.DataFrame(
         {
@@ -89,27 +72,13 @@ def draw(folder: Path) -> None:
         }
     )
     rows["order"] = [GROUPS.index(group) for group in rows["group"]]
-    seconds = table.assign(name=names).set_index("name")
-    curves = {
-        seconds["method"][name]: (
-            float(seconds["seconds"][name]),
-            float(seconds["once, s"][name] or 0),
-        )
-        for name in (*RETRAINED, *TRANSLATED)
-    }
-    figure = accuracies.table1(rows.sort_values("order", kind="stable"), curves, large["n"])
+    figure = accuracies.table1(rows.sort_values("order", kind="stable"), large["n"])
     style.save(figure, folder / f"{TABLE}.png")
 
 
 def needs(images: str) -> str:
     """The group of a method, by the images that it takes for a network."""
     return next(group for group, end in NEEDS.items() if images.endswith(end))
-
-
-def break_even(kt: dict, other: dict) -> int | None:
-    """The fewest networks for which translation, its training included, takes less; or None."""
-    saved = other["seconds"] - kt["seconds"]
-    return None if saved <= 0 else int(kt["once_seconds"] / saved) + 1
 
 
 def counted(row: dict) -> dict[str, int]:
@@ -127,11 +96,8 @@ def in_words(row: dict) -> dict[str, str]:
         "bytes": f"{row['bytes']:,}",
         "bytes of network": f"{row['network_bytes']:,}",
         "multiply-adds": f"{row['multiply_adds']:,}",
-        "latency, us": f"{row['latency_us']:.1f}",
-        "seconds": f"{row['seconds']:.2g}",
-        "once, s": f"{row['once_seconds']:.0f}" if row["once_seconds"] else "",
         "images": row["images"],
-        "updates": f"{row['updates']:,}" + (" once" if row["once_seconds"] else ""),
+        "updates": f"{row['updates']:,}" + (" once" if row["once"] else ""),
         "re-trains": "yes" if row["retrains"] else "no",
         "any architecture": "yes" if row["any_architecture"] else "no",
     }

@@ -4,17 +4,19 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params
-from stages.tables import cell, grid_cell, output, printed
-from stages.tables.augmentation_cell import TABLE, WHOLE, Augmentation
-from stages.tables.merge_cell import LABEL
+from stages.common.base.params import Params, settings_of
+from stages.tables import output, printed
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Augmentation, Grid, cell_of_table3, epochs_of
+from stages.tables.printed import MERGE as LABEL
 
+TABLE = "table5"
 IN_WORDS = {"none": "no augmentation", "masking": "masking, m = {}", "noise": "noise, n = {}"}
 
 
 def main(params: Params, compute: Compute) -> None:
-    table, baselines = params.table(TABLE, Augmentation), output.references()
-    whole = cell.read(params, grid_cell.name_of(params, WHOLE, table.size, 0.0))
+    table, baselines = settings_of(TABLE, Augmentation), output.references()
+    whole = cell.read(params, cell_of_table3(table.size, 0.0))
     rows = [printed.row("all pairs", whole, baselines, printed.AUGMENTATION["full"])]
     metrics = {"all_pairs": printed.numbers(whole)}
     for kind, names in table.names().items():
@@ -31,12 +33,12 @@ def main(params: Params, compute: Compute) -> None:
     merge = cell.read(params, "merge")
     rows.append(printed.row(f"{LABEL}, all pairs", merge, baselines))
     metrics["merge"] = printed.numbers(merge)
-    epochs = grid_cell.epochs(params, WHOLE)
+    epochs = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
     updates = {"the mixer on all pairs": whole["updates"], "on fewer": result["updates"]}
     updates |= {LABEL: merge["updates"]}
     caption = (
         f"{output.protocol(params)}. The {table.size} mixer learns from "
-        f"{params.active.train.pairs:,} pairs in {epochs} epochs, or from one in {table.share} of "
+        f"{params.active.pairs:,} pairs in {epochs} epochs, or from one in {table.share} of "
         f"them in {table.share * epochs} (the paper: 300,000 pairs in 300 epochs, 50,000 in "
         "1,800). Augmentation is drawn afresh for every batch: m is the share of the large block's "
         "weights that are set to 0, n the standard deviation of the noise added to them. *Chosen* "

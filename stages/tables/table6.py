@@ -4,15 +4,17 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
-from stages.common.base.params import Params
-from stages.tables import cell, output, printed
-from stages.tables.scales import at_scale
-from stages.tables.target_store import TABLE, Targets
+from stages.common.base.params import Params, settings_of
+from stages.tables import output, printed
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Targets, epochs_of
+
+TABLE = "table6"
 
 
 def main(params: Params, compute: Compute) -> None:
-    table = params.table(TABLE, Targets)
-    epochs = at_scale(params, f"{TABLE}.epochs", table.epochs)
+    table = settings_of(TABLE, Targets)
+    epochs = epochs_of(params, "tables/table6/params.yaml", table.epochs)
     results = {target: cell.read(params, f"{TABLE}/{target}") for target in table.targets}
     identity, rows = output.references()["identity"], []
     for target, result in results.items():
@@ -29,7 +31,6 @@ def main(params: Params, compute: Compute) -> None:
                 "n": result["translation"]["n"],
                 "seen": f"{result['training']['mean']:.2f}",
                 "pairs": result["networks"],
-                "training, s": f"{result['seconds']:.0f}",
             }
         )
     metrics = {

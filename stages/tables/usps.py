@@ -10,13 +10,14 @@ from stages.common.base import runtime
 from stages.common.base.inputs import RESULTS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
-from stages.tables import output, paper_translator, printed
+from stages.tables import output, printed
+from stages.tables.cells import mixers
 
 SIZE = "large"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = paper_translator.load(params, SIZE, compute)
+    model = mixers.load(params, SIZE, compute)
     subjects = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
@@ -38,7 +39,7 @@ def main(params: Params, compute: Compute) -> None:
             "n": result["gain"]["n"],
         }
         for label, result, theirs in (
-            (paper_translator.named(params, SIZE), mixer, printed.USPS_GAIN),
+            (mixers.named(params, SIZE), mixer, printed.USPS_GAIN),
             (f"{params.model.kind} (the main job's)", ours, ""),
         )
     ]
@@ -48,7 +49,7 @@ def main(params: Params, compute: Compute) -> None:
         f"{images.transfer} around the test networks' large blocks, which stay as they are. "
         f"Accuracy is in percent on the test images of {images.transfer}: the mean over n networks "
         "and its 95 % interval (Student). Gains are over random initialisation; the paper's is "
-        f"from MNIST to USPS. {paper_translator.trained_with(params, SIZE)} {output.given(params)}"
+        f"from MNIST to USPS. {output.trained_beside(params, SIZE)} {output.given(params)}"
     )
     output.write(params, "usps", caption, {"mixer": mixer}, pd.DataFrame(rows).fillna(""))
 

@@ -1,10 +1,8 @@
 """The typed form of `params.yaml`, checked once and strictly before any work."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,6 +16,7 @@ from pydantic import (
 from kt.images import IMAGE_SETS
 from kt.networks.blocks import TARGETS
 from kt.run.errors import KTError
+from stages.common.base.checks import explain, read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -33,6 +32,9 @@ def _known_set(name: str) -> str:
 
 ImageSetName = Annotated[str, AfterValidator(_known_set)]
 Side = Literal["large", "small", "both"]
+TABLES = Path("tables")
+BY_SCALE = ("scales", "schedule")
+"""Sections with one entry a scale."""
 
 
 class Strict(BaseModel):
@@ -40,6 +42,8 @@ class Strict(BaseModel):
 
 
 class Model(Strict):
+    """The translator: its kind, a key of `translators`, and what every kind has."""
+
     kind: str
     layers: Annotated[int, Field(ge=0)]
     hidden_size: Count
@@ -65,6 +69,20 @@ class Augment(Strict):
     noise: NotNegative
     side: Side
     measure: Annotated[list[Fraction], Field(min_length=1)]
+
+
+class Schedule(Strict):
+    epochs: Count
+    batch_size: Count
+    evaluate_every: Count
+
+
+class Kind(Strict):
+    """One kind of translator. Its class checks `model` and `train`: `stages.common.kinds`."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    schedule: dict[str, Schedule]
 
 
 class Train(Strict):
@@ -101,34 +119,18 @@ class ScaleRecipe(Strict):
     lr: Positive
 
 
-class Schedule(Strict):
-    epochs: Count
-    batch_size: Count
-    evaluate_every: Count
-
-
-class Kind(Strict):
-    """One kind of translator. Its class checks `model` and `train`: `stages.common.kinds`."""
-
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    schedule: dict[str, Schedule]
-
-
-class ScaleTrain(Strict):
-    pairs: Count
-
-
 class Scale(Strict):
     images: Images
     networks: Networks
     recipe: ScaleRecipe
-    train: ScaleTrain
     repeats: Count
+    pairs: Count
+    expected: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
 
 
 Change = dict[str, Any]
-"""Nested parameters to replace; `active` stands for the block of the chosen scale."""
+"""Nested parameters to replace. Under `scales` and under a `schedule` scales other than the active
+one are left alone."""
 
 
 class Params(Strict):
@@ -136,14 +138,13 @@ class Params(Strict):
 
     scale: str
     seed: Annotated[int, Field(ge=0)]
-    target: Literal[TARGETS]
+    target: Literal[tuple(TARGETS)]
     model: Model
     generate: Generate
     augment: Augment
     train: Train
     translators: dict[str, Kind]
     partial: Partial
-    tables: dict[str, Any]
     scales: dict[str, Scale]
 
     @model_validator(mode="after")
@@ -170,60 +171,98 @@ class Params(Strict):
                 f"generate.checkpoints is {checkpoints}, but scales.{self.scale}.recipe.epochs "
                 f"{epochs}: a checkpoint comes before the last epoch"
             )
-        pairs, networks = self.active.train.pairs, self.active.networks.train
+        pairs, networks = self.active.pairs, self.active.networks.train
         if pairs > networks * (1 + len(checkpoints)):
             raise ValueError(
-                f"scales.{self.scale}.train.pairs is {pairs}, but networks.train only {networks}, "
+                f"scales.{self.scale}.pairs is {pairs}, but networks.train only {networks}, "
                 f"each with {len(checkpoints)} generate.checkpoints"
             )
         return self
-
-    def table(self, name: str, schema: Any) -> Any:
-        """The settings of one table, `tables.<name>`, as its own stages define and check them.
-
-        So a new table, or a change of another's settings, makes no stage run again.
-
-        Args:
-            schema: a type that pydantic can check: a `Strict` model, or a list of `Count`.
-
-        Raises:
-            KTError: there are none, or they are not valid.
-        """
-        if name not in self.tables:
-            raise KTError(f"params.yaml: tables.{name}: missing")
-        try:
-            return TypeAdapter(schema).validate_python(self.tables[name], strict=True)
-        except ValidationError as error:
-            raise KTError(f"params.yaml: {explain(error, schema, ('tables', name))}") from None
 
     def changed(self, change: Change, key: str) -> "Params":
         """These parameters with some replaced, checked like a file's.
 
         Args:
-            change: nested, {"model": {"layers": 8}}; "active" stands for the chosen scale: its
-                block, and below `translators` its schedule.
+            change: nested, {"model": {"layers": 8}}.
             key: where the change comes from, to name it in an error.
 
         Raises:
-            KTError: the changed parameters are not valid.
+            KTError: the changed parameters are not valid, or `change` lacks the active scale.
         """
-        change = dict(change)
-        change["scales"] = {self.scale: change.pop("active", {})}
-        merged = _merged(self.model_dump(), _renamed(change, "active", self.scale))
+        raw = merged(self.model_dump(), self._at_scale(change, key))
         try:
-            return Params.model_validate(merged)
+            return Params.model_validate(raw)
         except ValidationError as error:
-            raise KTError(f"params.yaml: {key}: {explain(error, Params)}") from None
+            raise KTError(f"{key}: {explain(error, Params)}") from None
+
+    def _at_scale(self, change: Change, key: str) -> Change:
+        """A change without what it says of other scales."""
+        kept = {}
+        for name, value in change.items():
+            if name in BY_SCALE and isinstance(value, dict):
+                value = {self.scale: at_scale(self, f"{key}.{name}", value)}
+            elif isinstance(value, dict):
+                value = self._at_scale(value, f"{key}.{name}")
+            kept[name] = value
+        return kept
+
+    @property
+    def translator(self) -> Kind:
+        """The section of the chosen kind of translator."""
+        return self.translators[self.model.kind]
 
     @property
     def schedule(self) -> Schedule:
         """The training schedule of the chosen kind of translator at the chosen scale."""
-        return self.translators[self.model.kind].schedule[self.scale]
+        return self.translator.schedule[self.scale]
+
+    @property
+    def updates(self) -> int:
+        """Of the translator, in its training."""
+        return self.schedule.epochs * -(-self.active.pairs // self.schedule.batch_size)
 
     @property
     def active(self) -> Scale:
         """The block of the chosen scale."""
         return self.scales[self.scale]
+
+
+def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
+    """What a parameter that differs from scale to scale is at the active one.
+
+    Raises:
+        KTError: nothing.
+    """
+    if params.scale not in values:
+        raise KTError(
+            f"{name}: none for scale {params.scale!r}; there are some for {', '.join(values)}"
+        )
+    return values[params.scale]
+
+
+def settings_of(name: str, schema: Any) -> Any:
+    """The settings of one table, as its own stages define and check them.
+
+    They are in tables/<name>/params.yaml, or those of a table without a folder in
+    tables/params.yaml. So a change of one table's settings makes no other stage run again.
+
+    Args:
+        schema: a type that pydantic can check: a `Strict` model, or a list of `Count`.
+
+    Raises:
+        KTError: there are none, or they are not valid.
+    """
+    path = TABLES / name / "params.yaml"
+    place: tuple[str, ...] = ()
+    if not path.exists():
+        path, place = TABLES / "params.yaml", (name,)
+    raw = read_yaml(path)
+    if place and name not in raw:
+        raise KTError(f"{path}: {name}: missing")
+    try:
+        return TypeAdapter(schema).validate_python(raw[name] if place else raw, strict=True)
+    except ValidationError as error:
+        raise KTError(f"{path}: {explain(error, schema, place)}") from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -233,60 +272,37 @@ def load(path: Path = Path("params.yaml")) -> Params:
         KTError: names the first wrong key, what it got and what it accepts.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise KTError(f"{path} is missing: run from the repository's root") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        reason = getattr(error, "problem", error)
-        raise KTError(f"{path}{line}: not valid YAML ({reason})") from None
-    try:
-        return Params.model_validate(raw)
+        return Params.model_validate(read_yaml(path))
     except ValidationError as error:
         raise KTError(f"{path}: {explain(error, Params)}") from None
 
 
-def _merged(base: dict, change: dict) -> dict:
+def merged(base: Change, change: Change) -> Change:
     """`base` with the leaves of `change` in their places."""
     nested = {
-        key: _merged(base[key], value)
+        key: merged(base[key], value)
         for key, value in change.items()
         if isinstance(value, dict) and isinstance(base.get(key), dict)
     }
     return base | change | nested
 
 
-def _renamed(nested: dict, key: str, name: str) -> dict:
-    """`nested` with another name for a key, at every depth."""
-    return {
-        name if k == key else k: _renamed(v, key, name) if isinstance(v, dict) else v
-        for k, v in nested.items()
-    }
+def extended(settings: dict[str, dict], name: str) -> dict:
+    """One of several settings: its own leaves over those of the one that it `extends`."""
+    own = dict(settings[name])
+    if (base := own.pop("extends", None)) is None:
+        return own
+    return merged(extended(settings, base), own)
 
 
-def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
-    """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
-    error = failure.errors()[0]
-    key = ".".join(str(step) for step in (*place, *error["loc"]))
-    if error["type"] == "extra_forbidden":
-        accepted = sorted(_section(schema, error["loc"][:-1]).model_fields)
-        close = difflib.get_close_matches(str(error["loc"][-1]), accepted, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(accepted)}"
-        return f"{key}: unknown key; {hint}"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    if error["type"] == "float_type" and isinstance(error["input"], str):
-        message += " (YAML reads 1e-4 as text: write 0.0001)"
-    return f"{key}: got {error['input']!r}; {message[0].lower()}{message[1:]}"
+def stores(name: str) -> dict[str, Change]:
+    """The changed parameters under which a table's further training networks are made.
 
-
-def _section(schema: Any, location: tuple) -> type[BaseModel]:
-    """The model of a nested section; in a mapping of sections the key says nothing of the type."""
-    for step in location:
-        of_mapping = get_args(schema)[1:]
-        schema = of_mapping[0] if of_mapping else schema.model_fields[step].annotation
-    return schema
+    Raises:
+        KTError: the table has no parameters, or they are no mappings.
+    """
+    path = TABLES / name / "params.yaml"
+    try:
+        return TypeAdapter(dict[str, Change]).validate_python(read_yaml(path).get("stores", {}))
+    except ValidationError as error:
+        raise KTError(f"{path}: {explain(error, dict[str, Change], ('stores',))}") from None

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.run.errors import KTError
 from kt.run.threads import processors
 from stages.common.base import params
+from stages.common.base.params import Params
 
 SCRATCH = Path(".kt")
 USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
@@ -60,7 +62,23 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
-    one_line(lambda: main(params.load(), _compute(flags), *named))
+    one_line(lambda: main(checked(), _compute(flags), *named))
+
+
+def checked() -> Params:
+    """The parameters, those of the chosen kind of translator checked too, before any work.
+
+    The kind is imported by name here: nothing that a stage writes depends on this check, so no
+    stage that knows no translators runs again when one changes.
+
+    Raises:
+        KTError: one of them is not valid.
+    """
+    loaded = params.load()
+    kinds = importlib.import_module("stages.common.kinds")
+    kinds.configuration(loaded)
+    kinds.learning(loaded)
+    return loaded
 
 
 def one_line(work: Callable[[], object]) -> None:
@@ -185,3 +203,8 @@ def write_json(path: Path, content: dict) -> None:
     """Write a metrics file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text())

@@ -3,17 +3,16 @@
 from kt.ensemble import Compute
 from kt.run.statistics import summary
 from kt.translators import load_translator
-from stages.common.base import runtime
 from stages.common.base.generation import make_store, plan
 from stages.common.base.inputs import TRANSLATOR, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
-from stages.tables import cell
+from stages.tables.cells import cell
 
 
-def main(params: Params, compute: Compute, epochs: str) -> None:
+def make(params: Params, compute: Compute, of: str, epochs: str) -> None:
     changed = params.changed(
-        {"active": {"recipe": {"epochs": int(epochs)}}}, f"tables.epochs: {epochs}"
+        {"scales": {params.scale: {"recipe": {"epochs": int(epochs)}}}}, f"tables/epochs: {epochs}"
     )
     split = f"epochs/{epochs}"
     networks = plan(changed, split, params.active.networks.selection)
@@ -23,7 +22,3 @@ def main(params: Params, compute: Compute, epochs: str) -> None:
     accuracies = subjects.compared(model, params.seed, compute)
     result = {name: summary(values) for name, values in accuracies.items()}
     cell.write(params, f"epochs/{epochs}", result)
-
-
-if __name__ == "__main__":
-    runtime.run(main, __doc__, "epochs")

@@ -17,22 +17,24 @@ from kt.translators.fit import Record, Training, fit
 from kt.translators.objectives import WeightObjective
 from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS
-from stages.common.base.params import Params
-from stages.tables import cell
-from stages.tables.figure4_store import STORE, TABLE, Compared
+from stages.common.base.params import Params, at_scale, settings_of
+from stages.tables.cells import cell
+from stages.tables.cells.settings import OfOneCost
 
 KINDS = ("mixer", "attention", "convolution")
+TABLE = "figure4"
+STORE = f"{TABLE}/pairs"
 TOLERANCE = 0.05
 """How much more the costliest translator may take than the cheapest."""
 
 
-def main(params: Params, compute: Compute, kind: str) -> None:
-    chosen = Compared.of(params)
+def make(params: Params, compute: Compute, of: str, kind: str) -> None:
+    chosen = settings_of(of, OfOneCost)
     model, products = matched(params)[kind]
     model.to(compute.device)
-    count, batch_size = chosen.pairs_at(params), chosen.batch_size_at(params)
+    batch_size = at_scale(params, "tables/figure4/params.yaml: batch_size", chosen.batch_size)
     training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
-    pairs, others = Pairs(STORE), Pairs(PAIRS / "selection")
+    pairs, others = Pairs(PAIRS / STORE), Pairs(PAIRS / "selection")
     learned, held_out = pairs.read("large", "small"), others.read("large", "small")
     small = part(held_out, "small")
 
@@ -45,7 +47,7 @@ def main(params: Params, compute: Compute, kind: str) -> None:
     )
     key = [kind, dataclasses.asdict(model.config), dataclasses.asdict(training)]
     with (
-        runtime.scratch(TABLE, *key, pairs.checksum, others.checksum) as kept,
+        runtime.scratch(of, *key, pairs.checksum, others.checksum) as kept,
         runtime.progress_bar(training.epochs, kind, "epoch") as bar,
     ):
         checkpoint = kept / "checkpoint.pt"
@@ -54,19 +56,18 @@ def main(params: Params, compute: Compute, kind: str) -> None:
             model, objective, training, evaluate, "epoch", checkpoint, lambda _: bar.update()
         )
     shown = ("epoch", "loss", "held_out_loss")
-    seconds = sum(count / record["samples_per_second"] for record in fitted.history)
+    seconds = sum(len(pairs) / record["samples_per_second"] for record in fitted.history)
     content = {
         "parameters": parameter_count(model),
         "multiply_adds": products,
-        "pairs": count,
+        "pairs": len(pairs),
         "batch_size": batch_size,
-        "updates": len(fitted.history) * -(-count // batch_size),
+        "updates": len(fitted.history) * -(-len(pairs) // batch_size),
         "held_out": len(others),
-        "seconds": round(seconds, 2),
         "mean_block": of_mean_block(objective.small, small),
         "history": [{name: record[name] for name in shown} for record in fitted.history],
     }
-    cell.write(params, f"{TABLE}/{kind}", content)
+    cell.write(params, f"{of}/{kind}", content, {"training": round(seconds, 2)})
 
 
 def matched(params: Params) -> dict[str, tuple[Translator, int]]:
@@ -75,7 +76,7 @@ def matched(params: Params) -> dict[str, tuple[Translator, int]]:
     Raises:
         KTError: some translators cost more than 5 % more than others.
     """
-    sizes, large = Compared.of(params).translators, initial_weights("large", [0])
+    sizes, large = settings_of(TABLE, OfOneCost).compared, initial_weights("large", [0])
     found = {}
     for kind in KINDS:
         make = kind_named(kind)
@@ -86,7 +87,7 @@ def matched(params: Params) -> dict[str, tuple[Translator, int]]:
     if max(costs.values()) > (1 + TOLERANCE) * min(costs.values()):
         listed = ", ".join(f"{kind} {products:,}" for kind, products in costs.items())
         raise KTError(
-            f"params.yaml: tables.{TABLE}.translators: multiply-adds are {listed}; accepts at most "
+            f"tables/{TABLE}/params.yaml: compared: multiply-adds are {listed}; accepts at most "
             f"{TOLERANCE:.0%} between them"
         )
     return found
@@ -100,7 +101,3 @@ def of_mean_block(learned: Weights, held_out: Weights) -> dict[str, float]:
         ).item()
         for name, blocks in (("loss", learned), ("held_out_loss", held_out))
     }
-
-
-if __name__ == "__main__":
-    runtime.run(main, __doc__, "translator")

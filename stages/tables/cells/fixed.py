@@ -15,18 +15,18 @@ from kt.translators import load_translator, own_images, refine, translate
 from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import TRANSLATOR, image_set
-from stages.common.base.params import Params
+from stages.common.base.params import Params, settings_of
 from stages.common.evaluation import Subjects
-from stages.tables import cell
-from stages.tables.ablation_row import Ablation
+from stages.tables.cells import cell
+from stages.tables.cells.settings import Ablation
 
 
-def main(params: Params, compute: Compute) -> None:
+def make(params: Params, compute: Compute, of: str) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
     unlabelled = image_set("main", "train")
     few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
-    steps = params.table("ablation", Ablation).refine_steps
+    steps = settings_of("ablation", Ablation).refine_steps
     model = load_translator(TRANSLATOR, compute.device)
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
@@ -77,7 +77,7 @@ def main(params: Params, compute: Compute) -> None:
             lambda: refined(unlabelled),
         ),
     }
-    results = {}
+    results, took = {}, {}
     with runtime.progress_bar(len(rows), "fixed rows", "row") as bar:
         for name, (label, make) in rows.items():
             blocks[name], seconds = timed(make)
@@ -87,16 +87,12 @@ def main(params: Params, compute: Compute) -> None:
             results[name] = {
                 "label": label,
                 "translation": summary(accuracy),
-                "seconds_per_network": round(seconds / len(test), 5),
             }
+            took[name] = round(seconds / len(test), 5)
             bar.update()
-    cell.write(params, "ablation_fixed", results)
+    cell.write(params, of, results, took)
 
 
 def timed(make: Callable[[], Weights]) -> tuple[Weights, float]:
     started = time.perf_counter()
     return make(), time.perf_counter() - started
-
-
-if __name__ == "__main__":
-    runtime.run(main, __doc__)

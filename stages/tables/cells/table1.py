@@ -13,20 +13,20 @@ from kt.networks.cost import multiply_adds
 from kt.networks.weights import part
 from kt.run.statistics import summary
 from kt.run.threads import one_thread
-from stages.common.base import runtime
 from stages.common.base.inputs import image_set
 from stages.common.base.params import Params
-from stages.tables import cell
-from stages.tables.methods import FAMILIES, TABLE, Row, Setting
+from stages.tables.cells import cell
+from stages.tables.cells.methods import FAMILIES, Row, Setting
 
 SHOWN, TURNS = 128, 50
 """Images that a block's latency is measured on, and how often."""
 
 
-def main(params: Params, compute: Compute, family: str) -> None:
+def make(params: Params, compute: Compute, of: str, family: str) -> None:
     rows = FAMILIES[family](Setting.of(params, compute))
-    measured = {name: numbers(row, params, compute) for name, row in rows.items()}
-    cell.write(params, f"{TABLE}/{family}", measured)
+    found = {name: numbers(row, params, compute) for name, row in rows.items()}
+    took = {name: times(row) for name, row in rows.items()}
+    cell.write(params, f"{of}/{family}", found, took)
 
 
 def numbers(row: Row, params: Params, compute: Compute) -> dict:
@@ -36,7 +36,7 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
     accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
     around, module = nn.ModuleList([Former(), Latter()]), row.module.eval()
     block_bytes, rest = row.bytes or (4 * size(module), 4 * size(around))
-    maps = torch.rand(SHOWN, CHANNELS, 14, 14)
+    maps = torch.rand(1, CHANNELS, 14, 14)
     return {
         "label": row.label,
         "accuracy": summary(accuracy),
@@ -44,14 +44,22 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
         "network_parameters": parameter_count(module) + parameter_count(around),
         "bytes": block_bytes,
         "network_bytes": block_bytes + rest,
-        "multiply_adds": multiply_adds(module, maps[:1]),
-        "latency_us": round(latency(module, maps) * 1e6, 2),
-        "seconds": row.seconds,
-        "once_seconds": row.once,
+        "multiply_adds": multiply_adds(module, maps),
         "images": row.images,
+        "once": bool(row.once),
         "updates": row.updates,
         "retrains": row.retrains,
         "any_architecture": row.any_architecture,
+    }
+
+
+def times(row: Row) -> dict[str, float]:
+    """What the clock says of a method."""
+    maps = torch.rand(SHOWN, CHANNELS, 14, 14)
+    return {
+        "latency_us": round(latency(row.module.eval(), maps) * 1e6, 2),
+        "seconds": row.seconds,
+        "once_seconds": row.once,
     }
 
 
@@ -71,7 +79,3 @@ def latency(module: nn.Module, maps: torch.Tensor) -> float:
             module(maps)
             taken.append(time.perf_counter() - started)
     return statistics.median(taken) / len(maps)
-
-
-if __name__ == "__main__":
-    runtime.run(main, __doc__, "family")

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from kt import ensemble
@@ -28,13 +27,10 @@ from kt.translators import baselines, translate
 from stages.common import translation
 from stages.common.base.generation import plan
 from stages.common.base.inputs import image_set
-from stages.common.base.params import Change, Count, Params, Strict
+from stages.common.base.params import Params, settings_of
 from stages.common.evaluation import Subjects
-from stages.tables import output, paper
-from stages.tables.merge_cell import Merge
-from stages.tables.paper_translator import TABLE as TRANSLATORS
-from stages.tables.paper_translator import Settings
-from stages.tables.scales import at_scale
+from stages.tables.cells import mixers
+from stages.tables.cells.settings import Merge, Table1
 
 TABLE = "table1"
 MIXER = "large"
@@ -43,13 +39,6 @@ LEARNED = {"images": "all, labelled", "retrains": True, "any_architecture": True
 """What is true of every method that trains a network's small block."""
 
 Result = TypeVar("Result")
-
-
-class Table1(Strict):
-    """`tables.table1` of the parameters: networks to compress, and steps of the distillations."""
-
-    networks: Annotated[int, Field(ge=2)]
-    steps: Count
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ class Setting:
     @classmethod
     def of(cls, params: Params, compute: Compute) -> "Setting":
         test = Subjects.of_store("test", image_set("main", "test"), params.target)
-        count = params.table(TABLE, Table1).networks
+        count = settings_of(TABLE, Table1).networks
         networks = {name: tensor[:count] for name, tensor in test.networks.items()}
         return cls(params, compute, networks, image_set("main", "train"))
 
@@ -222,7 +211,7 @@ def distilled(
 ) -> Row:
     """Re-training by few steps of Adam, from the same fresh blocks for every method."""
     params, count = setting.params, len(setting)
-    steps, seed = params.table(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
+    steps, seed = settings_of(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
     how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
     fresh = baselines.random_initialisation(params.target, count, seed)
     label = f"{label}: {steps} steps"
@@ -231,27 +220,23 @@ def distilled(
 
 
 def merge(setting: Setting) -> dict[str, Row]:
-    sizes = setting.params.table("merge", Merge).model_dump()
-    change = {"model": {"kind": "merge"} | sizes}
-    return {"kt_merge": translated(setting, "KT: merge (ours)", change)}
+    sizes = settings_of("merge", Merge).model_dump()
+    changed = setting.params.changed({"model": {"kind": "merge"} | sizes}, "tables: merge")
+    return {"kt_merge": translated(setting, "KT: merge (ours)", changed)}
 
 
 def mixer(setting: Setting) -> dict[str, Row]:
-    params, size = setting.params, MIXER
-    settings = params.table(TRANSLATORS, dict[paper.Size, Settings])[size]
-    epochs = at_scale(params, f"{TRANSLATORS}.{size}.epochs", settings.epochs)
-    change = paper.mixer(params, size, epochs, dropout=settings.dropout)
-    return {"kt_mixer": translated(setting, f"KT: the paper's mixer ({size})", change)}
+    label = f"KT: the paper's mixer ({MIXER})"
+    return {"kt_mixer": translated(setting, label, mixers.changed(setting.params, MIXER))}
 
 
-def translated(setting: Setting, label: str, change: Change) -> Row:
+def translated(setting: Setting, label: str, params: Params) -> Row:
     """Knowledge Translation by a translator that is trained first.
 
     Its cost counts once: the networks to learn from and to choose the epoch, the small blocks that
     only the mixer needs, and the training without evaluations.
     """
-    params, compute = setting.params.changed(change, f"tables.{TABLE}"), setting.compute
-    count = params.active.train.pairs
+    compute, count = setting.compute, params.active.pairs
     trained = translation.train(params, compute)
     training = sum(count / record["samples_per_second"] for record in trained.fitted.history)
     networks = count + params.active.networks.selection
@@ -266,7 +251,7 @@ def translated(setting: Setting, label: str, change: Change) -> Row:
     kept = trained.model.own_images()
     images = "none" if kept is None else f"{len(kept)} prototypes"
     about = {"images": images, "any_architecture": any_architecture, "once": once}
-    about["updates"] = output.updates(params)
+    about["updates"] = params.updates
     return setting.row(label, translated, setting.small(), **about)
 
 

@@ -1,0 +1,23 @@
+"""Check that the run's headlines lie in the bands that params.yaml expects at its scale."""
+
+from kt.ensemble import Compute
+from kt.run.errors import KTError
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.headline import OUT
+
+
+def main(params: Params, compute: Compute) -> None:
+    found, bands = runtime.read_json(OUT), params.active.expected
+    if not bands:
+        raise KTError(f"params.yaml: scales.{params.scale}.expected: nothing to check")
+    for name, (low, high) in bands.items():
+        if name not in found:
+            raise KTError(f"{OUT} has no {name}, which scales.{params.scale}.expected names")
+        if not low <= found[name] <= high:
+            raise KTError(f"{name} is {found[name]:.2f}, outside {low:g} to {high:g}: {OUT}")
+        print(f"{name} {found[name]:.2f} is within {low:g} to {high:g}")
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,48 @@
+"""The run in few numbers for `dvc metrics diff`, and the machine that made them."""
+
+import platform
+from pathlib import Path
+
+from kt.ensemble import Compute
+from kt.run.statistics import gap_closed
+from stages.common.base import runtime
+from stages.common.base.inputs import RESULTS
+from stages.common.base.params import Params
+
+OUT = RESULTS / "metrics.json"
+
+
+def main(params: Params, compute: Compute) -> None:
+    train, baselines, transfer, partial = (
+        runtime.read_json(RESULTS / name / "metrics.json")
+        for name in ("train", "baselines", "transfer", "partial")
+    )
+    mean = train["translation"]["mean"]
+    low, high = (baselines[name]["mean"] for name in ("random_initialisation", "retrained"))
+    fewest = next(iter(partial.values()))
+    numbers = {
+        "translation": mean,
+        "translation_ci95": train["translation"]["ci95"],
+        "selection": train["selection"]["mean"],
+        "random_initialisation": low,
+        "retrained": high,
+        "gap_closed": round(gap_closed(mean, low, high), 2),
+        "transfer_gain": transfer["gain"]["mean"],
+        "fewest_images_gain": fewest["gain"]["mean"],
+    }
+    engine = compute.engine_for("large").__name__.rpartition(".")[2].removesuffix("_engine")
+    runtime.write_json(OUT, numbers | {"engine": engine, "processor": processor()})
+
+
+def processor() -> str:
+    """The model of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

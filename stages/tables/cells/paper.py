@@ -1,0 +1,37 @@
+"""The paper's translators as changes of parameters."""
+
+from kt.translators.mixer import PAPER_SIZES
+from stages.common.base.params import Change, Params, merged
+
+EVALUATIONS = 6
+"""Of a translator on the way, at least: a schedule of few epochs is evaluated more often."""
+
+
+def mixer(params: Params, size: str, epochs: int, change: Change | None = None) -> Change:
+    """The change of parameters that trains the paper's translator the paper's way.
+
+    Args:
+        size: a key of `PAPER_SIZES`.
+        epochs: of its training, at the active scale.
+        change: further parameters to replace.
+    """
+    config = PAPER_SIZES[size]
+    usual = params.translators["mixer"].schedule[params.scale].evaluate_every
+    schedule = {"epochs": epochs, "evaluate_every": min(usual, -(-epochs // EVALUATIONS))}
+    paper = {
+        "model": {
+            "kind": "mixer",
+            "layers": config.layers,
+            "hidden_size": config.hidden_size,
+        },
+        "translators": {
+            "mixer": {
+                "model": {
+                    "sequence_dim": config.sequence_dim,
+                    "channel_dim": config.channel_dim,
+                },
+                "schedule": {params.scale: schedule},
+            }
+        },
+    }
+    return merged(paper, change or {})

@@ -1,0 +1,185 @@
+"""The typed form of the tables' parameters: tables/*/params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kt.networks.blocks import CONVOLUTIONAL, TARGETS
+from kt.run.errors import KTError
+from kt.translators.mixer import PAPER_SIZES
+from stages.common.base.params import (
+    Change,
+    Count,
+    Fraction,
+    NotNegative,
+    Params,
+    Strict,
+    at_scale,
+    extended,
+    settings_of,
+)
+
+Size = Literal[tuple(PAPER_SIZES)]
+"""A size of the paper's translator (its Table 2)."""
+Rate = Annotated[int | float, Field(ge=0, lt=1)]
+"""Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
+ByScale = dict[str, Count]
+AUGMENTATIONS = ("masking", "noise")
+
+
+class Row(Strict):
+    """Of the ablation: the parameters that it changes, and those of a row that it extends."""
+
+    label: str
+    store: str
+    extends: str | None = None
+    change: Change
+
+
+class Ablation(Strict):
+    """Rows that add to each other, and rows that each change one thing."""
+
+    refine_steps: Count
+    stores: dict[str, Change]
+    mixers: dict[str, Row]
+    merges: dict[str, Row]
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        return self.mixers | self.merges
+
+    def change(self, row: str) -> Change:
+        """What a row changes in all."""
+        plain = {
+            name: {"extends": row.extends, "change": row.change} for name, row in self.rows.items()
+        }
+        return extended(plain, row)["change"]
+
+
+class Curve(Strict):
+    networks: Annotated[list[Count], Field(min_length=1)]
+    stores: dict[str, Change]
+
+
+class Epochs(Strict):
+    epochs: Annotated[list[Count], Field(min_length=1)]
+
+
+class Merge(Strict):
+    """Our translator's row in the paper's tables."""
+
+    layers: Count
+    hidden_size: Count
+
+
+class Kept(Strict):
+    """A translator of the paper that figures look at; epochs by scale."""
+
+    dropout: Fraction
+    epochs: ByScale
+
+
+class Compared(Strict):
+    """Figure 6: cells of Table 3."""
+
+    sizes: list[Size]
+    dropout: Rate
+
+
+class Table1(Strict):
+    """Networks to compress, and steps of the methods that distil."""
+
+    networks: Annotated[int, Field(ge=2)]
+    steps: Count
+
+
+class Grid(Strict):
+    """Tables 3 and 4; epochs by scale."""
+
+    sizes: Annotated[list[Size], Field(min_length=1)]
+    dropout: Annotated[list[Rate], Field(min_length=1)]
+    epochs: ByScale
+
+
+class Augmentation(Strict):
+    """Table 5; each strength is a cell.
+
+    Attributes:
+        share: one `share`-th of Table 3's pairs is learned from, `share` times as long, so that as
+            many samples are seen.
+        masking, noise: m and n, drawn afresh for every batch (Section 3.2).
+    """
+
+    size: Size
+    share: Count
+    masking: Annotated[list[Fraction], Field(min_length=1)]
+    noise: Annotated[list[NotNegative], Field(min_length=1)]
+
+    def names(self) -> dict[str, list[str]]:
+        """The names of the cells by kind of augmentation, as DVC writes them."""
+        swept = {kind: [f"{kind}/{s}" for s in getattr(self, kind)] for kind in AUGMENTATIONS}
+        return {"none": ["none"]} | swept
+
+
+class Targets(Strict):
+    """Table 6; epochs by scale, and a store for each target."""
+
+    size: Size
+    targets: Annotated[
+        list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]], Field(min_length=1)
+    ]
+    epochs: ByScale
+    stores: dict[str, Change]
+
+
+class Sizes(Strict):
+    layers: Count
+    hidden_size: Count
+    sequence_dim: Count
+    channel_dim: Count
+
+
+class AttentionSizes(Sizes):
+    heads: Count
+
+    @model_validator(mode="after")
+    def _heads_of_one_size(self) -> "AttentionSizes":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"heads is {self.heads}, which does not divide {self.hidden_size}")
+        return self
+
+
+class Translators(Strict):
+    mixer: Sizes
+    attention: AttentionSizes
+    convolution: Sizes
+
+
+class OfOneCost(Strict):
+    """Figure 4; batch size by scale."""
+
+    compared: Translators
+    epochs: Count
+    batch_size: ByScale
+    stores: dict[str, Change]
+
+
+def epochs_of(params: Params, name: str, values: ByScale) -> int:
+    """Of a table's translators at the active scale."""
+    return at_scale(params, f"{name}: epochs", values)
+
+
+def cell_of_table3(size: str, dropout: float) -> str:
+    """The name of a cell, for a table that shows one of another.
+
+    Raises:
+        KTError: there is no such cell.
+    """
+    grid = settings_of("table3", Grid)
+    for rate in grid.dropout:
+        if size in grid.sizes and rate == dropout:
+            return f"table3/{size}/{rate}"
+    raise KTError(
+        f"tables/table3/params.yaml: {size} with dropout {dropout:g} is not there, but another "
+        "table shows it"
+    )

@@ -1,0 +1,103 @@
+"""Cells that train a translator under changed parameters and measure it."""
+
+from collections.abc import Callable
+
+from kt.ensemble import Compute
+from kt.run.errors import KTError
+from kt.run.statistics import summary
+from kt.translators import baselines
+from stages.common.base.inputs import image_set
+from stages.common.base.params import Change, Params, merged, settings_of
+from stages.common.evaluation import Subjects
+from stages.tables.cells import cell, paper
+from stages.tables.cells.settings import (
+    AUGMENTATIONS,
+    Ablation,
+    Augmentation,
+    Curve,
+    Grid,
+    Merge,
+    Targets,
+    epochs_of,
+)
+
+EVALUATIONS = 10
+"""Of a point of the learning curve, at most."""
+
+Learning = tuple[Change, str]
+"""What a cell changes, and the store that it learns from."""
+
+
+def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
+    """Train a cell's translator, measure it and write what was found."""
+    name = "/".join((of, *keys))
+    change, store = LEARNING[of](params, *((of, *keys) if of in GRIDS else keys))
+    changed = params.changed(change, f"tables: {name}")
+    content, seconds = cell.measured(changed, compute, store)
+    if of == "table6":  # beside other blocks' random initialisation
+        test = Subjects.of_store("test", image_set("main", "test"), changed.target)
+        fresh = baselines.random_initialisation(changed.target, len(test), params.seed)
+        content["random_initialisation"] = summary(test.with_small(fresh, compute))
+    cell.write(params, name, content, {"training": seconds})
+
+
+def ablation(params: Params, row: str) -> Learning:
+    settings = settings_of("ablation", Ablation)
+    if row not in settings.rows:
+        raise KTError(f"{row!r} is no row of the ablation: it has {', '.join(settings.rows)}")
+    return settings.change(row), settings.rows[row].store
+
+
+def curve(params: Params, networks: str) -> Learning:
+    """Every point makes as many steps, so that all cost the same."""
+    settings, count, schedule = settings_of("curve", Curve), int(networks), params.schedule
+    steps = schedule.epochs * -(-params.active.pairs // schedule.batch_size)
+    epochs = max(1, round(steps / -(-count // schedule.batch_size)))
+    learning = schedule.model_copy(
+        update={"epochs": epochs, "evaluate_every": max(1, epochs // EVALUATIONS)}
+    )
+    change = {
+        "translators": {params.model.kind: {"schedule": {params.scale: learning.model_dump()}}},
+        "scales": {params.scale: {"pairs": count}},
+    }
+    return merged(settings.stores["networks"], change), "curve/networks"
+
+
+def merge(params: Params) -> Learning:
+    return {"model": {"kind": "merge"} | settings_of("merge", Merge).model_dump()}, "train"
+
+
+def grid(params: Params, of: str, size: str, dropout: str) -> Learning:
+    epochs = epochs_of(params, f"tables/{of}/params.yaml", settings_of(of, Grid).epochs)
+    return paper.mixer(params, size, epochs, {"train": {"dropout": float(dropout)}}), "train"
+
+
+def augmentation(params: Params, kind: str, strength: str = "") -> Learning:
+    if kind not in ("none", *AUGMENTATIONS):
+        raise KTError(f"{kind!r} is no cell of table5; accepts none, masking/M and noise/N")
+    settings = settings_of("table5", Augmentation)
+    whole = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
+    drawn = {} if kind == "none" else {kind: float(strength)}
+    change = {
+        "translators": {"mixer": {"train": drawn}},
+        "scales": {params.scale: {"pairs": max(1, params.active.pairs // settings.share)}},
+    }
+    return paper.mixer(params, settings.size, settings.share * whole, change), "train"
+
+
+def target(params: Params, kind: str) -> Learning:
+    settings = settings_of("table6", Targets)
+    epochs = epochs_of(params, "tables/table6/params.yaml", settings.epochs)
+    return paper.mixer(params, settings.size, epochs, settings.stores[kind]), f"table6/{kind}"
+
+
+GRIDS = ("table3", "table4")
+LEARNING: dict[str, Callable[..., Learning]] = {
+    "ablation": ablation,
+    "curve": curve,
+    "merge": merge,
+    "table3": grid,
+    "table4": grid,
+    "table5": augmentation,
+    "table6": target,
+}

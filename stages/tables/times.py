@@ -1,0 +1,83 @@
+"""What the clock said while the tables were made: the one result that differs between two runs."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from kt.ensemble import Compute
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.figures import lines, style
+from stages.tables import output
+from stages.tables.cells import cell
+from stages.tables.cells.methods import FAMILIES, TABLE
+from stages.tables.cells.table1 import SHOWN
+from stages.tables.table1 import COLOURS
+
+TIMES = Path("tables/times")
+RETRAINED = ("retrained", "adam")
+TRANSLATED = ("kt_merge", "kt_mixer")
+
+
+def main(params: Params, compute: Compute) -> None:
+    found: dict[str, dict] = {}
+    for family in FAMILIES:
+        labels = cell.read(params, f"{TABLE}/{family}")
+        taken = cell.seconds_of(params, f"{TABLE}/{family}")
+        found |= {name: taken[name] | {"label": labels[name]["label"]} for name in taken}
+    points = {
+        (kt, other): break_even(found[kt], found[other])
+        for kt in TRANSLATED
+        for other in RETRAINED
+        if kt in found and other in found
+    }
+    words = [
+        f"{found[kt]['label']} with {found[other]['label']}: "
+        + ("never" if count is None else f"{count:,} networks")
+        for (kt, other), count in points.items()
+    ]
+    caption = (
+        f"{output.protocol(params)}. Table 1's methods by the clock: the latency of one block for "
+        f"an image among {SHOWN}, in plain PyTorch and one thread, where quantised weights run as "
+        "float32; *seconds* for a network among many; *once*, what a translator takes beforehand, "
+        "the networks that it learns from included, however many it compresses. Translation breaks "
+        f"even: {'; '.join(words)}."
+    )
+    table = pd.DataFrame([in_words(row) for row in found.values()])
+    metrics = {f"{kt}_{other}": count for (kt, other), count in points.items()}
+    kept = cell.CELLS / params.scale / cell.TIMES
+    training = {
+        str(path.relative_to(kept).with_suffix("")): seconds["training"]
+        for path in sorted(kept.rglob("*.json"))
+        if "training" in (seconds := runtime.read_json(path))
+    }
+    content = {"break_even": metrics, "methods": found, "training": training}
+    folder = TIMES / params.scale
+    runtime.write_json(folder / "times.json", content)
+    runtime.write_markdown(folder / "times.md", caption, table)
+    curves = {
+        found[name]["label"]: (found[name]["seconds"], found[name]["once_seconds"])
+        for name in (*RETRAINED, *TRANSLATED)
+        if name in found
+    }
+    colours = {found[name]["label"]: COLOURS[name] for name in COLOURS if name in found}
+    style.save(lines.break_even(curves, colours), folder / "times.png")
+
+
+def break_even(kt: dict, other: dict) -> int | None:
+    """The fewest networks for which translation, its training included, takes less; or None."""
+    saved = other["seconds"] - kt["seconds"]
+    return None if saved <= 0 else int(kt["once_seconds"] / saved) + 1
+
+
+def in_words(row: dict) -> dict[str, str]:
+    return {
+        "method": row["label"],
+        "latency, us": f"{row['latency_us']:.1f}",
+        "seconds": f"{row['seconds']:.2g}",
+        "once, s": f"{row['once_seconds']:.0f}" if row["once_seconds"] else "",
+    }
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)
