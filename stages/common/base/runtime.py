@@ -10,13 +10,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.run.errors import KTError
 from stages.common.base import params
@@ -29,6 +30,10 @@ RAY = {
     "ray_cpus": "CPU threads of each of its tasks; 1",
     "ray_gpus": "share of a GPU that each of its tasks takes; 0",
 }
+KEPT = 1
+"""Version of what is kept there. Raise it when a stage keeps something else under the same key."""
+TRAINS_NETWORKS = ("ensemble", "images", "networks", "pairs", "run")
+"""The folders of `kt` that train networks."""
 ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
@@ -125,19 +130,22 @@ def _compute(flags: argparse.Namespace) -> Compute:
 
 
 @contextlib.contextmanager
-def scratch(stage: str, *key: object) -> Iterator[Path]:
+def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
     """A folder for resumable work, deleted when the work inside succeeds.
 
-    It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of
-    `key` (parameters, checksums of inputs) and of the library's code loaded so far, so that work is
-    resumed only if the result would be the same. A lock keeps a second process away.
+    It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of all
+    that the result depends on, so that work is resumed only if the result would be the same. A
+    lock keeps a second process away.
+
+    Args:
+        code: folders of `kt` whose code makes the result: those among the stage's dependencies.
+        key: parameters, and checksums of inputs.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
-    for name, module in sorted(sys.modules.items()):
-        if name.split(".")[0] == "kt" and getattr(module, "__file__", None):
-            digest.update(Path(module.__file__).read_bytes())
-    for source in [*cpu_engine.sources(), *cuda_engine.sources()]:
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(json.dumps([KEPT, *key], sort_keys=True, default=str).encode())
+    library = Path(kt.__file__).parent
+    for path in sorted(path for name in code for path in (library / name).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.read_bytes())
     folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
