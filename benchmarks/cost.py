@@ -16,10 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from stages.tables.augmentation_cell import Augmentation
-from stages.tables.merge_cell import Merge
-from stages.tables.paper_translator import Settings
-from stages.tables.target_store import Targets
 
 from kt import ensemble
 from kt.ensemble import Compute, Recipe
@@ -30,9 +26,11 @@ from kt.run.errors import KTError
 from kt.translators.fit import Training, fit
 from kt.translators.objectives import BehaviourObjective, WeightObjective
 from stages.common.base import runtime
-from stages.common.base.params import Params
+from stages.common.base.params import Params, at_scale, settings_of
 from stages.common.translation import make_model
-from stages.tables import figure4_cell, figure4_store, grid_cell, output, paper, scales
+from stages.tables import output
+from stages.tables.cells import figure4, mixers, paper, trained
+from stages.tables.cells.settings import Augmentation, Grid, Kept, Merge, OfOneCost, Size, Targets
 
 Work = Counter[str]
 """Units of work by the name of their rate."""
@@ -53,10 +51,10 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         images: numbers of images in `train`, `held_back`, `test` and `transfer`, by these names.
     """
     active, networks = params.active, params.active.networks
-    train, passes = active.train, active.recipe.epochs
+    passes = active.recipe.epochs
     judged = networks.selection * images["held_back"] + networks.test * images["test"]
 
-    def trained(count: int, on: float, *steps: str) -> Work:
+    def made(count: int, on: float, *steps: str) -> Work:
         return Work({step: count * passes * on for step in steps})
 
     def mixer(size: str, dropout: float, epochs: int, count: int, target: str = "conv") -> Work:
@@ -66,56 +64,53 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         return Work({name: epochs * count, "evaluation": evaluations * judged})
 
     def grid(table: str) -> Work:
-        cells = params.table(table, grid_cell.Grid)
-        epochs = grid_cell.epochs(params, table)
-        rows = [mixer(s, d, epochs, train.pairs) for s in cells.sizes for d in cells.dropout]
+        cells = settings_of(table, Grid)
+        epochs = at_scale(params, f"{table}: epochs", cells.epochs)
+        rows = [mixer(s, d, epochs, active.pairs) for s in cells.sizes for d in cells.dropout]
         return sum(rows, Work())
 
-    few, kinds = params.table("table5", Augmentation), params.table("table6", Targets)
+    few, kinds = settings_of("table5", Augmentation), settings_of("table6", Targets)
     swept = sum(map(len, few.names().values()))
-    longer = few.share * grid_cell.epochs(params, "table3")
-    on_few = mixer(few.size, 0, longer, train.pairs // few.share)
-    pairs = scales.at_scale(params, "table6.pairs", kinds.pairs)
-    epochs = scales.at_scale(params, "table6.epochs", kinds.epochs)
-    kept = params.table("translators", dict[str, Settings])
+    longer = few.share * at_scale(params, "table3: epochs", settings_of("table3", Grid).epochs)
+    on_few = mixer(few.size, 0, longer, active.pairs // few.share)
+    pairs = max(
+        params.changed(trained.target(params, target)[0], "table6").active.pairs
+        for target in kinds.targets
+    )
+    epochs = at_scale(params, "table6: epochs", kinds.epochs)
     of = {
-        size: mixer(
-            size,
-            chosen.dropout,
-            scales.at_scale(params, f"translators.{size}.epochs", chosen.epochs),
-            train.pairs,
-        )
-        for size, chosen in kept.items()
+        size: mixer(size, *mixers.training_of(params, size), active.pairs)
+        for size in settings_of("mixers", dict[Size, Kept])
     }
     both = ("step 1", "step 2 conv")
     own = params.translators["merge"].schedule[params.scale]
-    merge = Work({"merge": own.epochs * train.pairs})
+    merge = Work({"merge": own.epochs * active.pairs})
     merge["evaluation"] += judged * -(-own.epochs // own.evaluate_every)
-    compared = figure4_store.Compared.of(params)
-    learned = compared.epochs * compared.pairs_at(params)
+    compared = settings_of("figure4", OfOneCost)
+    of_one_cost = params.changed(compared.stores["pairs"], "figure4").active.pairs
     fractions = sum(params.partial.fractions)
     anew = pairs if pairs > networks.train else 0  # else the networks that are there do
     return {
-        "training networks": trained(networks.train, images["train"], *both),
-        "other networks": trained(networks.selection + networks.test, images["train"], *both)
-        + trained(networks.test, images["transfer"], *both)
-        + trained(networks.partial, fractions * images["train"], "step 1"),
+        "training networks": made(networks.train, images["train"], *both),
+        "other networks": made(networks.selection + networks.test, images["train"], *both)
+        + made(networks.test, images["transfer"], *both)
+        + made(networks.partial, fractions * images["train"], "step 1"),
         "merge": sum([merge] * active.repeats, Work()),
         "table3": grid("table3"),
         "table4": grid("table4"),
         "table5": sum([on_few] * swept, Work()),
         "table6": sum(
             (
-                trained(pairs, images["train"], f"step 2 {target}")
-                + trained(anew, images["train"], "step 1")
+                made(pairs, images["train"], f"step 2 {target}")
+                + made(anew, images["train"], "step 1")
                 + mixer(kinds.size, 0, epochs, pairs, target)
                 for target in kinds.targets
             ),
             Work(),
         ),
         "figure4": (
-            trained(max(0, compared.pairs_at(params) - networks.train), images["train"], *both)
-            + Work({kind: learned for kind in figure4_cell.KINDS})
+            made(max(0, of_one_cost - networks.train), images["train"], *both)
+            + Work({kind: compared.epochs * of_one_cost for kind in figure4.KINDS})
         ),
         "figure5": of["base"],
         "figure7, figure8, usps": of["large"],
@@ -166,18 +161,20 @@ class Rates:
     def _samples(self, name: str) -> float:
         """Of a translator's training: networks that `merge` looks at, or pairs."""
         if name == "merge":
-            change = {"model": {"kind": "merge"} | self.params.table("merge", Merge).model_dump()}
+            change = {"model": {"kind": "merge"} | settings_of("merge", Merge).model_dump()}
             model = make_model(self.params.changed(change, "tables.merge"), self.params.seed)
             model.prepare(self.networks, self.images, seeds.generator(0, "prototypes"))
             networks = self._on(self.networks)
             objective = BehaviourObjective(networks, self.images, "conv", self.compute)
             return self._learned(model, objective, self._batch("merge"))
-        if name in figure4_cell.KINDS:
-            batch = figure4_store.Compared.of(self.params).batch_size_at(self.params)
-            return self._learned_pairs(figure4_cell.matched(self.params)[name][0], "conv", batch)
+        if name in figure4.KINDS:
+            batch = at_scale(
+                self.params, "figure4: batch_size", settings_of("figure4", OfOneCost).batch_size
+            )
+            return self._learned_pairs(figure4.matched(self.params)[name][0], "conv", batch)
         size, _, target = name.removeprefix("mixer ").partition(" to ")
         size, _, dropout = size.partition(", ")
-        change = paper.mixer(self.params, size, 1, dropout=0.1 if dropout else 0.0)
+        change = paper.mixer(self.params, size, 1, {"train": {"dropout": 0.1 if dropout else 0.0}})
         changed = self.params.changed(change | {"target": target}, "tables")
         model = make_model(changed, changed.seed)
         return self._learned_pairs(model, target, self._batch("mixer"))
@@ -212,7 +209,7 @@ class Rates:
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
-    params = at_scale(params, scale)
+    params = of_scale(params, scale)
     images, sizes = image_sizes(params)
     works = work(params, sizes)
     rates = measured(Rates(params, compute, images), sorted(set().union(*works.values())))
@@ -233,7 +230,7 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     output.write(params, "cost", caption, metrics, rows)
 
 
-def at_scale(params: Params, scale: str) -> Params:
+def of_scale(params: Params, scale: str) -> Params:
     """The parameters at another scale.
 
     Raises:

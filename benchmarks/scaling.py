@@ -5,13 +5,12 @@
 Prints a table. A pair is trained by the scale's recipe on its images.
 """
 
-from stages.tables.method_cell import size
-
 from benchmarks.cost import Rates, at_scale, image_sizes, machine, measured
 from kt.ensemble import Compute
 from kt.networks.blocks import BLOCKS, Network
 from stages.common.base import runtime
 from stages.common.base.params import Params
+from stages.tables.cells.table1 import size
 
 PAIRS = (3e5, 1e7, 1e9)
 WEEK = 7 * 86400

@@ -1,4 +1,4 @@
-"""The run in few numbers for `dvc metrics diff`, and the machine that made them."""
+"""Headline numbers of the run for `dvc metrics diff`, and the machine that made them."""
 
 import platform
 from pathlib import Path

@@ -141,10 +141,42 @@ def test_all_stages_give_every_number_and_figure(prepared):
         assert metrics[key]["n"] == 3 and 0 <= metrics[key]["mean"] <= 100
     assert "gain" in json.loads((results / "transfer" / "metrics.json").read_text())
     assert "50_percent" in json.loads((results / "partial" / "metrics.json").read_text())
+    headline = json.loads((results / "metrics.json").read_text())
+    assert len(headline) <= 10 and headline["processor"] and headline["engine"]
+    assert all(type(value) in (float, str) for value in headline.values())  # flat
+    prepared.succeed("check")
+    prepared.params["scales"]["tiny"]["expected"] = {"translation": [200.0, 300.0]}
+    prepared.write_params()
+    status, errors = prepared.run("check")
+    assert status == 1 and "outside 200 to 300" in errors and errors.count("\n") == 1
     report = (results / "report.md").read_text()
     for figure in (results / "figures").iterdir():
         assert f"figures/{figure.name}" in report
     assert not list((prepared.folder / ".kt").iterdir())  # finished work leaves nothing behind
+
+
+def test_every_scale_keeps_its_own_locks_and_results(project):
+    scales = project.params["scales"]
+    scales["other"] = scales["tiny"]
+    for section in project.params["translators"].values():
+        section["schedule"]["other"] = section["schedule"]["tiny"]
+    project.write_params()
+    (project.folder / "results").mkdir()
+    kept = {"dvc.lock": "a", "tables/dvc.lock": "b", "results/metrics.json": "c"}
+    kept["results/train.safetensors"] = kept["tables/factor_transfer/dvc.lock"] = "stays"
+    for name, content in kept.items():
+        (project.folder / name).write_text(content)
+    project.succeed("switch other")
+    assert "scale: other" in (project.folder / "params.yaml").read_text()
+    assert not (project.folder / "dvc.lock").exists()
+    assert (project.folder / "locks/tiny/results/metrics.json").read_text() == "c"
+    (project.folder / "dvc.lock").write_text("d")
+    project.succeed("switch tiny")
+    for name, content in kept.items():
+        assert (project.folder / name).read_text() == content
+    assert (project.folder / "locks/other/dvc.lock").read_text() == "d"
+    status, errors = project.run("switch", "tiny")
+    assert status == 1 and "at scale tiny already" in errors
 
 
 def test_training_networks_without_small_blocks_go_through_to_the_report(prepared):

@@ -92,7 +92,7 @@ def train_networks(
     weights = _trainable(_in_company(initial))
     network = skeleton(Network)
     if freeze_block:
-        network.block.eval()
+        network.get_submodule("block").eval()
         for name, tensor in weights.items():
             tensor.requires_grad_(tensor.requires_grad and not name.startswith("block."))
     forward = _vectorised(network)

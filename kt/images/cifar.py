@@ -35,7 +35,11 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
     Raises:
         KTError: the files are damaged, or neither at hand nor downloadable.
     """
-    train, test = _of_archive(_root() / ARCHIVE) if source() == "JPEG" else _original(folder)
+    root = _root()
+    if root is not None and source() == "JPEG":
+        train, test = _of_archive(root / ARCHIVE)
+    else:
+        train, test = _original(folder)
     if (len(train), len(test)) != SIZES:
         raise KTError(f"CIFAR-10 has {SIZES} images, but there are {len(train)} and {len(test)}")
     return train, test
@@ -83,8 +87,8 @@ def _of_archive(path: Path) -> tuple[ImageSet, ImageSet]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                if member.isfile():
-                    picture = Image.open(archive.extractfile(member)).convert("RGB")
+                if (content := archive.extractfile(member)) is not None:
+                    picture = Image.open(content).convert("RGB")
                     found[member.name] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     except (tarfile.TarError, EOFError, OSError, RuntimeError) as error:
         raise KTError(f"{path} is damaged: {str(error).splitlines()[0]}") from None

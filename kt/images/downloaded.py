@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,9 +42,7 @@ def mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
                 "and check the file in KT_DATA_ROOT that it came from"
             )
     train, test = (
-        from_torchvision(
-            "mnist", DIGITS, lambda split=split: MNIST(root, train=split, download=True)
-        )
+        from_torchvision("mnist", DIGITS, partial(MNIST, root, train=split, download=True))
         for split in (True, False)
     )
     return (

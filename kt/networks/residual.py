@@ -79,7 +79,7 @@ def imagenet_resnet(name: str) -> Classifier:
 
     Features are (B, 512, 4, 4) of "resnet18" and (B, 2048, 4, 4) of "resnet50".
     """
-    from torchvision import models  # seconds, which the smaller networks do without
+    from torchvision import models  # takes seconds to import; smaller networks do not need it
 
     network = getattr(models, name)(num_classes=CLASSES)
     first = nn.Conv2d(3, 64, 3, padding=1, bias=False)

@@ -27,7 +27,7 @@ def fold(large: Weights) -> Weights:
         `conv1.weight`, `conv1.bias`, `conv2.weight`, `conv2.bias`: the same function with biases
         and without batch norm.
     """
-    folded = {}
+    folded: Weights = {}
     for i in (1, 2):
         weight, bias = fold_norm(large[f"conv{i}.weight"], part(large, f"bn{i}"))
         folded |= {f"conv{i}.weight": weight, f"conv{i}.bias": bias}
@@ -139,9 +139,10 @@ def align(block: Weights, reference: Weights) -> Weights:
     block, reference = balance(block), balance(reference)
     orders = [torch.tensor(o) for o in permutations(range(block["conv1.weight"].shape[1]))]
     candidates = [permute_hidden(block, order) for order in orders]
+    zero = torch.zeros(())
     distances = torch.stack(
         [
-            sum((c[name] - reference[name]).flatten(1).square().sum(1) for name in block)
+            sum(((c[k] - reference[k]).flatten(1).square().sum(1) for k in block), zero)
             for c in candidates
         ]
     )

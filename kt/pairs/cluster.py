@@ -1,11 +1,13 @@
 """Parts of a plan computed on the nodes of a Ray cluster; Ray is an optional requirement."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -66,7 +68,8 @@ class Cluster:
         compute = ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=-1, scheduling_strategy="SPREAD"
         )(_compute)
-        left, pending = list(reversed(indices)), {}
+        left = list(reversed(indices))
+        pending: dict[Any, int] = {}
         try:
             while left or pending:
                 while left and len(pending) < AHEAD * self._slots(ray):
@@ -105,7 +108,7 @@ class Cluster:
                 ray.init(
                     self.address,
                     runtime_env={"py_modules": [str(Path(kt.__file__).parent)]},
-                    logging_level="warning",
+                    logging_level=logging.WARNING,
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[0]

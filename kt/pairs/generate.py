@@ -169,8 +169,8 @@ def run(
             progress(whole * count // plan.count, True)
         else:
             missing.append(index)
-    given = {"data": data, "compute": compute, "large": large, "networks": networks}
-    work = partial(compute_part, plan, **given)
+    work = partial(compute_part, plan, data=data, compute=compute, large=large, networks=networks)
+    computed: Iterator[tuple[int, Weights]]
     if executor is None:
         computed = ((i, work(i, progress=lambda images: progress(images, False))) for i in missing)
     else:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,8 @@ def _write_shard(path: Path, pieces: Iterator[Weights], count: int) -> dict:
 
 def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, int], int]:
     """The head of a safetensors file of float32 tensors, where each begins, and the file's size."""
-    entries, end = {}, 0
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * prod(shape)
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
@@ -236,7 +238,7 @@ class Pairs:
         maps = self._maps.setdefault(shard["file"], {})
         if new := [name for name in names if name not in maps]:
             for name, tensor in load_tensors(path, new).items():
-                if hashlib.sha256(tensor.numpy()).hexdigest() != shard["sha256"][name]:
+                if hashlib.sha256(tensor.numpy().data).hexdigest() != shard["sha256"][name]:
                     raise self._damaged(path, f"the checksum of {name} is not the manifest's")
                 maps[name] = tensor
         return {name: maps[name] for name in names}

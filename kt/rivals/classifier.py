@@ -89,7 +89,11 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: training.learning_rate((step + 0.5) / steps)
     )
-    parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, checkpoint.Stateful] = {
+        "learner": learner,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
     history = checkpoint.restore(checkpoint.load(kept), parts).get("history", [])
     progress(len(history) * batches * training.batch_size, True)
     reduced = training.precision == "bfloat16"
@@ -105,7 +109,8 @@ def train(
             optimizer.step()
             schedule.step()
             progress(len(labels), False)
-            sums = {name: sums.get(name, 0) + value.detach() for name, value in values.items()}
+            for name, value in values.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         record = {name: total.item() / batches for name, total in sums.items()}
         record = {"epoch": epoch + 1, **record, "seconds": time.perf_counter() - started}
         history.append(record)

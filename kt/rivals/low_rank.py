@@ -109,7 +109,8 @@ def tucker2(
 
 
 def _factorised(large: Weights, factors: Callable[..., list[Tensor]], ranks: tuple) -> Weights:
-    folded, block = symmetry.fold(large), {}
+    folded = symmetry.fold(large)
+    block: Weights = {}
     for i, rank in enumerate(ranks, 1):
         chain = factors(folded[f"conv{i}.weight"], rank)
         block |= {f"conv{i}.{at}.weight": factor for at, factor in enumerate(chain)}

@@ -5,7 +5,7 @@ over the samples, so the steps are those of one process that sees the whole batc
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -49,6 +49,6 @@ def from_first(make: Callable[[], Value]) -> Value:
     """Call `make` in the first process only, and return its result in all."""
     if size() == 1:
         return make()
-    box = [make() if rank() == 0 else None]
+    box: list[Any] = [make() if rank() == 0 else None]
     distributed.broadcast_object_list(box)
     return box[0]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+Kept = dict[str, list[Tensor]]
+
 
 class _Optimizer:
     """Weights, what is kept for each of them by name, and the learning rate, to be set anew."""
@@ -22,12 +24,12 @@ class _Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update the weights that have gradients, in place."""
-        used = [i for i, weight in enumerate(self.weights) if weight.grad is not None]
-        weights = [self.weights[i] for i in used]
-        kept = {name: [tensors[i] for i in used] for name, tensors in self.kept.items()}
-        self._update(weights, [weight.grad for weight in weights], **kept)
+        gradients = {i: w.grad for i, w in enumerate(self.weights) if w.grad is not None}
+        weights: list[Tensor] = [self.weights[i] for i in gradients]
+        kept = {name: [tensors[i] for i in gradients] for name, tensors in self.kept.items()}
+        self._update(weights, list(gradients.values()), kept)
 
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], **kept: list[Tensor]) -> None:
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, list[Tensor]]:
@@ -54,18 +56,11 @@ class Adam(_Optimizer):
         super().__init__(model, lr, weight_decay, ["means", "squares"])
         self.kept["steps"] = [torch.zeros((), device=weight.device) for weight in self.weights]
 
-    def _update(
-        self,
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        means: list[Tensor],
-        squares: list[Tensor],
-        steps: list[Tensor],
-    ) -> None:
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
         adam(
-            weights, gradients, means, squares, [], steps, fused=True, decoupled_weight_decay=True,
-            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr, weight_decay=self.weight_decay,
-            eps=1e-8, maximize=False,
+            weights, gradients, kept["means"], kept["squares"], [], kept["steps"], fused=True,
+            decoupled_weight_decay=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr,
+            weight_decay=self.weight_decay, eps=1e-8, maximize=False,
         )  # fmt: skip
 
 
@@ -78,9 +73,8 @@ class SGD(_Optimizer):
         super().__init__(model, lr, weight_decay, ["velocities"])
         self.momentum = momentum
 
-    def _update(
-        self, weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor]
-    ) -> None:
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
+        velocities: list[Tensor | None] = [*kept["velocities"]]
         sgd(
             weights, gradients, velocities, weight_decay=self.weight_decay, lr=self.lr,
             momentum=self.momentum, dampening=0.0, nesterov=False, maximize=False,

@@ -102,13 +102,17 @@ def deviation(blocks: Iterable[Weights], align: bool = False) -> Weights:
         align: for targets that are `aligned`: of balanced blocks, and one for all hidden channels,
             which have no order of their own then.
     """
-    count, first, sums, squares = 0, {}, {}, {}
+    count = 0
+    first: Weights = {}
+    sums: Weights = {}
+    squares: Weights = {}
     for block in blocks:
         for name, tensor in (_all_orders(block) if align else block).items():
             origin = first.setdefault(name, tensor[:1])  # what never varies is exactly 0 from here
             apart = (tensor - origin).double()
-            sums[name] = sums.get(name, 0) + apart.sum(0, True)
-            squares[name] = squares.get(name, 0) + apart.square().sum(0, True)
+            zero = torch.zeros_like(apart[:1])
+            sums[name] = sums.get(name, zero) + apart.sum(0, True)
+            squares[name] = squares.get(name, zero) + apart.square().sum(0, True)
         count += len(tensor)
     spread = {
         name: (squares[name] / count - (sums[name] / count).square()).clamp(min=0).sqrt()

@@ -27,7 +27,7 @@ BATCH = 32
 """Images in a step."""
 RATE = 0.01
 """Adam's learning rate in the first step; it falls linearly to zero."""
-STROKES = tuple(product((3.0, 4.0, 6.0), (0.5, 0.7, 1.2, 1.8)))
+STROKES: tuple[tuple[float, float], ...] = tuple(product((3.0, 4.0, 6.0), (0.5, 0.7, 1.2, 1.8)))
 """Kinds of strokes, (scale, width) in pixels: see `strokes`."""
 DRAWN, COMPARED = 4096, 64
 """Strokes to refine with, and strokes of each kind to choose among the kinds."""
@@ -69,7 +69,8 @@ def refine(
         refined = {name: torch.empty_like(tensor) for name, tensor in block.items()}
         for number in chosen.unique().tolist():
             which = chosen == number
-            drawn = strokes(DRAWN, *STROKES[number], seeds.generator(seed, "strokes", number))
+            scale, width = STROKES[number]
+            drawn = strokes(DRAWN, scale, width, seeds.generator(seed, "strokes", number))
             some, start = take(networks, which), take(block, which)
             for name, t in _descended(kind, some, start, drawn, steps, seed, compute).items():
                 refined[name][which] = t
@@ -140,9 +141,11 @@ def misfit(networks: Weights, images: ImageSet) -> Tensor:
     The mean over channels of the squared difference of means, in standard deviations, and of the
     squared logarithm of the standard deviations' ratio; summed over the four batch norms.
     """
-    found = []
+    found: list[Tensor] = []
 
-    def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+    def compare(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None and norm.running_var is not None
         variance = norm.running_var + norm.eps
         mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3)) + norm.eps
         shift = (mean - norm.running_mean).square() / variance

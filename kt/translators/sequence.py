@@ -141,6 +141,7 @@ class SequenceTranslator(Translator):
     """
 
     Config, Learning = SequenceConfig, SequenceLearning
+    initial: Tensor
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)

@@ -25,6 +25,9 @@ from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
 from stages.common.kinds import TRAINING
 
+TRAINS_TRANSLATORS = (*runtime.TRAINS_NETWORKS, "translators")
+"""The folders of `kt` that train translators."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -91,8 +94,9 @@ def train(
     key += [params.train.precision, params.augment.model_dump(), inputs]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     first = distributed.rank() == 0  # only this process writes and shows anything
+    work = runtime.scratch("translator", TRAINS_TRANSLATORS, *key)
     with (
-        runtime.scratch("translator", *key) if first else contextlib.nullcontext(Path()) as kept,
+        work if first else contextlib.nullcontext(Path()) as kept,
         runtime.progress_bar(repeats * trainings[0].epochs, "translator", "epoch", first) as bar,
         _live(out if first else None) as live,
     ):
@@ -157,7 +161,7 @@ def _live(out: Path | None) -> Iterator[Live | None]:
 def _log(live: Live, record: Record) -> None:
     live.step = record["epoch"]
     for name, value in record.items():
-        if isinstance(value, float):
+        if isinstance(value, float) and name != "samples_per_second":  # the clock's
             live.log_metric(name, value)
     live.make_summary()  # for those who watch the training
 

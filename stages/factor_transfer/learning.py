@@ -25,6 +25,8 @@ from kt.run.threads import spread
 from stages.common.base import runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
+CODE = ("ensemble", "images", "networks", "rivals", "run")
+"""The folders of `kt` that train these networks."""
 WEIGHTS = "weights.safetensors"
 METRICS = "training.json"
 
@@ -106,7 +108,7 @@ def trained(
     total = sum(task.how.images(len(images)) for task in tasks)
     stopped = threading.Event()
     with (
-        runtime.scratch(f"factor-{name}", hows, content, *key) as scratch,
+        runtime.scratch(f"factor-{name}", CODE, hows, content, *key) as scratch,
         runtime.progress_bar(total, name, "image") as bar,
     ):
 
@@ -143,10 +145,8 @@ def _compiled(task: Task) -> Callable[[Tensor, Tensor], Losses]:
 
 
 def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: float) -> None:
-    """Write a trained module's weights, its metrics and the record of every epoch."""
+    """Write a trained module's weights, its metrics and the record of every epoch, but no times."""
     weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     save_tensors(folder / WEIGHTS, weights)
-    seconds = sum(record["seconds"] for record in history)
-    runtime.write_json(
-        folder / METRICS, {**metrics, "seconds": round(seconds, 1), "history": history}
-    )
+    measured = [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+    runtime.write_json(folder / METRICS, {**metrics, "history": measured})

@@ -93,7 +93,6 @@ def as_table(
             "gain, points": "",
             "n": 1,
             "cross-entropy": f"{teacher['history'][-1]['loss']:.3f}",
-            "training, s": f"{teacher['seconds']:.0f}",
         }
     ]
     for method, runs in students.items():
@@ -107,7 +106,6 @@ def as_table(
                 "gain, points": spread(found["gain"], "+") if "gain" in found else "",
                 "n": len(runs),
                 "cross-entropy": f"{sum(last) / len(last):.3f}",
-                "training, s": f"{sum(run['seconds'] for run in runs) / len(runs):.0f}",
             }
         )
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What the clock said while the tables were made: the one result that differs between two runs."""
+"""The times that the tables took: the only results that differ between two runs."""
 
 from pathlib import Path
 

@@ -100,6 +100,9 @@ class Merge(Translator, kind="merge"):
     Config, Learning = MergeConfig, MergeLearning
     targets = CONVOLUTIONAL
     learns_from_small_blocks = False
+    prototypes: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: MergeConfig) -> None:
         super().__init__(config)
@@ -113,8 +116,9 @@ class Merge(Translator, kind="merge"):
         self.encoder = nn.Sequential(
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
-        self.propose = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
-        nn.init.normal_(self.propose[-1].weight, std=0.02)
+        last = nn.Linear(width, 2)
+        self.propose = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), last)
+        nn.init.normal_(last.weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 
     def prepare(

@@ -72,7 +72,9 @@ def make_store(
     engines = [compute.engine_for(kind).__name__ for kind in ("large", plan.target or "large")]
     title = f"{plan.split}: {plan.count} networks"
     with (
-        runtime.scratch("generate", dataclasses.asdict(plan), inputs, engines) as kept,
+        runtime.scratch(
+            "generate", runtime.TRAINS_NETWORKS, dataclasses.asdict(plan), inputs, engines
+        ) as kept,
         runtime.progress_bar(plan.images(data, networks), title, "image") as bar,
     ):
 

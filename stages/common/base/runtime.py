@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.run.errors import KTError
 from kt.run.threads import processors
@@ -34,8 +35,12 @@ WITHOUT_COMPILER = (
     "plain PyTorch trains the networks, ten to forty times slower: the default run takes a quarter "
     "of an hour instead of two minutes. A compiler comes with `apt install g++` (Debian, Ubuntu), "
     "`dnf install gcc-c++` (Fedora), `xcode-select --install` (macOS); fewer networks save a third "
-    "of it: `dvc exp run -S scales.quick.networks.train=32 -S scales.quick.train.pairs=32`"
+    "of it: `dvc exp run -S scales.quick.networks.train=32 -S scales.quick.pairs=32`"
 )
+KEPT = 1
+"""Version of what is kept there. Raise it when a stage keeps something else under the same key."""
+TRAINS_NETWORKS = ("ensemble", "images", "networks", "pairs", "run")
+"""The folders of `kt` that train networks."""
 ENGINES = ("auto", "cpu", "cuda", "torch")
 
 
@@ -132,19 +137,22 @@ def _compute(flags: argparse.Namespace) -> Compute:
 
 
 @contextlib.contextmanager
-def scratch(stage: str, *key: object) -> Iterator[Path]:
+def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
     """A folder for resumable work, deleted when the work inside succeeds.
 
-    It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of
-    `key` (parameters, checksums of inputs) and of the library's code loaded so far, so that work is
-    resumed only if the result would be the same. A lock keeps a second process away.
+    It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of all
+    that the result depends on, so that work is resumed only if the result would be the same. A
+    lock keeps a second process away.
+
+    Args:
+        code: folders of `kt` whose code makes the result: those among the stage's dependencies.
+        key: parameters, and checksums of inputs.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
-    for name, module in sorted(sys.modules.items()):
-        if name.split(".")[0] == "kt" and getattr(module, "__file__", None):
-            digest.update(Path(module.__file__).read_bytes())
-    for source in [*cpu_engine.sources(), *cuda_engine.sources()]:
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(json.dumps([KEPT, *key], sort_keys=True, default=str).encode())
+    library = Path(kt.__file__).parent
+    for path in sorted(path for name in code for path in (library / name).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.read_bytes())
     folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=0)

@@ -15,6 +15,7 @@ from kt.translators import losses, translate
 from kt.translators.base import Translator, kind_named
 from kt.translators.fit import Record, Training, fit
 from kt.translators.objectives import WeightObjective
+from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS
 from stages.common.base.params import Params, at_scale, settings_of
@@ -47,7 +48,9 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     )
     key = [kind, dataclasses.asdict(model.config), dataclasses.asdict(training)]
     with (
-        runtime.scratch(of, *key, pairs.checksum, others.checksum) as kept,
+        runtime.scratch(
+            of, translation.TRAINS_TRANSLATORS, *key, pairs.checksum, others.checksum
+        ) as kept,
         runtime.progress_bar(training.epochs, kind, "epoch") as bar,
     ):
         checkpoint = kept / "checkpoint.pt"
