@@ -183,8 +183,10 @@ void behaviour(int packs, const void* weights, const Shown& shown, const void* t
     Vec loss = {};
     small_gradient(shown.images, shown.frozen(pack), static_cast<const Small*>(weights)[pack],
                    scratch, shown.of(pack), [&](int n, Vec* logits) {
-                     loss += soft_cross_entropy_gradient(logits, target + n * CLASSES,
-                                                         1.0f / shown.images);
+                     const float weight = 1.0f / shown.images;
+                     const Vec entropy =
+                         soft_cross_entropy_gradient(logits, target + n * CLASSES, weight);
+                     loss = fma(splat(weight), entropy, loss);
                    });
     static_cast<Small*>(gradients)[pack] = scratch.gradient;
     static_cast<Vec*>(losses)[pack] = loss;
@@ -196,6 +198,7 @@ void behaviour(int packs, const void* weights, const Shown& shown, const void* t
 
 extern "C" {
 
+int kt_lanes() { return kt::LANES; }
 int kt_network_weights() { return kt::vectors<kt::NetworkWeights>(); }
 int kt_network_statistics() { return kt::vectors<kt::NetworkStatistics>(); }
 int kt_frozen_weights() { return kt::vectors<kt::FrozenWeights>(); }
