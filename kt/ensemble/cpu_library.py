@@ -22,7 +22,8 @@ from filelock import FileLock
 
 from kt.errors import KTError
 
-SOURCES = Path(__file__).parent
+SOURCE = Path(__file__).parent / "cpu_engine.cpp"
+HEADERS = SOURCE.parent / "cpu"
 FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
@@ -94,6 +95,54 @@ def executable() -> list[str]:
     return [isa for isa, needed in MACROS.items() if macros.issuperset(needed)]
 
 
+def isa() -> str:
+    """The instruction set that is compiled for: `KT_ISA`, or the best that this processor has.
+
+    Raises:
+        KTError: there is no C++ compiler to tell what it has, or `KT_ISA` is none of that.
+    """
+    return _chosen(os.environ.get("KT_ISA", ""), executable())
+
+
+def _chosen(wanted: str, here: list[str]) -> str:
+    if wanted and wanted not in here:
+        raise KTError(f"KT_ISA={wanted}: this processor has {', '.join(here)}")
+    return wanted or here[0]
+
+
+def built(source: Path, isa: str) -> Path:
+    """A C++ file's library in the cache, compiled if need be, by one process at a time.
+
+    The compiler's macros tell its version: a cache shared between machines never mixes their
+    libraries.
+
+    Raises:
+        KTError: there is no C++ compiler, or it does not compile the file.
+    """
+    compiler = [*_compiler(), *FLAGS, *ISAS[isa]]
+    texts = [path.read_bytes() for path in [source, *_headers()]]
+    key = hashlib.blake2b(digest_size=8)
+    key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
+    target = cache / f"{source.stem}-{isa}-{key.hexdigest()}.so"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+            partial.replace(target)
+    return target
+
+
+def sources() -> list[Path]:
+    """The engine's C++ files, the one to compile first."""
+    return [SOURCE, *_headers()]
+
+
+def _headers() -> list[Path]:
+    return sorted(HEADERS.glob("*.h"))
+
+
 def _not_available(why: str) -> str:
     return f"the cpu engine is not available: {why}"
 
@@ -102,11 +151,8 @@ _loading = threading.Lock()
 
 
 def _loaded() -> ctypes.CDLL | str:
-    wanted = os.environ.get("KT_ISA", "")
-    if wanted not in ("", *ISAS):
-        raise KTError(f"KT_ISA={wanted} is none of {', '.join(ISAS)}")
     with _loading:
-        return _load(wanted)
+        return _load(os.environ.get("KT_ISA", ""))
 
 
 @functools.cache
@@ -116,10 +162,9 @@ def _load(wanted: str) -> ctypes.CDLL | str:
         here = executable()
     except KTError as error:
         return str(error)
-    if wanted and wanted not in here:
-        raise KTError(f"KT_ISA={wanted}: this processor has {', '.join(here)}")
+    chosen = _chosen(wanted, here)
     try:
-        return _declared(ctypes.CDLL(str(_build(wanted or here[0]))))
+        return _declared(ctypes.CDLL(str(built(SOURCE, chosen))))
     except (KTError, OSError) as error:
         return str(error)
 
@@ -149,32 +194,6 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
             if hasattr(loaded, f"kt_{name}_{kind}"):
                 getattr(loaded, f"kt_{name}_{kind}").argtypes = types
     return loaded
-
-
-def _build(isa: str) -> Path:
-    """The library's path in the cache, compiled if need be, by one process at a time.
-
-    The compiler's macros tell its version: a cache shared between machines never mixes their
-    libraries.
-    """
-    compiler = [*_compiler(), *FLAGS, *ISAS[isa]]
-    texts = [path.read_bytes() for path in sources()]
-    key = hashlib.blake2b(digest_size=8)
-    key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
-    target = cache / f"cpu_engine-{isa}-{key.hexdigest()}.so"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            partial = target.with_suffix(".partial")
-            _run([*compiler, str(sources()[0]), "-o", str(partial)])
-            partial.replace(target)
-    return target
-
-
-def sources() -> list[Path]:
-    """The C++ files, the one to compile first."""
-    return [SOURCES / "cpu_engine.cpp", *sorted((SOURCES / "cpu").glob("*.h"))]
 
 
 def _compiler() -> list[str]:
