@@ -164,13 +164,14 @@ def _load(wanted: str) -> ctypes.CDLL | str:
         return str(error)
     chosen = _chosen(wanted, here)
     try:
-        return _declared(ctypes.CDLL(str(built(SOURCE, chosen))))
+        return _opened(built(SOURCE, chosen))
     except (KTError, OSError) as error:
         return str(error)
 
 
-def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """With the arguments' types, as in cpu_engine.cpp."""
+def _opened(path: Path) -> ctypes.CDLL:
+    """The library with the arguments' types, as in cpu_engine.cpp."""
+    loaded = ctypes.CDLL(str(path))
     count, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     batch = [address, address, count]
     loaded.kt_step1_memory.restype = ctypes.c_int64

@@ -229,14 +229,15 @@ inline void former_backward(const Image& image, const Vec* dh, const Bytes* rout
       const int at = i * SIDE + j;
       for (int o = 0; o < CHANNELS; ++o) total[o] += dh[o * AREA + at];
       if (!image.any<5, 5>(2 * i, 2 * j)) continue;
-      alignas(64) float window[2 * LANES] = {};
+      alignas(64) float window[32] = {};
       for (int r = 0; r < 5; ++r)
         std::memcpy(window + 5 * r, &image.pixels[2 * i + r][2 * j], 5 * sizeof(float));
       for (int o = 0; o < CHANNELS; ++o) {
         const Int route = widen(routes[o * AREA + at]);
 #pragma GCC unroll 9
         for (int t = 0; t < 9; ++t)
-          patches[o * 9 + t] = fma(dh[o * AREA + at], lookup(window, route + (t / 3 * 5 + t % 3)), patches[o * 9 + t]);
+          patches[o * 9 + t] = fma(dh[o * AREA + at], lookup(window + t / 3 * 5 + t % 3, route),
+                                   patches[o * 9 + t]);
       }
     }
   for (int o = 0; o < CHANNELS; ++o) sums.gradient[o] += widen(total[o]);

@@ -46,6 +46,8 @@ inline Wide widen(Vec x) { return __builtin_convertvector(x, Wide); }
 inline Int widen(Bytes x) {
 #if KT_AVX512
   return (Int)_mm512_cvtepu8_epi32((__m128i)x);  // GCC converts vectors of bytes lane by lane
+#elif KT_AVX2
+  return (Int)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&x)));
 #else
   return __builtin_convertvector(x, Int);
 #endif
@@ -86,11 +88,14 @@ inline Vec relu(Vec x) { return maximum(x, Vec{}); }
 // `value` where `gate` is positive, else zero: the gradient through a ReLU with output `gate`.
 inline Vec gated(Vec value, Vec gate) { return gate > 0 ? value : Vec{}; }
 
-// table[index] for each lane, index in 0..31.
+// table[index] for each lane, index in 0..15; all sixteen must be there.
 inline Vec lookup(const float* table, Int index) {
 #if KT_AVX512
-  return (Vec)_mm512_permutex2var_ps(_mm512_load_ps(table), (__m512i)index,
-                                     _mm512_load_ps(table + LANES));
+  return (Vec)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(table));
+#elif KT_AVX2
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)index);
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), (__m256i)index);
+  return (Vec)_mm256_blendv_ps(low, high, (__m256)(index << 28));  // by bit 3
 #else
   Vec out;
   for (int lane = 0; lane < LANES; ++lane) out[lane] = table[index[lane]];
