@@ -1,8 +1,8 @@
 // 3x3 convolutions on 14 x 14 maps of vectors, zero-padded, and their gradients.
 //
 // Maps are [channel][row][column], weights [out][in][3][3], without borders: taps that fall outside
-// are left out at compile time (columns) or by the loop's bounds (rows). Tiles are chosen so that
-// accumulators, and what is used again, just fill 32 registers.
+// are left out at compile time (columns) or by the loop's bounds (rows). Sums
+// are formed in an order that does not depend on the tiles, which lanes.h chooses.
 #pragma once
 
 #include <type_traits>
@@ -45,20 +45,6 @@ inline void span(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ah
       const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
       const Vec* taps = w + (i * 3 + kh) * 3;
       ahead.fetch<2>();
-#ifdef CFIRST
-#pragma GCC unroll 9
-      for (int c = COLUMN - 1; c <= COLUMN + COUNT; ++c) {
-        if (c < 0 || c >= SIDE) continue;
-        const Vec value = source[c];
-#pragma GCC unroll 3
-        for (int kw = 0; kw < 3; ++kw) {
-          const int p = c - kw + 1 - COLUMN;
-          if (p < 0 || p >= COUNT) continue;
-#pragma GCC unroll 3
-          for (int o = 0; o < OUTS; ++o) acc[o][p] = fma(taps[o * IN * 9 + kw], value, acc[o][p]);
-        }
-      }
-#else
 #pragma GCC unroll 3
       for (int kw = 0; kw < 3; ++kw) {
         Vec tap[OUTS];
@@ -73,7 +59,6 @@ inline void span(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ah
           for (int o = 0; o < OUTS; ++o) acc[o][p] = fma(tap[o], value, acc[o][p]);
         }
       }
-#endif
     }
 #pragma GCC unroll 3
   for (int o = 0; o < OUTS; ++o)

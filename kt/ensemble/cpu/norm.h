@@ -1,4 +1,4 @@
-// Batch norm of one channel, for sixteen networks: as an affine map, and its gradient as another.
+// Batch norm of one channel, for a pack of networks: as an affine map, and its gradient as another.
 #pragma once
 
 #include <cmath>
