@@ -10,12 +10,14 @@ constexpr int CHAINS = 12;  // enough to hide the latency, few enough for sixtee
 
 float run(int64_t rounds, float factor) {
   kt::Vec acc[CHAINS];
+#pragma GCC unroll 12
   for (int k = 0; k < CHAINS; ++k) acc[k] = kt::splat(float(k));
   const kt::Vec a = kt::splat(factor), b = kt::splat(1 - factor);
   for (int64_t round = 0; round < rounds; ++round)
 #pragma GCC unroll 12
     for (int k = 0; k < CHAINS; ++k) acc[k] = kt::fma(acc[k], a, b);
   float sum = 0;
+#pragma GCC unroll 12
   for (int k = 0; k < CHAINS; ++k) sum += acc[k][0];
   return sum;
 }
