@@ -245,8 +245,8 @@ void kt_show(int packs, const void* frozen, const float* pixels, int images, voi
   });
 }
 
-// logits [packs][images][10][LANES] of all images, or of images first to first + images of the `kept`
-// ones; ys may be null.
+// logits [packs][images][10][LANES] of all images, or of images first to first + images of the
+// `kept` ones; ys may be null.
 #define KT_OUTPUTS(kind, Weights)                                                                  \
   int kt_##kind##_weights() { return kt::vectors<Weights>(); }                                     \
   void kt_outputs_##kind(int packs, const void* weights, const void* frozen, const float* pixels,  \

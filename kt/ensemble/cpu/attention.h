@@ -39,7 +39,8 @@ inline void exponentials(const Vec* h, const Vec* probe, Vec (&e)[GROUP][AREA], 
 #pragma GCC unroll 6
     for (int c = 0; c < CHANNELS; ++c)
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) score[g] = fma(probe[c * READ_AREA + g], h[c * AREA + k], score[g]);
+      for (int g = 0; g < GROUP; ++g)
+        score[g] = fma(probe[c * READ_AREA + g], h[c * AREA + k], score[g]);
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) {
       e[g][k] = score[g];

@@ -211,7 +211,8 @@ inline void read_input_gradient(const Vec* dy, const Vec* w, Emit&& emit) {
                 const int p = 2 * c + kw - 1 - COLUMN;
                 if (p < 0 || p >= COUNT) continue;
 #pragma GCC unroll 3
-                for (int i = 0; i < IN; ++i) acc[i][p] = fma(taps[i * 9 + kw], source[c], acc[i][p]);
+                for (int i = 0; i < IN; ++i)
+                  acc[i][p] = fma(taps[i * 9 + kw], source[c], acc[i][p]);
               }
           }
 #pragma GCC unroll 3

@@ -92,7 +92,8 @@ struct PatchMoments {
         for (int k = 0; k < 3; ++k) {
           out.sum[k] += pixels[0][k];
           for (int down = 0; down < 3; ++down)
-            for (int l = 0; l < 3; ++l) out.product[down][k][l] = fma(pixels[0][k], pixels[down][l], out.product[down][k][l]);
+            for (int l = 0; l < 3; ++l)
+              out.product[down][k][l] = fma(pixels[0][k], pixels[down][l], out.product[down][k][l]);
         }
         if (row != 0 && row != IMAGE_SIDE - 1) continue;
         for (int k = 0; k < 3; ++k) {
@@ -156,7 +157,8 @@ typedef Vec FormerRow[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border
           for (int kw = 0; kw < 3; ++kw) {
             if (c < kw || c - kw >= FORMER_COLUMNS) continue;
 #pragma GCC unroll 3
-            for (int o = 0; o < OUTS; ++o) acc[o][c - kw] = fma(w[o * 9 + kh * 3 + kw], value, acc[o][c - kw]);
+            for (int o = 0; o < OUTS; ++o)
+              acc[o][c - kw] = fma(w[o * 9 + kh * 3 + kw], value, acc[o][c - kw]);
           }
         }
       }

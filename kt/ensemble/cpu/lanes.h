@@ -1,5 +1,5 @@
-// Networks side by side, one SIMD lane each: as many as a register holds floats. What depends on the
-// instruction set is chosen here.
+// Networks side by side, one SIMD lane each: as many as a register holds floats. What depends on
+// the instruction set is chosen here.
 //
 // Every fused multiply-add is written as one, and compilers fuse no others (-ffp-contract=off), so
 // that a lane's result is the same to the last bit for all instruction sets that have them.

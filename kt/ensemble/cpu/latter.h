@@ -33,7 +33,8 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
       for (int o = 0; o < OUTPUTS; ++o) {
         const Vec weight = w[k * CLASSES + first + o];
 #pragma GCC unroll 4
-        for (int g = 0; g < GROUP; ++g) acc[g][o] = fma(weight, features[g * FEATURES + k], acc[g][o]);
+        for (int g = 0; g < GROUP; ++g)
+          acc[g][o] = fma(weight, features[g * FEATURES + k], acc[g][o]);
       }
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g)

@@ -53,7 +53,8 @@ struct Equations {
 #pragma GCC unroll 3
                 for (int a = 0; a < 3; ++a)
 #pragma GCC unroll 3
-                  for (int b = 0; b < 3; ++b) acc[a][down * 3 + b] = fma(left[a], right[b], acc[a][down * 3 + b]);
+                  for (int b = 0; b < 3; ++b)
+                    acc[a][down * 3 + b] = fma(left[a], right[b], acc[a][down * 3 + b]);
               }
             }
           for (int a = 0; a < 3; ++a)
@@ -75,7 +76,8 @@ struct Equations {
             for (int o = 0; o < CHANNELS; ++o)
 #pragma GCC unroll 3
               for (int a = 0; a < 3; ++a)
-                acc[a][o] = fma(left[a], wanted[o * READ_AREA + row * READ_SIDE + column], acc[a][o]);
+                acc[a][o] =
+                    fma(left[a], wanted[o * READ_AREA + row * READ_SIDE + column], acc[a][o]);
           }
         for (int a = 0; a < 3; ++a)
           for (int o = 0; o < CHANNELS; ++o) target[a][TAPS + o] += acc[a][o];

@@ -33,8 +33,8 @@ inline Norm batch_norm(Wide sum, Wide squares, double count, Vec weight, Vec bia
   const Wide mean = sum / count, spread = fma(-mean, mean, squares / count);
   const Wide variance = spread > 0 ? spread : Wide{};
   running_mean = narrow(fma(splat(1 - RUNNING), widen(running_mean), RUNNING * mean));
-  running_variance =
-      narrow(fma(splat(1 - RUNNING), widen(running_variance), RUNNING * count / (count - 1) * variance));
+  running_variance = narrow(
+      fma(splat(1 - RUNNING), widen(running_variance), RUNNING * count / (count - 1) * variance));
   return Norm(mean, variance, weight, bias);
 }
 
@@ -53,7 +53,8 @@ inline NormGradient batch_norm_gradient(const Norm& norm, Wide sum, Wide sum_x, 
   const Wide along = widen(norm.scale) * norm.inverse * projection / -count;
   dweight = narrow(projection);
   dbias = narrow(sum);
-  return {norm.scale, narrow(along), narrow(fma(-along, norm.mean, -(widen(norm.scale) * sum / count)))};
+  return {norm.scale, narrow(along),
+          narrow(fma(-along, norm.mean, -(widen(norm.scale) * sum / count)))};
 }
 
 }  // namespace kt

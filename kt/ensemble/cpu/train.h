@@ -80,7 +80,8 @@ struct Step1 {
         Wide row = {};
         for (int t = 0; t < 9; ++t)
           row = fma(splat(moments.second[s][t]), widen(weights.former.conv[o * 9 + t]), row);
-        sums.first[o] = fma(splat(moments.first[s]), widen(weights.former.conv[o * 9 + s]), sums.first[o]);
+        sums.first[o] =
+            fma(splat(moments.first[s]), widen(weights.former.conv[o * 9 + s]), sums.first[o]);
         sums.second[o] = fma(row, widen(weights.former.conv[o * 9 + s]), sums.second[o]);
       }
     training_norms(sums, former_count(), weights.former.bn, running.former, former);
@@ -256,7 +257,8 @@ struct Step1 {
                               gradient.former.bn.weight[o], gradient.former.bn.bias[o]);
       for (int t = 0; t < 9; ++t) {
         Wide outputs = {};  // the sum of the convolution's output times pixel t
-        for (int s = 0; s < 9; ++s) outputs = fma(splat(moments.second[s][t]), widen(w[o * 9 + s]), outputs);
+        for (int s = 0; s < 9; ++s)
+          outputs = fma(splat(moments.second[s][t]), widen(w[o * 9 + s]), outputs);
         gradient.former.conv[o * 9 + t] =
             narrow(fma(widen(chain.constant), splat(moments.first[t]),
                        fma(widen(chain.slope), sums.patches[o * 9 + t],
