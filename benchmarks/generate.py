@@ -6,9 +6,16 @@ The plain loop trains one `Network` at a time with `torch.utils.data.DataLoader`
 transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
 the median over steps. Images are MNIST's where `KT_DATA_ROOT` names a folder that holds them, else
 random ones that are as sparse. FLOP are counted as the plain loop does them, at every position.
+The limit is the processor's multiply-add peak: a loop that stays in registers, in all threads.
+
+`KT_ISA=avx2` holds the engine to AVX2; PyTorch has switches of its own for that:
+
+    KT_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
+        python -m benchmarks.generate
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import tempfile
@@ -23,10 +30,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.process import peak_memory, seconds
-from kt.ensemble import cpu_engine, cuda_engine, torch_engine
+from kt.ensemble import cpu_engine, cpu_library, cuda_engine, torch_engine
 from kt.images import ImageSet, load_images, training_batches
 from kt.networks.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
 from kt.networks.weights import part
+from kt.run.threads import one_thread
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
@@ -143,11 +151,14 @@ def engine_loop(
     return batches.milliseconds() / networks
 
 
-def matrix_product_rate(size: int = 2048) -> float:
-    """This machine's float32 matrix product with all threads, in GFLOP/s: the best of a few."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    best = min(seconds(lambda: a @ b) for _ in range(8))
-    return 2 * size**3 / best / 1e9
+def multiply_add_peak(threads: int) -> float:
+    """This processor's float32 multiply-adds in registers, in GFLOP/s: the best of a few."""
+    source = Path(__file__).with_name("peak.cpp")
+    library = ctypes.CDLL(str(cpu_library.built(source, cpu_library.isa())))
+    library.multiply_add.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_float]
+    rounds = 5_000_000
+    best = min(seconds(lambda: library.multiply_add(rounds, threads, 0.5)) for _ in range(8))
+    return threads * rounds * library.round_flop() / best / 1e9
 
 
 def main() -> None:
@@ -161,14 +172,21 @@ def main() -> None:
 
     threads, target = torch.get_num_threads(), options.target
     images, name = training_images(BATCH * options.steps)
-    rate = matrix_product_rate()
     print(f"{name}, batch {BATCH}, {options.steps} steps, {threads} threads")
-    print(f"matrix product {rate:.0f} GFLOP/s (float32, all threads)")
+    peak = None
+    print(f"PyTorch: {torch.backends.cpu.get_cpu_capability()}")
+    if cpu_engine.available():
+        peak = multiply_add_peak(threads)
+        print(f"engine: {cpu_library.isa()}, multiply-add peak {peak:.0f} GFLOP/s (all threads)")
 
     def cpu(threads: int) -> Callable[[str], float]:
-        return lambda step: engine_loop(
-            cpu_engine, images, step, target, options.networks, threads=threads
-        )
+        def run(step: str) -> float:
+            with one_thread():  # PyTorch's, as in `kt.ensemble`: idle ones spin and take a core
+                return engine_loop(
+                    cpu_engine, images, step, target, options.networks, threads=threads
+                )
+
+        return run
 
     runs: dict[str, Callable[[str], float]] = {}
     if cpu_engine.available():
@@ -201,9 +219,10 @@ def main() -> None:
     for label, times in reversed(measured.items()):
         for step, ms in times.items():
             reached = operations[step] / ms / 1e6
+            share = f"{reached / peak:.0%}" if peak else ""
             print(
                 f"{label:24}{step:8}{ms:11.3f}{measured['plain loop'][step] / ms:8.1f}"
-                f"{reached:9.1f}{reached / rate:7.0%}{peaks[label]:10.2f}"
+                f"{reached:9.1f}{share:>7}{peaks[label]:10.2f}"
             )
     print("peak: the process's high-water mark after that run, in the order from below upwards")
 

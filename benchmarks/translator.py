@@ -17,8 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.generate import matrix_product_rate
-from benchmarks.process import alone
+from benchmarks.process import alone, seconds
 from benchmarks.store import Files, write_files, write_shards
 from kt.networks.weights import Weights, part
 from kt.pairs.augment import augment
@@ -29,6 +28,13 @@ from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 
 MASKING, NOISE = 0.05, 0.01
+
+
+def matrix_product_rate(size: int = 2048) -> float:
+    """This machine's float32 matrix product with all threads, in GFLOP/s: the best of a few."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    best = min(seconds(lambda: a @ b) for _ in range(8))
+    return 2 * size**3 / best / 1e9
 
 
 class AugmentedFiles(Files):

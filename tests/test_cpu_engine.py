@@ -1,11 +1,13 @@
 """The compiled engine against the reference modules, and against itself in other company."""
 
+import hashlib
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.ensemble import cpu_engine, torch_engine
+from kt.ensemble import cpu_engine, cpu_library, torch_engine
 from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 from kt.networks.weights import part
 from kt.rivals import pruning
@@ -13,8 +15,27 @@ from kt.run.errors import KTError
 
 LR, MOMENTUM = 0.05, 0.9
 NETWORKS = 3
+PINNED = {
+    "step 1": "6b7dba5e5caea849",
+    "step 1, frozen block": "d9dc2422995f88e7",
+    "conv": "1a6a9b9909edc95d",
+    "conv_bias": "8669980b0a763653",
+    "mlp": "5e327bd3bedbf38b",
+    "attention": "9423c267489e7c50",
+}
+"""Checksums of a tiny generation with fused multiply-adds."""
 
 compiled = pytest.mark.skipif(not cpu_engine.available(), reason=str(cpu_engine.reason()))
+
+
+ISAS = cpu_library.executable() if cpu_engine.available() else []
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    """The tests that take this run every variant that the processor can execute."""
+    monkeypatch.setenv("KT_ISA", request.param)
+    return request.param
 
 
 def draw_batches(*sizes, seed=0):
@@ -104,7 +125,7 @@ def networks(initial):
 @pytest.mark.parametrize(
     ("sizes", "tolerance"), [((48,), 1e-4), ((7,), 1e-4), ((32, 32, 32, 9), 2e-3)]
 )
-def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
+def test_step_1_is_plain_sgd(isa, networks, sizes, tolerance, freeze_block):
     batches = draw_batches(*sizes, seed=1)
     trained = cpu_engine.train_networks(networks, batches, LR, MOMENTUM, freeze_block)
     assert_plain_step_1(trained, networks, batches, freeze_block, tolerance)
@@ -113,7 +134,7 @@ def test_step_1_is_plain_sgd(networks, sizes, tolerance, freeze_block):
 @compiled
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize(("sizes", "tolerance"), [((48,), 1e-4), ((32, 32, 32, 9), 2e-3)])
-def test_step_2_is_plain_sgd_on_the_small_block(networks, kind, sizes, tolerance):
+def test_step_2_is_plain_sgd_on_the_small_block(isa, networks, kind, sizes, tolerance):
     small = initial_weights(kind, range(NETWORKS))
     batches = draw_batches(*sizes, seed=2)
     former, latter = part(networks, "former"), part(networks, "latter")
@@ -129,7 +150,7 @@ def assembled(networks, kind):
 
 @compiled
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_outputs_are_the_references(networks, kind):
+def test_outputs_are_the_references(isa, networks, kind):
     images = [batch for batch, _ in draw_batches(50, 13, seed=3)]
     whole = assembled(networks, kind)
     logits = torch.cat(list(cpu_engine.outputs(*whole, images, threads=2)), 1)
@@ -142,7 +163,7 @@ def test_outputs_are_the_references(networks, kind):
 
 @compiled
 @pytest.mark.parametrize("kind", TARGETS)
-def test_behaviour_is_the_references(networks, kind):
+def test_behaviour_is_the_references(isa, networks, kind):
     ((images, _),) = draw_batches(31, seed=4)
     targets = torch.randn(NETWORKS, 31, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
     _, former, block, latter = assembled(networks, kind)
@@ -157,7 +178,7 @@ def test_behaviour_is_the_references(networks, kind):
 
 
 @compiled
-def test_sharp_attention_is_the_references(networks):
+def test_sharp_attention_is_the_references(isa, networks):
     """Scores in the hundreds: softmaxes that are nearly 0 and 1."""
     ((images, _),) = draw_batches(12, seed=4)
     targets = torch.rand(NETWORKS, 12, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
@@ -173,7 +194,7 @@ def test_sharp_attention_is_the_references(networks):
 
 @compiled
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
-def test_equations_are_the_references(networks, kind):
+def test_equations_are_the_references(isa, networks, kind):
     ((images, _),) = draw_batches(9, seed=4)
     _, former, block, latter = assembled(networks, kind)
     large = part(networks, "block")
@@ -222,7 +243,7 @@ def test_agrees_with_the_torch_engine(initial):
 
 
 @compiled
-def test_blank_and_full_images(initial):
+def test_blank_and_full_images(isa, initial):
     """No pixel to learn from, and none that is zero."""
     images = torch.cat([torch.zeros(2, 1, 28, 28), torch.rand(3, 1, 28, 28) * 0.9 + 0.1])
     batches = [(images, torch.tensor([0, 9, 3, 3, 7]))]
@@ -234,7 +255,7 @@ def test_blank_and_full_images(initial):
 
 
 @compiled
-def test_a_network_does_not_depend_on_its_company():
+def test_a_network_does_not_depend_on_its_company(isa):
     batches = draw_batches(20, 7, seed=5)
     many = initial_weights(Network, range(19))  # a full pack and one of three
     small = {kind: initial_weights(kind, range(19)) for kind in TARGETS}
@@ -282,6 +303,77 @@ def test_inputs_are_left_alone(initial):
     before = {name: tensor.clone() for name, tensor in initial.items()}
     cpu_engine.train_networks(initial, draw_batches(8), LR, MOMENTUM)
     assert_same_bits(initial, before)
+
+
+# --- against other processors -------------------------------------------------------------------
+
+
+def exact(*shape, seed, scale):
+    """Multiples of a power of two, so that all processors start from the same bytes."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(-128, 128, shape, generator=draw) * scale
+
+
+def exact_weights(part, seed):
+    """Three networks or small blocks; batch norm's weights and statistics as they start."""
+    drawn = {}
+    for k, (name, tensor) in enumerate(initial_weights(part, range(NETWORKS)).items()):
+        learned = "running_" not in name and "bn" not in name
+        shape, scale = tensor.shape, 2.0**-9
+        drawn[name] = exact(*shape, seed=seed + k, scale=scale) if learned else tensor
+    return drawn
+
+
+def checksum(stacked):
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(stacked):
+        digest.update(name.encode() + stacked[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@compiled
+def test_generation_is_the_same_to_the_byte_on_all_processors(isa):
+    if isa == "generic":
+        pytest.skip("without fused multiply-adds the last bits are others")
+    batches = []
+    for seed, size in enumerate((33, 33, 9)):
+        images = exact(size, 1, 28, 28, seed=seed, scale=2.0**-7).clamp(min=0)
+        images[:, :, :5] = images[:, :, 14:17, :12] = 0
+        batches.append((images, torch.arange(size) % 10))
+    initial = exact_weights(Network, 10)
+    trained = cpu_engine.train_networks(initial, batches, LR, MOMENTUM)
+    frozen = cpu_engine.train_networks(trained, batches, LR, MOMENTUM, freeze_block=True)
+    found = {"step 1": checksum(trained), "step 1, frozen block": checksum(frozen)}
+    around = part(trained, "former"), part(trained, "latter")
+    for kind in TARGETS:
+        small = exact_weights(kind, 50)
+        blocks = cpu_engine.train_blocks(kind, small, *around, batches, LR, MOMENTUM)
+        found[kind] = checksum(blocks)
+    assert found == PINNED
+
+
+@pytest.mark.parametrize("name", ["sse9", "neon,avx2"])
+def test_an_unknown_instruction_set_is_refused_in_one_line(monkeypatch, name):
+    if not ISAS:
+        pytest.skip("nothing is compiled here")
+    monkeypatch.setenv("KT_ISA", name)
+    for use in (cpu_engine.available, cpu_engine.reason, cpu_library.library, cpu_library.isa):
+        with pytest.raises(KTError, match=f"^KT_ISA={name}: this processor has .*generic$"):
+            use()
+
+
+def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch):
+    monkeypatch.setattr(cpu_library, "executable", lambda: ["avx2", "generic"])
+    assert cpu_library.isa() == "avx2"
+    monkeypatch.setenv("KT_ISA", "avx512")
+    with pytest.raises(KTError, match="KT_ISA=avx512: this processor has avx2, generic"):
+        cpu_library.isa()
+
+
+@compiled
+def test_every_instruction_set_has_a_library_of_its_own():
+    paths = {cpu_library.built(cpu_library.SOURCE, isa) for isa in ISAS}
+    assert len(paths) == len(ISAS)
 
 
 # --- what is not there --------------------------------------------------------------------------
@@ -332,7 +424,8 @@ def test_the_library_is_built_once(unloaded, monkeypatch):
     def refuse(command):
         raise KTError("must not compile")
 
-    path = cpu_engine._build()
-    real = cpu_engine._run
-    monkeypatch.setattr(cpu_engine, "_run", lambda c: real(c) if "-E" in c else refuse(c))
-    assert cpu_engine._build() == path
+    isa = cpu_library.isa()
+    path = cpu_library.built(cpu_library.SOURCE, isa)
+    real = cpu_library._run
+    monkeypatch.setattr(cpu_library, "_run", lambda c: real(c) if "-E" in c else refuse(c))
+    assert cpu_library.built(cpu_library.SOURCE, isa) == path

@@ -1,8 +1,8 @@
-// Training and evaluating packs of sixteen networks on the same images: the C interface that
+// Training and evaluating packs of LANES networks on the same images: the C interface that
 // cpu_engine.py calls. Each pack is computed by one thread from start to end, each lane by the same
 // operations, so that no result depends on the number of threads or on the networks alongside.
 //
-// Sizes are in vectors of sixteen floats; every pointer to floats is aligned to one.
+// Sizes are in vectors of LANES floats; every pointer to floats is aligned to one.
 
 #include <algorithm>
 #include <atomic>
@@ -183,8 +183,10 @@ void behaviour(int packs, const void* weights, const Shown& shown, const void* t
     Vec loss = {};
     small_gradient(shown.images, shown.frozen(pack), static_cast<const Small*>(weights)[pack],
                    scratch, shown.of(pack), [&](int n, Vec* logits) {
-                     loss += soft_cross_entropy_gradient(logits, target + n * CLASSES,
-                                                         1.0f / shown.images);
+                     const float weight = 1.0f / shown.images;
+                     const Vec entropy =
+                         soft_cross_entropy_gradient(logits, target + n * CLASSES, weight);
+                     loss = fma(splat(weight), entropy, loss);
                    });
     static_cast<Small*>(gradients)[pack] = scratch.gradient;
     static_cast<Vec*>(losses)[pack] = loss;
@@ -196,6 +198,7 @@ void behaviour(int packs, const void* weights, const Shown& shown, const void* t
 
 extern "C" {
 
+int kt_lanes() { return kt::LANES; }
 int kt_network_weights() { return kt::vectors<kt::NetworkWeights>(); }
 int kt_network_statistics() { return kt::vectors<kt::NetworkStatistics>(); }
 int kt_frozen_weights() { return kt::vectors<kt::FrozenWeights>(); }
@@ -242,8 +245,8 @@ void kt_show(int packs, const void* frozen, const float* pixels, int images, voi
   });
 }
 
-// logits [packs][images][10][16] of all images, or of images first to first + images of the `kept`
-// ones; ys may be null.
+// logits [packs][images][10][LANES] of all images, or of images first to first + images of the
+// `kept` ones; ys may be null.
 #define KT_OUTPUTS(kind, Weights)                                                                  \
   int kt_##kind##_weights() { return kt::vectors<Weights>(); }                                     \
   void kt_outputs_##kind(int packs, const void* weights, const void* frozen, const float* pixels,  \
@@ -258,7 +261,7 @@ void kt_show(int packs, const void* frozen, const float* pixels, int images, voi
   }
 
 // One step of SGD on each pack's small blocks. Cross-entropy with the probabilities targets
-// [packs][images][10][16]: losses [packs][16] and the gradients of the small blocks' weights.
+// [packs][images][10][LANES]: losses [packs][LANES] and the gradients of the small blocks' weights.
 #define KT_SMALL(kind, Weights)                                                                    \
   KT_OUTPUTS(kind, Weights)                                                                        \
   void kt_train_##kind(int packs, void* weights, void* momenta, const void* frozen,                \
@@ -280,7 +283,7 @@ KT_SMALL(conv_bias, kt::BiasedSmallWeights)
 KT_SMALL(mlp, kt::MlpWeights)
 KT_SMALL(attention, kt::AttentionWeights)
 
-// Second convolutions of least squares, found [packs][6][3][3][3][16]: see above.
+// Second convolutions of least squares, found [packs][6][3][3][3][LANES]: see above.
 void kt_nearest_conv(int packs, const void* weights, const void* around, const void* maps,
                      int kept, int first, int images, const void* ys, float decay, void* found,
                      int threads) {
@@ -294,7 +297,7 @@ void kt_nearest_conv_bias(int packs, const void* weights, const void* around, co
                                       decay, found, threads);
 }
 
-// What whitens gradients, whitened [packs][54 * 54 + 27 * 27][16]: see above.
+// What whitens gradients, whitened [packs][54 * 54 + 27 * 27][LANES]: see above.
 void kt_whitening_conv(int packs, const void* weights, const void* around, const void* maps,
                        int kept, int first, int images, float damping, void* whitened,
                        int threads) {
@@ -309,8 +312,8 @@ void kt_whitening_conv_bias(int packs, const void* weights, const void* around, 
 }
 
 // For each of `choices` [count][3] among the candidates' hidden channels, in increasing order, how
-// much second convolutions of least squares explain in the metric [packs][6][6][16]: explained
-// [packs][count][16].
+// much second convolutions of least squares explain in the metric [packs][6][6][LANES]: explained
+// [packs][count][LANES].
 void kt_choices(int packs, const void* candidates, const void* around, const void* maps, int kept,
                 int first, int images, const void* ys, const int32_t* choices, int count,
                 const void* metric, float decay, void* explained, int threads) {

@@ -1,32 +1,25 @@
-"""Many networks at once in compiled C++: sixteen side by side, one per SIMD lane.
+"""Many networks at once in compiled C++: side by side, one per SIMD lane.
 
-The functions mirror `kt.ensemble.torch_engine`. The library is compiled with the system's C++
-compiler on first use and kept in the user's cache folder (`$XDG_CACHE_HOME/kt`), under a name that
-depends on the sources, the compiler, its flags and the processor. It has a plain C interface and
-uses no PyTorch headers, which alone take a minute to compile.
+The functions mirror `kt.ensemble.torch_engine`. The library is `kt.ensemble.cpu_library`'s.
 
-A network's result is the same to the last bit whichever networks are trained beside it and whatever
-the number of threads: a lane does the same operations in the same order, and a pack of sixteen is
-computed by one thread.
+A network's result is the same to the last bit whichever networks are trained beside it, whatever
+the number of threads, and on all processors with fused multiply-adds: a lane does the same
+operations in the same order, and a pack of networks is computed by one thread.
 """
 
 import contextlib
-import ctypes
 import functools
-import hashlib
 import mmap
-import os
-import shlex
-import shutil
-import subprocess
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from kt.ensemble.cpu_library import KINDS, lanes, library
+from kt.ensemble.cpu_library import available as available
+from kt.ensemble.cpu_library import forget as forget
+from kt.ensemble.cpu_library import reason as reason
+from kt.ensemble.cpu_library import sources as sources
 from kt.networks.blocks import (
     CHANNELS,
     CLASSES,
@@ -43,41 +36,13 @@ from kt.run.errors import KTError
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 
-LANES = 16
-SOURCES = Path(__file__).parent
-FLAGS = [
-    *("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
-]
-NATIVE = (["-march=native"], ["-mcpu=native"], [])
-"""Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
 READ_AREA = 7 * 7
 """Positions that the latter block reads."""
-KINDS = ("large", "conv", "conv_bias", "mlp", "attention")
 
 
 def supports(kind: str) -> bool:
     """Whether this engine knows the kind of block; `torch_engine` knows them all."""
     return kind in KINDS
-
-
-def available() -> bool:
-    """Whether the engine can be used here; the first call compiles it. See `reason`."""
-    return reason() is None
-
-
-def reason() -> str | None:
-    """Why the engine cannot be used here, in one line; None if it can."""
-    try:
-        library()
-    except KTError as error:
-        return str(error)
-    return None
-
-
-def forget() -> None:
-    """Look for the compiler and the library again: the environment has changed."""
-    _load.cache_clear()
 
 
 # --- training and evaluation --------------------------------------------------------------------
@@ -97,7 +62,7 @@ def train_networks(
     Args:
         initial: stacked weights and running statistics of `Network`, {name: (N, ...)}.
         snapshots: numbers of steps after which to keep the networks as they are, S increasing ones.
-        threads: how many packs of sixteen networks are computed at the same time.
+        threads: how many packs of networks are computed at the same time.
 
     Returns:
         {name: ((1 + S) * N, ...)}: the networks in the end, then the snapshots, the latest first.
@@ -120,7 +85,7 @@ def train_networks(
 
     kept = []
     for step, (images, labels) in enumerate(_checked(batches), 1):
-        needed = threads * library().kt_step1_memory(len(labels)) * LANES
+        needed = threads * library().kt_step1_memory(len(labels)) * lanes()
         if memory.numel() < needed:
             memory = _on_huge_pages(needed)
         library().kt_train_networks(
@@ -193,7 +158,7 @@ def outputs(
     run = _function("outputs", kind)
     packed, frozen = _block(kind, block), _frozen(former, latter)
     for batch in map(_checked_images, images):
-        logits = torch.empty(packed.count, len(batch), CLASSES, LANES)
+        logits = torch.empty(packed.count, len(batch), CLASSES, lanes())
         run(
             packed.count,
             _address(packed.values),
@@ -216,8 +181,8 @@ class Shown:
         self.images, self.threads = len(images), threads
         self._frozen = _frozen(former, latter)
         packs = self._frozen.count
-        self._around = torch.empty(packs, library().kt_around(), LANES)
-        self._maps = _on_huge_pages(packs * len(images) * library().kt_map() * LANES)
+        self._around = torch.empty(packs, library().kt_around(), lanes())
+        self._maps = _on_huge_pages(packs * len(images) * library().kt_map() * lanes())
         library().kt_show(
             packs,
             _address(self._frozen.values),
@@ -233,14 +198,14 @@ class Shown:
 
     def follow(self, large: Weights) -> Tensor:
         self._large = _on_huge_pages(
-            self._frozen.count * self.images * CHANNELS * READ_AREA * LANES
+            self._frozen.count * self.images * CHANNELS * READ_AREA * lanes()
         )
         return self._outputs("large", large, slice(None), _address(self._large))
 
     def _outputs(self, kind: str, block: Weights, chosen: slice, kept: int | None) -> Tensor:
         run = _function("shown_outputs", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
-        logits = torch.empty(packed.count, count, CLASSES, LANES)
+        logits = torch.empty(packed.count, count, CLASSES, lanes())
         run(
             packed.count,
             _address(packed.values),
@@ -256,7 +221,7 @@ class Shown:
     def nearest(self, kind: str, block: Weights, chosen: slice, decay: float) -> Tensor:
         run = _function("nearest", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
-        found = torch.empty(packed.count, CHANNELS, HIDDEN, 3, 3, LANES)
+        found = torch.empty(packed.count, CHANNELS, HIDDEN, 3, 3, lanes())
         run(
             packed.count,
             _address(packed.values),
@@ -274,7 +239,7 @@ class Shown:
         run = _function("whitening", kind)
         packed, (first, count) = _block(kind, block), self._range(chosen)
         sizes = {"conv1.weight": CHANNELS * 9, "conv2.weight": HIDDEN * 9}
-        found = torch.empty(packed.count, sum(s * s for s in sizes.values()), LANES)
+        found = torch.empty(packed.count, sum(s * s for s in sizes.values()), lanes())
         run(
             packed.count,
             _address(packed.values),
@@ -298,7 +263,7 @@ class Shown:
         packed = _Packs(["conv1.weight", *biases], wide | biases)
         metric = _Packs(["metric"], {"metric": metric})
         kept = kept.to(torch.int32).contiguous()
-        explained = torch.empty(packed.count, len(kept), LANES)
+        explained = torch.empty(packed.count, len(kept), lanes())
         library().kt_choices(
             packed.count,
             _address(packed.values),
@@ -323,7 +288,7 @@ class Shown:
         assert targets.shape[1:] == (count, CLASSES), targets.shape
         wanted = _Packs(["targets"], {"targets": targets})
         gradient = torch.empty_like(packed.values)
-        losses = torch.empty(packed.count, LANES)
+        losses = torch.empty(packed.count, lanes())
         run(
             packed.count,
             _address(packed.values),
@@ -375,23 +340,24 @@ def _is_statistic(name: str) -> bool:
 
 
 class _Packs:
-    """Stacked tensors {name: (N, ...)} as packs of sixteen networks.
+    """Stacked tensors {name: (N, ...)} as packs of as many networks as there are lanes.
 
-    `values` is (packs, elements, 16): the named tensors one after another, networks innermost. The
-    last pack is filled up with copies of the last network.
+    `values` is (packs, elements, lanes): the named tensors one after another, networks innermost.
+    The last pack is filled up with copies of the last network.
     """
 
     def __init__(self, names: list[str], stacked: Weights) -> None:
         self.shapes = {name: stacked[name].shape[1:] for name in names}
         self.networks = len(stacked[names[0]])
-        self.count = -(-self.networks // LANES)
+        self.lanes = lanes()
+        self.count = -(-self.networks // self.lanes)
         sizes = [shape.numel() for shape in self.shapes.values()]
-        self.values = torch.empty(self.count, sum(sizes), LANES)
-        filled = torch.arange(self.count * LANES).clamp(max=self.networks - 1)
+        self.values = torch.empty(self.count, sum(sizes), self.lanes)
+        filled = torch.arange(self.count * self.lanes).clamp(max=self.networks - 1)
         for name, values in zip(names, self.values.split(sizes, 1), strict=True):
             flat = stacked[name].flatten(1)
-            flat = flat[filled] if self.networks % LANES else flat
-            values.copy_(flat.view(self.count, LANES, -1).transpose(1, 2))
+            flat = flat[filled] if self.networks % self.lanes else flat
+            values.copy_(flat.view(self.count, self.lanes, -1).transpose(1, 2))
         assert self.values.data_ptr() % 64 == 0  # PyTorch's alignment, which vectors rely on
 
     def unpacked(self, values: Tensor | None = None) -> Weights:
@@ -420,7 +386,7 @@ def _frozen(former: Weights, latter: Weights) -> _Packs:
 def _check(layout: str, packed: _Packs) -> None:
     """The C++ structs and the names here describe the same layout."""
     expected = getattr(library(), f"kt_{layout}")()
-    assert packed.values.shape[1:] == (expected, LANES), (layout, packed.values.shape, expected)
+    assert packed.values.shape[1:] == (expected, lanes()), (layout, packed.values.shape, expected)
 
 
 def _checked(batches: Batches) -> Batches:
@@ -454,113 +420,3 @@ def _on_huge_pages(count: int) -> Tensor:
 def _address(tensor: Tensor) -> int:
     assert tensor.is_contiguous()
     return tensor.data_ptr()
-
-
-# --- the library --------------------------------------------------------------------------------
-
-
-def library() -> ctypes.CDLL:
-    """The compiled library, built if it is not in the cache.
-
-    Raises:
-        KTError: there is no C++ compiler, or it does not compile the sources.
-    """
-    with _loading:
-        loaded = _load()
-    if isinstance(loaded, str):
-        raise KTError(f"the cpu engine is not available: {loaded}")
-    return loaded
-
-
-_loading = threading.Lock()
-
-
-@functools.cache
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none: tried once in a process."""
-    try:
-        return _declared(ctypes.CDLL(str(_build())))
-    except (KTError, OSError) as error:
-        return str(error)
-
-
-def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """With the arguments' types, as in cpu_engine.cpp."""
-    count, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    batch = [address, address, count]
-    loaded.kt_step1_memory.restype = ctypes.c_int64
-    loaded.kt_train_networks.argtypes = [
-        *(count, address, address, address, *batch, real, real, count, address, count)
-    ]
-    loaded.kt_show.argtypes = [count, address, address, count, address, address, count]
-    loaded.kt_choices.argtypes = [
-        *(count, address, address, address, count, count, count, address, address, count),
-        *(address, real, address, count),
-    ]
-    for kind in KINDS:
-        for name, types in {
-            "train": [count, address, address, address, *batch, real, real, count],
-            "outputs": [count, address, address, address, count, address, count],
-            "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
-            "nearest": [count, *[address] * 3, *[count] * 3, address, real, address, count],
-            "whitening": [count, *[address] * 3, *[count] * 3, real, address, count],
-            "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
-        }.items():
-            if hasattr(loaded, f"kt_{name}_{kind}"):
-                getattr(loaded, f"kt_{name}_{kind}").argtypes = types
-    return loaded
-
-
-def _build() -> Path:
-    """The library's path in the cache, compiled if need be, by one process at a time."""
-    compiler = _compiler()
-    flags, macros = _native(compiler)
-    texts = [path.read_bytes() for path in sources()]
-    key = hashlib.blake2b(b"\0".join([*texts, macros, " ".join(flags).encode()]), digest_size=8)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
-    target = cache / f"cpu_engine-{key.hexdigest()}.so"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            partial = target.with_suffix(".partial")
-            _run([*compiler, *flags, str(sources()[0]), "-o", str(partial)])
-            partial.replace(target)
-    return target
-
-
-def sources() -> list[Path]:
-    """The C++ files, the one to compile first."""
-    return [SOURCES / "cpu_engine.cpp", *sorted((SOURCES / "cpu").glob("*.h"))]
-
-
-def _compiler() -> list[str]:
-    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
-    for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        command = shlex.split(candidate)
-        if command and shutil.which(command[0]):
-            return command
-    raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
-
-
-def _native(compiler: list[str]) -> tuple[list[str], bytes]:
-    """Flags for this processor, and the compiler's macros under them.
-
-    The macros name the compiler's version and every instruction set that it may use, so that a
-    cache shared between machines never mixes their libraries.
-    """
-    for native in NATIVE:
-        flags = [*FLAGS, *native]
-        try:
-            return flags, _run([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
-        except KTError as error:
-            failure = error
-    raise failure
-
-
-def _run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")
-        raise KTError(f"{command[0]} failed: {why.strip()}")
-    return done.stdout

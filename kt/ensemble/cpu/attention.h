@@ -39,7 +39,8 @@ inline void exponentials(const Vec* h, const Vec* probe, Vec (&e)[GROUP][AREA], 
 #pragma GCC unroll 6
     for (int c = 0; c < CHANNELS; ++c)
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) score[g] += probe[c * READ_AREA + g] * h[c * AREA + k];
+      for (int g = 0; g < GROUP; ++g)
+        score[g] = fma(probe[c * READ_AREA + g], h[c * AREA + k], score[g]);
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) {
       e[g][k] = score[g];
@@ -63,11 +64,14 @@ inline void means(const Vec* h, const Vec* e, Vec sum, Vec* mean, Vec* products)
     int pair = 0;
 #pragma GCC unroll 6
     for (int i = 0; i < CHANNELS; ++i) {
-      const Vec weighted = e[k] * x[i];
-      first[i] += weighted;
-      if constexpr (PRODUCTS)
+      if constexpr (PRODUCTS) {
+        const Vec weighted = e[k] * x[i];
+        first[i] += weighted;
 #pragma GCC unroll 6
-        for (int j = i; j < CHANNELS; ++j) second[pair++] += weighted * x[j];
+        for (int j = i; j < CHANNELS; ++j, ++pair) second[pair] = fma(weighted, x[j], second[pair]);
+      } else {
+        first[i] = fma(e[k], x[i], first[i]);
+      }
     }
   }
   const Vec scale = 1.0f / sum;
@@ -117,15 +121,15 @@ inline void backward(const AttentionWeights& block, const Vec*, const Vec*,
   for (int k = 0; k < READ_AREA; ++k) {  // the covariance times dmean
     Vec inner = {}, sums[CHANNELS] = {};
     for (int i = 0, pair = 0; i < CHANNELS; ++i) {
-      inner += mean[i * READ_AREA + k] * dmean[i * READ_AREA + k];
+      inner = fma(mean[i * READ_AREA + k], dmean[i * READ_AREA + k], inner);
       for (int j = i; j < CHANNELS; ++j, ++pair) {
         const Vec product = products[pair * READ_AREA + k];
-        sums[i] += product * dmean[j * READ_AREA + k];
-        if (j > i) sums[j] += product * dmean[i * READ_AREA + k];
+        sums[i] = fma(product, dmean[j * READ_AREA + k], sums[i]);
+        if (j > i) sums[j] = fma(product, dmean[i * READ_AREA + k], sums[j]);
       }
     }
     for (int i = 0; i < CHANNELS; ++i)
-      dprobe[i * READ_AREA + k] = attention_scale() * (sums[i] - inner * mean[i * READ_AREA + k]);
+      dprobe[i * READ_AREA + k] = attention_scale() * fma(-inner, mean[i * READ_AREA + k], sums[i]);
   }
   // K^T q is linear in K and in q.
   add_pointwise_weight_gradient<CHANNELS, CHANNELS>(dprobe, query, gradient.key);

@@ -1,8 +1,8 @@
 // 3x3 convolutions on 14 x 14 maps of vectors, zero-padded, and their gradients.
 //
 // Maps are [channel][row][column], weights [out][in][3][3], without borders: taps that fall outside
-// are left out at compile time (columns) or by the loop's bounds (rows). Tiles are chosen so that
-// accumulators, and what is used again, just fill 32 registers.
+// are left out at compile time (columns) or by the loop's bounds (rows). Sums
+// are formed in an order that does not depend on the tiles, which lanes.h chooses.
 #pragma once
 
 #include <type_traits>
@@ -15,41 +15,55 @@ constexpr int SIDE = 14;  // of the block's maps
 constexpr int AREA = SIDE * SIDE;
 constexpr int READ_SIDE = 7;  // of what the latter block's stride-2 convolution reads
 constexpr int READ_AREA = READ_SIDE * READ_SIDE;
-constexpr int TILE = 7;  // positions of a tile
-constexpr int OUTS = 3;  // output channels of a tile
 
 // Where the k-th position read by the latter block lies in a map.
 inline int read_position(int k) { return k / READ_SIDE * 2 * SIDE + k % READ_SIDE * 2; }
 
+// work(first, count) with constants, over the positions of a tile: as many at once as there are
+// registers for.
+template <class Work>
+inline void in_spans(Work&& work) {
+  static_assert(SPAN <= TILE && 2 * SPAN >= TILE);
+  work(std::integral_constant<int, 0>{}, std::integral_constant<int, SPAN>{});
+  if constexpr (SPAN < TILE)
+    work(std::integral_constant<int, SPAN>{}, std::integral_constant<int, TILE - SPAN>{});
+}
+
 namespace detail {
 
-// Row `row`, columns COLUMN..COLUMN+6 of three output channels.
-template <int IN, int COLUMN>
-inline void tile(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ahead,
-                 Vec (&acc)[OUTS][TILE]) {
+// Row `row`, columns COLUMN..COLUMN+COUNT-1 of OUTS output channels, in values[o * TILE ..].
+template <int IN, int COLUMN, int COUNT>
+inline void span(const Vec* x, const Vec* w, const Vec* bias, int row, Ahead& ahead, Vec* values) {
+  Vec acc[OUTS][COUNT];
 #pragma GCC unroll 3
   for (int o = 0; o < OUTS; ++o)
 #pragma GCC unroll 7
-    for (int p = 0; p < TILE; ++p) acc[o][p] = bias[o];
+    for (int p = 0; p < COUNT; ++p) acc[o][p] = bias[o];
   const int first = row == 0 ? 1 : 0, last = row == SIDE - 1 ? 1 : 2;
   for (int i = 0; i < IN; ++i)
     for (int kh = first; kh <= last; ++kh) {
       const Vec* source = x + (i * SIDE + row + kh - 1) * SIDE;
       const Vec* taps = w + (i * 3 + kh) * 3;
       ahead.fetch<2>();
-#pragma GCC unroll 9
-      for (int c = COLUMN - 1; c <= COLUMN + TILE; ++c) {
-        if (c < 0 || c >= SIDE) continue;
-        const Vec value = source[c];
 #pragma GCC unroll 3
-        for (int kw = 0; kw < 3; ++kw) {
-          const int p = c - kw + 1 - COLUMN;
-          if (p < 0 || p >= TILE) continue;
+      for (int kw = 0; kw < 3; ++kw) {
+        Vec tap[OUTS];
 #pragma GCC unroll 3
-          for (int o = 0; o < OUTS; ++o) acc[o][p] += taps[o * IN * 9 + kw] * value;
+        for (int o = 0; o < OUTS; ++o) tap[o] = taps[o * IN * 9 + kw];
+#pragma GCC unroll 7
+        for (int p = 0; p < COUNT; ++p) {
+          const int c = COLUMN + p + kw - 1;
+          if (c < 0 || c >= SIDE) continue;
+          const Vec value = source[c];
+#pragma GCC unroll 3
+          for (int o = 0; o < OUTS; ++o) acc[o][p] = fma(tap[o], value, acc[o][p]);
         }
       }
     }
+#pragma GCC unroll 3
+  for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+    for (int p = 0; p < COUNT; ++p) values[o * TILE + p] = acc[o][p];
 }
 
 }  // namespace detail
@@ -59,11 +73,18 @@ template <int IN, int OUT, class Emit>
 inline void convolve(const Vec* x, const Vec* w, const Vec* bias, Ahead ahead, Emit&& emit) {
   for (int out = 0; out < OUT; out += OUTS)
     for (int row = 0; row < SIDE; ++row) {
-      Vec acc[OUTS][TILE];
-      detail::tile<IN, 0>(x, w + out * IN * 9, bias + out, row, ahead, acc);
-      for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE, acc[o]);
-      detail::tile<IN, TILE>(x, w + out * IN * 9, bias + out, row, ahead, acc);
-      for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE + TILE, acc[o]);
+      const auto half = [&](auto column) {
+        constexpr int COLUMN = decltype(column)::value;
+        Vec values[OUTS * TILE];
+        in_spans([&](auto first, auto count) {
+          constexpr int FIRST = decltype(first)::value, COUNT = decltype(count)::value;
+          detail::span<IN, COLUMN + FIRST, COUNT>(x, w + out * IN * 9, bias + out, row, ahead,
+                                                  values + FIRST);
+        });
+        for (int o = 0; o < OUTS; ++o) emit(out + o, row * SIDE + COLUMN, values + o * TILE);
+      };
+      half(std::integral_constant<int, 0>{});
+      half(std::integral_constant<int, TILE>{});
     }
 }
 
@@ -79,7 +100,7 @@ inline void transpose_weights(const Vec* w, Vec* transposed) {
 // dw += the weights' gradient for input x [IN][14][14] and output gradient dy [OUT][14][14].
 template <int IN, int OUT>
 inline void add_weight_gradient(const Vec* x, const Vec* dy, Ahead ahead, Vec* dw) {
-  constexpr int INS = 2;
+  constexpr int INS = REGISTERS == 32 ? 2 : 1;
   constexpr int ROWS = 4;  // as many as keep x and dy in the first-level cache for all kh
   for (int out = 0; out < OUT; out += OUTS)
     for (int in = 0; in < IN; in += INS)
@@ -114,7 +135,8 @@ inline void add_weight_gradient(const Vec* x, const Vec* dy, Ahead ahead, Vec* d
                 for (int i = 0; i < INS; ++i)
 #pragma GCC unroll 3
                   for (int kw = 0; kw < 3; ++kw)
-                    if (c + kw >= 1 && c + kw <= SIDE) acc[o][i][kw] += g * window[i][(c + kw) % 3];
+                    if (c + kw >= 1 && c + kw <= SIDE)
+                      acc[o][i][kw] = fma(g, window[i][(c + kw) % 3], acc[o][i][kw]);
               }
             }
           }
@@ -133,28 +155,34 @@ template <int IN, int OUT, class Emit>
 inline void convolve_read(const Vec* x, const Vec* w, const Vec* bias, Emit&& emit) {
   for (int out = 0; out < OUT; out += OUTS)
     for (int row = 0; row < READ_SIDE; ++row) {
-      Vec acc[OUTS][TILE];
+      Vec values[OUTS][TILE];
+      in_spans([&](auto first, auto count) {
+        constexpr int FIRST = decltype(first)::value, COUNT = decltype(count)::value;
+        Vec acc[OUTS][COUNT];
 #pragma GCC unroll 3
-      for (int o = 0; o < OUTS; ++o)
+        for (int o = 0; o < OUTS; ++o)
 #pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) acc[o][p] = bias[out + o];
-      for (int i = 0; i < IN; ++i)
-        for (int kh = row == 0 ? 1 : 0; kh < 3; ++kh) {
-          const Vec* source = x + (i * SIDE + 2 * row + kh - 1) * SIDE;
-          const Vec* taps = w + ((out * IN + i) * 3 + kh) * 3;
-#pragma GCC unroll 14
-          for (int c = 0; c < SIDE; ++c) {
-            const Vec value = source[c];
+          for (int p = 0; p < COUNT; ++p) acc[o][p] = bias[out + o];
+        for (int i = 0; i < IN; ++i)
+          for (int kh = row == 0 ? 1 : 0; kh < 3; ++kh) {
+            const Vec* source = x + (i * SIDE + 2 * row + kh - 1) * SIDE + 2 * FIRST - 1;
+            const Vec* taps = w + ((out * IN + i) * 3 + kh) * 3;
 #pragma GCC unroll 3
-            for (int kw = 0; kw < 3; ++kw) {
-              const int twice = c + 1 - kw;
-              if (twice < 0 || twice % 2 || twice / 2 >= TILE) continue;
+            for (int kw = 0; kw < 3; ++kw)
+#pragma GCC unroll 7
+              for (int p = 0; p < COUNT; ++p) {
+                if (FIRST + p == 0 && kw == 0) continue;
 #pragma GCC unroll 3
-              for (int o = 0; o < OUTS; ++o) acc[o][twice / 2] += taps[o * IN * 9 + kw] * value;
-            }
+                for (int o = 0; o < OUTS; ++o)
+                  acc[o][p] = fma(taps[o * IN * 9 + kw], source[2 * p + kw], acc[o][p]);
+              }
           }
-        }
-      for (int o = 0; o < OUTS; ++o) emit(out + o, row * READ_SIDE, acc[o]);
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+          for (int p = 0; p < COUNT; ++p) values[o][FIRST + p] = acc[o][p];
+      });
+      for (int o = 0; o < OUTS; ++o) emit(out + o, row * READ_SIDE, values[o]);
     }
 }
 
@@ -163,11 +191,13 @@ inline void convolve_read(const Vec* x, const Vec* w, const Vec* bias, Emit&& em
 template <int OUT, class Emit>
 inline void read_input_gradient(const Vec* dy, const Vec* w, Emit&& emit) {
   constexpr int IN = OUTS;
-  for (int row = 0; row < SIDE; ++row)
-    for (int column = 0; column < SIDE; column += TILE) {
-      Vec acc[IN][TILE] = {};
-      const auto half = [&](auto first_column) {
-        constexpr int COLUMN = decltype(first_column)::value;
+  for (int row = 0; row < SIDE; ++row) {
+    const auto half = [&](auto column) {
+      Vec values[IN][TILE];
+      in_spans([&](auto first, auto count) {
+        constexpr int COUNT = decltype(count)::value, FIRST = decltype(first)::value;
+        constexpr int COLUMN = decltype(column)::value + FIRST;
+        Vec acc[IN][COUNT] = {};
         for (int out = 0; out < OUT; ++out)
           for (int kh = (row + 1) % 2; kh < 3; kh += 2) {
             const int source_row = (row + 1 - kh) / 2;
@@ -179,18 +209,23 @@ inline void read_input_gradient(const Vec* dy, const Vec* w, Emit&& emit) {
 #pragma GCC unroll 3
               for (int kw = 0; kw < 3; ++kw) {
                 const int p = 2 * c + kw - 1 - COLUMN;
-                if (p < 0 || p >= TILE) continue;
+                if (p < 0 || p >= COUNT) continue;
 #pragma GCC unroll 3
-                for (int i = 0; i < IN; ++i) acc[i][p] += taps[i * 9 + kw] * source[c];
+                for (int i = 0; i < IN; ++i)
+                  acc[i][p] = fma(taps[i * 9 + kw], source[c], acc[i][p]);
               }
           }
-      };
-      if (column == 0)
-        half(std::integral_constant<int, 0>{});
-      else
-        half(std::integral_constant<int, TILE>{});
-      for (int i = 0; i < IN; ++i) emit(i, row * SIDE + column, acc[i]);
-    }
+#pragma GCC unroll 3
+        for (int i = 0; i < IN; ++i)
+#pragma GCC unroll 7
+          for (int p = 0; p < COUNT; ++p) values[i][FIRST + p] = acc[i][p];
+      });
+      for (int i = 0; i < IN; ++i)
+        emit(i, row * SIDE + decltype(column)::value, values[i]);
+    };
+    half(std::integral_constant<int, 0>{});
+    half(std::integral_constant<int, TILE>{});
+  }
 }
 
 // dw += the gradient of convolve_read's weights for x [IN][14][14] and dy [OUT][7][7].
@@ -214,7 +249,7 @@ inline void add_read_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
               const Vec g = gradient[o * READ_AREA + c];
 #pragma GCC unroll 3
               for (int kw = 0; kw < 3; ++kw)
-                if (c > 0 || kw > 0) acc[o][kw] += g * source[2 * c + kw - 1];
+                if (c > 0 || kw > 0) acc[o][kw] = fma(g, source[2 * c + kw - 1], acc[o][kw]);
             }
         }
 #pragma GCC unroll 3

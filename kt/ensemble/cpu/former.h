@@ -33,22 +33,31 @@ struct PatchMoments {
   double first[9] = {}, second[9][9] = {};
 
   void add(const std::vector<Image>& images) {
-    Products<Wide> all = {};
-    for (const Image& image : images) {
-      const Products<Vec> one = products(image);
-      const Vec* values = reinterpret_cast<const Vec*>(&one);
-      Wide* sums = reinterpret_cast<Wide*>(&all);
-      for (size_t k = 0; k < sizeof one / sizeof *values; ++k) sums[k] += widen(values[k]);
-    }
+    std::vector<Products<Wide>> all(STRIPES);
+    for (const Image& image : images)
+      for (int stripe = 0; stripe < STRIPES; ++stripe) {
+        const Products<Vec> one = products(image, stripe * LANES);
+        const Vec* values = reinterpret_cast<const Vec*>(&one);
+        Wide* sums = reinterpret_cast<Wide*>(&all[stripe]);
+        for (size_t k = 0; k < sizeof one / sizeof *values; ++k) sums[k] += widen(values[k]);
+      }
+    const auto total = [&](auto&& part) {
+      double out = 0;
+      for (const Products<Wide>& stripe : all)
+        for (int lane = 0; lane < LANES; ++lane) out += part(stripe)[lane];
+      return out;
+    };
     // A pair of patch rows meets nearly the same pairs of image rows wherever it lies in the patch:
     // only the first or the last row is missing where the patch leaves the image.
     for (int s = 0; s < 9; ++s) {
       const int i = s / 3, k = s % 3;
-      first[s] += total(all.sum[k]) - (i == 1 ? 0 : total(all.edge_sum[i == 0][k]));
+      first[s] += total([&](auto& p) { return p.sum[k]; });
+      if (i != 1) first[s] -= total([&](auto& p) { return p.edge_sum[i == 0][k]; });
       for (int t = i * 3; t < 9; ++t) {
         const int down = t / 3 - i, l = t % 3;
-        double value = total(all.product[down][k][l]);
-        if (down == 0 && i != 1) value -= total(all.edge_product[i == 0][k][l]);
+        double value = total([&](auto& p) { return p.product[down][k][l]; });
+        if (down == 0 && i != 1)
+          value -= total([&](auto& p) { return p.edge_product[i == 0][k][l]; });
         second[s][t] += value;
         if (down > 0) second[t][s] += value;
       }
@@ -56,6 +65,10 @@ struct PatchMoments {
   }
 
  private:
+  // Columns of pixels that are a stripe apart are summed together: a stated order, whatever the
+  // width of registers.
+  static constexpr int STRIPE = 16, STRIPES = STRIPE / LANES;
+
   // Sums over an image's rows, of each row shifted by k columns, and of its products with itself
   // and the next two, shifted by l; those of the first and the last row also apart.
   template <class V>
@@ -64,12 +77,13 @@ struct PatchMoments {
     V edge_sum[2][3], edge_product[2][3][3];
   };
 
-  static Products<Vec> products(const Image& image) {
-    const Int lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static Products<Vec> products(const Image& image, int first) {
+    Int lane;
+    for (int k = 0; k < LANES; ++k) lane[k] = k;
     Products<Vec> out = {};
     for (int row = 0; row < IMAGE_SIDE; ++row) {
       if (image.nonzero[row + 2] == 0) continue;
-      for (int column = 0; column < IMAGE_SIDE; column += LANES) {
+      for (int column = first; column < IMAGE_SIDE; column += STRIPE) {
         const Int inside = lane + column < IMAGE_SIDE;
         Vec pixels[3][3];
         for (int down = 0; down < 3; ++down)
@@ -78,30 +92,26 @@ struct PatchMoments {
         for (int k = 0; k < 3; ++k) {
           out.sum[k] += pixels[0][k];
           for (int down = 0; down < 3; ++down)
-            for (int l = 0; l < 3; ++l) out.product[down][k][l] += pixels[0][k] * pixels[down][l];
+            for (int l = 0; l < 3; ++l)
+              out.product[down][k][l] = fma(pixels[0][k], pixels[down][l], out.product[down][k][l]);
         }
         if (row != 0 && row != IMAGE_SIDE - 1) continue;
         for (int k = 0; k < 3; ++k) {
           out.edge_sum[row != 0][k] += pixels[0][k];
           for (int l = 0; l < 3; ++l)
-            out.edge_product[row != 0][k][l] += pixels[0][k] * pixels[0][l];
+            out.edge_product[row != 0][k][l] =
+                fma(pixels[0][k], pixels[0][l], out.edge_product[row != 0][k][l]);
         }
       }
     }
     return out;
   }
 
-  // Sixteen pixels; those of patches beyond the last column are zero.
+  // LANES pixels; those of patches beyond the last column are zero.
   static Vec load(const Image& image, int row, int column, Int inside) {
     Vec out;
     std::memcpy(&out, image.pixels[row] + 1 + column, sizeof out);  // may run into the next row
     return inside ? out : Vec{};
-  }
-
-  static double total(const Wide& v) {
-    double out = 0;
-    for (int lane = 0; lane < LANES; ++lane) out += v[lane];
-    return out;
   }
 };
 
@@ -147,7 +157,8 @@ typedef Vec FormerRow[OUTS][1 + IMAGE_SIDE];  // of some channels, with a border
           for (int kw = 0; kw < 3; ++kw) {
             if (c < kw || c - kw >= FORMER_COLUMNS) continue;
 #pragma GCC unroll 3
-            for (int o = 0; o < OUTS; ++o) acc[o][c - kw] += w[o * 9 + kh * 3 + kw] * value;
+            for (int o = 0; o < OUTS; ++o)
+              acc[o][c - kw] = fma(w[o * 9 + kh * 3 + kw], value, acc[o][c - kw]);
           }
         }
       }
@@ -220,14 +231,15 @@ inline void former_backward(const Image& image, const Vec* dh, const Bytes* rout
       const int at = i * SIDE + j;
       for (int o = 0; o < CHANNELS; ++o) total[o] += dh[o * AREA + at];
       if (!image.any<5, 5>(2 * i, 2 * j)) continue;
-      alignas(64) float window[2 * LANES] = {};
+      alignas(64) float window[32] = {};
       for (int r = 0; r < 5; ++r)
         std::memcpy(window + 5 * r, &image.pixels[2 * i + r][2 * j], 5 * sizeof(float));
       for (int o = 0; o < CHANNELS; ++o) {
         const Int route = widen(routes[o * AREA + at]);
 #pragma GCC unroll 9
         for (int t = 0; t < 9; ++t)
-          patches[o * 9 + t] += dh[o * AREA + at] * lookup(window, route + (t / 3 * 5 + t % 3));
+          patches[o * 9 + t] = fma(dh[o * AREA + at], lookup(window + t / 3 * 5 + t % 3, route),
+                                   patches[o * 9 + t]);
       }
     }
   for (int o = 0; o < CHANNELS; ++o) sums.gradient[o] += widen(total[o]);

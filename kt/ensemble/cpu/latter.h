@@ -33,7 +33,8 @@ inline void classify(const Vec* features, const Vec* w, const Vec* bias, Vec* lo
       for (int o = 0; o < OUTPUTS; ++o) {
         const Vec weight = w[k * CLASSES + first + o];
 #pragma GCC unroll 4
-        for (int g = 0; g < GROUP; ++g) acc[g][o] += weight * features[g * FEATURES + k];
+        for (int g = 0; g < GROUP; ++g)
+          acc[g][o] = fma(weight, features[g * FEATURES + k], acc[g][o]);
       }
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g)
@@ -62,13 +63,13 @@ inline void cross_entropy_gradient(Vec* logits, int64_t label, float weight) {
   logits[label] -= weight;
 }
 
-// The same with the probabilities `target` [10]; returns `weight` times the cross-entropy.
+// The same with the probabilities `target` [10]; returns the cross-entropy.
 inline Vec soft_cross_entropy_gradient(Vec* logits, const Vec* target, float weight) {
   Vec inner = {};
-  for (int o = 0; o < CLASSES; ++o) inner += target[o] * logits[o];
+  for (int o = 0; o < CLASSES; ++o) inner = fma(target[o], logits[o], inner);
   const Vec log_sum = softmax(logits, weight, true);
-  for (int o = 0; o < CLASSES; ++o) logits[o] -= weight * target[o];
-  return weight * (log_sum - inner);
+  for (int o = 0; o < CLASSES; ++o) logits[o] = fma(splat(-weight), target[o], logits[o]);
+  return log_sum - inner;
 }
 
 // Gradient of GROUP images' features, zero where the feature is, from that of the logits; in place
@@ -81,7 +82,7 @@ inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Vec* featu
     for (int o = 0; o < CLASSES; ++o) {
       const Vec weight = w[k * CLASSES + o];
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) acc[g] += weight * dlogits[g * CLASSES + o];
+      for (int g = 0; g < GROUP; ++g) acc[g] = fma(weight, dlogits[g * CLASSES + o], acc[g]);
     }
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) {
@@ -105,8 +106,8 @@ inline void classify_backward(const Vec* dlogits, const Vec* w, Vec* features, V
 #pragma GCC unroll 4
       for (int g = 0; g < GROUP; ++g) {
         const Vec d = dlogits[g * CLASSES + o];
-        acc[g] += weight * d;
-        sum += feature[g] * d;
+        acc[g] = fma(weight, d, acc[g]);
+        sum = fma(feature[g], d, sum);
       }
       dw[k * CLASSES + o] = sum;
     }

@@ -53,7 +53,8 @@ struct Equations {
 #pragma GCC unroll 3
                 for (int a = 0; a < 3; ++a)
 #pragma GCC unroll 3
-                  for (int b = 0; b < 3; ++b) acc[a][down * 3 + b] += left[a] * right[b];
+                  for (int b = 0; b < 3; ++b)
+                    acc[a][down * 3 + b] = fma(left[a], right[b], acc[a][down * 3 + b]);
               }
             }
           for (int a = 0; a < 3; ++a)
@@ -75,7 +76,8 @@ struct Equations {
             for (int o = 0; o < CHANNELS; ++o)
 #pragma GCC unroll 3
               for (int a = 0; a < 3; ++a)
-                acc[a][o] += left[a] * wanted[o * READ_AREA + row * READ_SIDE + column];
+                acc[a][o] =
+                    fma(left[a], wanted[o * READ_AREA + row * READ_SIDE + column], acc[a][o]);
           }
         for (int a = 0; a < 3; ++a)
           for (int o = 0; o < CHANNELS; ++o) target[a][TAPS + o] += acc[a][o];
@@ -100,11 +102,11 @@ struct Equations {
   void factorise(float decay) {
     Vec mean = {};
     for (int j = 0; j < TAPS; ++j) mean += sums[j][j];
-    const Vec more = mean * (decay / TAPS) + 1e-6f;
+    const Vec more = fma(mean, splat(decay / TAPS), splat(1e-6f));
     for (int j = 0; j < TAPS; ++j) {
       sums[j][j] += more;
       for (int k = 0; k < j; ++k)
-        for (int i = j; i < COLUMNS; ++i) sums[j][i] -= sums[k][j] * sums[k][i];
+        for (int i = j; i < COLUMNS; ++i) sums[j][i] = fma(-sums[k][j], sums[k][i], sums[j][i]);
       const Vec inverse = inverse_root(sums[j][j]);
       for (int i = j; i < COLUMNS; ++i) sums[j][i] *= inverse;
     }
@@ -115,7 +117,7 @@ struct Equations {
     for (int j = TAPS - 1; j >= 0; --j)
       for (int o = 0; o < RIGHT; ++o) {
         Vec rest = sums[j][TAPS + o];
-        for (int i = j + 1; i < TAPS; ++i) rest -= sums[j][i] * weights[o * TAPS + i];
+        for (int i = j + 1; i < TAPS; ++i) rest = fma(-sums[j][i], weights[o * TAPS + i], rest);
         weights[o * TAPS + j] = rest / sums[j][j];
       }
   }
@@ -127,8 +129,8 @@ struct Equations {
     for (int o = 0; o < CHANNELS; ++o)
       for (int p = 0; p < CHANNELS; ++p) {
         Vec product = {};
-        for (int j = 0; j < TAPS; ++j) product += sums[j][TAPS + o] * sums[j][TAPS + p];
-        sum += metric[o * CHANNELS + p] * product;
+        for (int j = 0; j < TAPS; ++j) product = fma(sums[j][TAPS + o], sums[j][TAPS + p], product);
+        sum = fma(metric[o * CHANNELS + p], product, sum);
       }
     return sum;
   }
@@ -169,7 +171,7 @@ struct Whitening {
     constexpr int TAPS = C * 9;
     Vec mean = {};
     for (int j = 0; j < TAPS; ++j) mean += equations.sums[j][j];
-    mean = mean * (1.0f / TAPS) + 1e-6f;
+    mean = fma(mean, splat(1.0f / TAPS), splat(1e-6f));
     for (int j = 0; j < TAPS; ++j) equations.sums[j][TAPS + j] = mean;
     equations.factorise(damping);
     equations.solve(inverse);

@@ -14,52 +14,68 @@ inline void take_read(const Vec* map, Vec* read) {
     for (int k = 0; k < READ_AREA; ++k) read[c * READ_AREA + k] = map[c * AREA + read_position(k)];
 }
 
+namespace detail {
+
+// OUTS x TILE values of a product with x [TERMS][49] from `at` on; weight(o, term) tells the other.
+template <int TERMS, class Weight>
+inline void pointwise_tile(const Vec* x, int at, const Vec* bias, Ahead& ahead, Weight&& weight,
+                           Vec (&values)[OUTS][TILE]) {
+  in_spans([&](auto first, auto count) {
+    constexpr int FIRST = decltype(first)::value, COUNT = decltype(count)::value;
+    Vec acc[OUTS][COUNT];
+#pragma GCC unroll 3
+    for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+      for (int p = 0; p < COUNT; ++p) acc[o][p] = bias[o];
+    for (int i = 0; i < TERMS; ++i) {
+      ahead.fetch<4>();
+#pragma GCC unroll 7
+      for (int p = 0; p < COUNT; ++p)
+#pragma GCC unroll 3
+        for (int o = 0; o < OUTS; ++o)
+          acc[o][p] = fma(weight(o, i), x[i * READ_AREA + at + FIRST + p], acc[o][p]);
+    }
+#pragma GCC unroll 3
+    for (int o = 0; o < OUTS; ++o)
+#pragma GCC unroll 7
+      for (int p = 0; p < COUNT; ++p) values[o][FIRST + p] = acc[o][p];
+  });
+}
+
+}  // namespace detail
+
 // Convolution of x [IN][49]; emit(channel, position of the tile's first value, values[7]).
 template <int IN, int OUT, class Emit>
 inline void pointwise_convolve(const Vec* x, const Vec* w, const Vec* bias, Ahead ahead,
                                Emit&& emit) {
-  for (int first = 0; first < OUT; first += OUTS)
+  for (int out = 0; out < OUT; out += OUTS)
     for (int at = 0; at < READ_AREA; at += TILE) {
-      Vec acc[OUTS][TILE];
-#pragma GCC unroll 3
-      for (int o = 0; o < OUTS; ++o)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) acc[o][p] = bias[first + o];
-      for (int i = 0; i < IN; ++i) {
-        ahead.fetch<4>();
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p)
-#pragma GCC unroll 3
-          for (int o = 0; o < OUTS; ++o)
-            acc[o][p] += w[(first + o) * IN + i] * x[i * READ_AREA + at + p];
-      }
-      for (int o = 0; o < OUTS; ++o) emit(first + o, at, acc[o]);
+      Vec values[OUTS][TILE];
+      detail::pointwise_tile<IN>(
+          x, at, bias + out, ahead, [&](int o, int i) { return w[(out + o) * IN + i]; }, values);
+      for (int o = 0; o < OUTS; ++o) emit(out + o, at, values[o]);
     }
 }
 
 // Gradient of x [IN][49] from that of the convolution's output, dy [OUT][49].
 template <int IN, int OUT>
 inline void pointwise_input_gradient(const Vec* dy, const Vec* w, Vec* dx) {
-  for (int first = 0; first < IN; first += OUTS)
+  const Vec zeros[OUTS] = {};
+  Ahead none;
+  for (int in = 0; in < IN; in += OUTS)
     for (int at = 0; at < READ_AREA; at += TILE) {
-      Vec acc[OUTS][TILE] = {};
-      for (int o = 0; o < OUT; ++o)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p)
-#pragma GCC unroll 3
-          for (int i = 0; i < OUTS; ++i)
-            acc[i][p] += w[o * IN + first + i] * dy[o * READ_AREA + at + p];
-#pragma GCC unroll 3
+      Vec values[OUTS][TILE];
+      detail::pointwise_tile<OUT>(
+          dy, at, zeros, none, [&](int i, int o) { return w[o * IN + in + i]; }, values);
       for (int i = 0; i < OUTS; ++i)
-#pragma GCC unroll 7
-        for (int p = 0; p < TILE; ++p) dx[(first + i) * READ_AREA + at + p] = acc[i][p];
+        std::memcpy(dx + (in + i) * READ_AREA + at, values[i], sizeof values[i]);
     }
 }
 
 // dw [OUT][IN] += the gradient of the convolution's weights.
 template <int IN, int OUT>
 inline void add_pointwise_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) {
-  constexpr int ROWS = OUT % 4 == 0 ? 4 : 3, COLUMNS = 6;
+  constexpr int ROWS = OUT % 4 == 0 ? 4 : 3, COLUMNS = REGISTERS == 32 ? 6 : 3;
   for (int out = 0; out < OUT; out += ROWS)
     for (int in = 0; in < IN; in += COLUMNS) {
       Vec acc[ROWS][COLUMNS] = {};
@@ -68,7 +84,7 @@ inline void add_pointwise_weight_gradient(const Vec* x, const Vec* dy, Vec* dw) 
         for (int o = 0; o < ROWS; ++o)
 #pragma GCC unroll 6
           for (int i = 0; i < COLUMNS; ++i)
-            acc[o][i] += dy[(out + o) * READ_AREA + p] * x[(in + i) * READ_AREA + p];
+            acc[o][i] = fma(dy[(out + o) * READ_AREA + p], x[(in + i) * READ_AREA + p], acc[o][i]);
 #pragma GCC unroll 4
       for (int o = 0; o < ROWS; ++o)
 #pragma GCC unroll 6

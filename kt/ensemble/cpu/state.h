@@ -88,8 +88,8 @@ void sgd(Weights& weights, Weights& momenta, const Weights& gradients, float lr,
   Vec* m = reinterpret_cast<Vec*>(&momenta);
   const Vec* g = reinterpret_cast<const Vec*>(&gradients);
   for (int k = 0; k < vectors<Weights>(); ++k) {
-    m[k] = momentum * m[k] + g[k];
-    w[k] -= lr * m[k];
+    m[k] = fma(splat(momentum), m[k], g[k]);
+    w[k] = fma(splat(-lr), m[k], w[k]);
   }
 }
 
@@ -105,7 +105,7 @@ struct Sums {
     Vec first_part = {}, second_part = {};
     for (int k = 0; k < COUNT; ++k) {
       first_part += a[k];
-      second_part += a[k] * b[k];
+      second_part = fma(a[k], b[k], second_part);
     }
     image_first[channel] += first_part;
     image_second[channel] += second_part;

@@ -79,9 +79,10 @@ struct Step1 {
       for (int s = 0; s < 9; ++s) {
         Wide row = {};
         for (int t = 0; t < 9; ++t)
-          row += moments.second[s][t] * widen(weights.former.conv[o * 9 + t]);
-        sums.first[o] += moments.first[s] * widen(weights.former.conv[o * 9 + s]);
-        sums.second[o] += row * widen(weights.former.conv[o * 9 + s]);
+          row = fma(splat(moments.second[s][t]), widen(weights.former.conv[o * 9 + t]), row);
+        sums.first[o] =
+            fma(splat(moments.first[s]), widen(weights.former.conv[o * 9 + s]), sums.first[o]);
+        sums.second[o] = fma(row, widen(weights.former.conv[o * 9 + s]), sums.second[o]);
       }
     training_norms(sums, former_count(), weights.former.bn, running.former, former);
     fold<CHANNELS, 9>(weights.former.conv, former, former_weights, former_bias);
@@ -115,7 +116,7 @@ struct Step1 {
       Activations& a = kept[n];
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
-          a.y[k] = relu(norm2[c].scale * a.dy[k] + norm2[c].shift + a.y[k]);
+          a.y[k] = relu(norm2[c](a.dy[k]) + a.y[k]);
       to_third(a, ahead(n, a.dy, a.dlogits), [&](int c, int, const Vec* values) {
         sums3.add<TILE>(c, values, values);
       });
@@ -194,7 +195,10 @@ struct Step1 {
         const NormGradient through = chain[c];
         for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(Vec{}, a.second[k]);
         for (int k = 0; k < READ_AREA; ++k)
-          d[c * AREA + read_position(k)] += through.slope * a.dy[c * READ_AREA + k];
+          {
+          Vec& at = d[c * AREA + read_position(k)];
+          at = fma(through.slope, a.dy[c * READ_AREA + k], at);
+        }
       }
       if (!frozen)
         add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, ahead(n, a.first, a.second),
@@ -247,16 +251,18 @@ struct Step1 {
     const Vec* w = weights.former.conv;
     for (int o = 0; o < CHANNELS; ++o) {
       Wide along = {};  // the sum of the gradient times the convolution's output
-      for (int t = 0; t < 9; ++t) along += widen(w[o * 9 + t]) * sums.patches[o * 9 + t];
+      for (int t = 0; t < 9; ++t) along = fma(widen(w[o * 9 + t]), sums.patches[o * 9 + t], along);
       const NormGradient chain =
           batch_norm_gradient(former[o], sums.gradient[o], along, former_count(),
                               gradient.former.bn.weight[o], gradient.former.bn.bias[o]);
       for (int t = 0; t < 9; ++t) {
         Wide outputs = {};  // the sum of the convolution's output times pixel t
-        for (int s = 0; s < 9; ++s) outputs += moments.second[s][t] * widen(w[o * 9 + s]);
+        for (int s = 0; s < 9; ++s)
+          outputs = fma(splat(moments.second[s][t]), widen(w[o * 9 + s]), outputs);
         gradient.former.conv[o * 9 + t] =
-            narrow(widen(chain.slope) * sums.patches[o * 9 + t] + widen(chain.along) * outputs +
-                   widen(chain.constant) * moments.first[t]);
+            narrow(fma(widen(chain.constant), splat(moments.first[t]),
+                       fma(widen(chain.slope), sums.patches[o * 9 + t],
+                           widen(chain.along) * outputs)));
       }
     }
   }
@@ -276,8 +282,8 @@ struct Step1 {
   // The first batch norm and ReLU.
   void normalised(const Vec* first, Vec* hidden) const {
     for (int c = 0; c < CHANNELS; ++c) {
-      const Vec scale = norm1[c].scale, shift = norm1[c].shift;
-      for (int k = c * AREA; k < (c + 1) * AREA; ++k) hidden[k] = relu(scale * first[k] + shift);
+      const Norm norm = norm1[c];
+      for (int k = c * AREA; k < (c + 1) * AREA; ++k) hidden[k] = relu(norm(first[k]));
     }
   }
 
@@ -295,8 +301,7 @@ struct Step1 {
       const Ahead next = ahead(first_image + n, a.y, a.dlogits);
       to_third(a, next, [&](int c, int at, const Vec* values) {
         Vec* features = scratch.features + n * FEATURES + c * READ_AREA + at;
-        for (int k = 0; k < TILE; ++k)
-          features[k] = relu(norm3[c].scale * values[k] + norm3[c].shift);
+        for (int k = 0; k < TILE; ++k) features[k] = relu(norm3[c](values[k]));
       });
     }
   }

@@ -1,0 +1,229 @@
+"""The compiled library behind `kt.ensemble.cpu_engine`: its compiler, its cache, its interface.
+
+It is compiled with the system's C++ compiler on first use and kept in the user's cache folder
+(`$XDG_CACHE_HOME/kt`), under a name that depends on the sources, the compiler and its flags. It has
+a plain C interface and uses no PyTorch headers, which alone take a minute to compile.
+
+`KT_ISA` chooses the instruction set: `avx512`, `avx2`, `neon` or `generic`; without it the best
+that the processor has. All but `generic` give the same bytes: it has no fused multiply-add.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+from filelock import FileLock
+
+from kt.errors import KTError
+
+SOURCE = Path(__file__).parent / "cpu_engine.cpp"
+HEADERS = SOURCE.parent / "cpu"
+FLAGS = [
+    *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
+]
+NATIVE = (["-march=native"], ["-mcpu=native"], [])
+"""Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
+ISAS = {
+    "avx512": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")] + ["-mfma"],
+    "avx2": ["-mavx2", "-mfma"],
+    "neon": [],
+    "generic": ["-DKT_GENERIC"],
+}
+"""Instruction sets, the best first, with the flags that ask for them."""
+MACROS = {
+    "avx512": [f"__AVX512{part}__" for part in ("F", "BW", "DQ", "VL")] + ["__FMA__"],
+    "avx2": ["__AVX2__", "__FMA__"],
+    "neon": ["__ARM_NEON", "__aarch64__"],
+    "generic": [],
+}
+"""What a compiler defines for a processor that has them."""
+KINDS = ("large", "conv", "conv_bias", "mlp", "attention")
+
+
+def available() -> bool:
+    """Whether the engine can be used here; the first call compiles it. See `reason`."""
+    return reason() is None
+
+
+def reason() -> str | None:
+    """Why the engine cannot be used here, in one line; None if it can.
+
+    Raises:
+        KTError: `KT_ISA` is no instruction set that this processor has.
+    """
+    loaded = _loaded()
+    return _not_available(loaded) if isinstance(loaded, str) else None
+
+
+def forget() -> None:
+    """Look for the compiler and the library again: the environment has changed."""
+    _load.cache_clear()
+
+
+def library() -> ctypes.CDLL:
+    """The compiled library, built if it is not in the cache.
+
+    Raises:
+        KTError: there is no C++ compiler, or it does not compile the sources; or `KT_ISA` is no
+            instruction set that this processor has.
+    """
+    loaded = _loaded()
+    if isinstance(loaded, str):
+        raise KTError(_not_available(loaded))
+    return loaded
+
+
+def lanes() -> int:
+    """Networks in a pack. Raises as `library` does."""
+    return library().kt_lanes()
+
+
+def executable() -> list[str]:
+    """Instruction sets that this processor has, the best first.
+
+    Raises:
+        KTError: there is no C++ compiler to tell.
+    """
+    macros = set(_native(_compiler()).decode().split())
+    return [isa for isa, needed in MACROS.items() if macros.issuperset(needed)]
+
+
+def isa() -> str:
+    """The instruction set that is compiled for: `KT_ISA`, or the best that this processor has.
+
+    Raises:
+        KTError: there is no C++ compiler to tell what it has, or `KT_ISA` is none of that.
+    """
+    return _chosen(os.environ.get("KT_ISA", ""), executable())
+
+
+def _chosen(wanted: str, here: list[str]) -> str:
+    if wanted and wanted not in here:
+        raise KTError(f"KT_ISA={wanted}: this processor has {', '.join(here)}")
+    return wanted or here[0]
+
+
+def built(source: Path, isa: str) -> Path:
+    """A C++ file's library in the cache, compiled if need be, by one process at a time.
+
+    The compiler's macros tell its version: a cache shared between machines never mixes their
+    libraries.
+
+    Raises:
+        KTError: there is no C++ compiler, or it does not compile the file.
+    """
+    compiler = [*_compiler(), *FLAGS, *ISAS[isa]]
+    texts = [path.read_bytes() for path in [source, *_headers()]]
+    key = hashlib.blake2b(digest_size=8)
+    key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
+    target = cache / f"{source.stem}-{isa}-{key.hexdigest()}.so"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+            partial.replace(target)
+    return target
+
+
+def sources() -> list[Path]:
+    """The engine's C++ files, the one to compile first."""
+    return [SOURCE, *_headers()]
+
+
+def _headers() -> list[Path]:
+    return sorted(HEADERS.glob("*.h"))
+
+
+def _not_available(why: str) -> str:
+    return f"the cpu engine is not available: {why}"
+
+
+_loading = threading.Lock()
+
+
+def _loaded() -> ctypes.CDLL | str:
+    with _loading:
+        return _load(os.environ.get("KT_ISA", ""))
+
+
+@functools.cache
+def _load(wanted: str) -> ctypes.CDLL | str:
+    """The library, or why there is none: tried once in a process."""
+    try:
+        here = executable()
+    except KTError as error:
+        return str(error)
+    chosen = _chosen(wanted, here)
+    try:
+        return _opened(built(SOURCE, chosen))
+    except (KTError, OSError) as error:
+        return str(error)
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """The library with the arguments' types, as in cpu_engine.cpp."""
+    loaded = ctypes.CDLL(str(path))
+    count, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    batch = [address, address, count]
+    loaded.kt_step1_memory.restype = ctypes.c_int64
+    loaded.kt_train_networks.argtypes = [
+        *(count, address, address, address, *batch, real, real, count, address, count)
+    ]
+    loaded.kt_show.argtypes = [count, address, address, count, address, address, count]
+    loaded.kt_choices.argtypes = [
+        *(count, address, address, address, count, count, count, address, address, count),
+        *(address, real, address, count),
+    ]
+    for kind in KINDS:
+        for name, types in {
+            "train": [count, address, address, address, *batch, real, real, count],
+            "outputs": [count, address, address, address, count, address, count],
+            "shown_outputs": [count, *[address] * 3, count, count, count, address, address, count],
+            "nearest": [count, *[address] * 3, *[count] * 3, address, real, address, count],
+            "whitening": [count, *[address] * 3, *[count] * 3, real, address, count],
+            "behaviour": [count, *[address] * 3, count, count, count, *[address] * 3, count],
+        }.items():
+            if hasattr(loaded, f"kt_{name}_{kind}"):
+                getattr(loaded, f"kt_{name}_{kind}").argtypes = types
+    return loaded
+
+
+def _compiler() -> list[str]:
+    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
+    for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
+
+
+def _native(compiler: list[str]) -> bytes:
+    """The compiler's macros for this processor."""
+    for native in NATIVE:
+        try:
+            return _macros([*compiler, *native])
+        except KTError as error:
+            failure = error
+    raise failure
+
+
+def _macros(compiler: list[str]) -> bytes:
+    return _run([*compiler, "-dM", "-E", "-x", "c++", os.devnull])
+
+
+def _run(command: list[str]) -> bytes:
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")
+        raise KTError(f"{command[0]} failed: {why.strip()}")
+    return done.stdout
