@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from kt.errors import KTError
+from kt.run.errors import KTError
 
 SOURCE = Path(__file__).parent / "cpu_engine.cpp"
 HEADERS = SOURCE.parent / "cpu"
