@@ -16,9 +16,8 @@ from scipy.ndimage import maximum_filter
 
 from benchmarks import growth
 from stages import feature_maps
-from stages.factor_transfer import summary
 from stages.figures import accuracies, lines, maps, style
-from stages.tables import redraw
+from stages.tables import factor_transfer, redraw, times
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tables" / "results"
@@ -124,6 +123,13 @@ def test_figures_of_the_committed_tables_can_be_read(name, scale, drawn):
     check_visible(figure)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_break_even_chart_can_be_read(scale, drawn):
+    figure = drawn(times.draw, times.TIMES / scale)
+    check_labels(figure)
+    check_visible(figure)
+
+
 def test_growth_has_room_for_its_labels_and_names_its_limit(drawn):
     figure = drawn(growth.draw, ROOT / "benchmarks" / "results")
     check_labels(figure)
@@ -136,7 +142,9 @@ def test_growth_has_room_for_its_labels_and_names_its_limit(drawn):
 def test_no_students_losses_hide_anothers(drawn):
     folder = ROOT / "tables" / "factor_transfer" / "results" / "resnet20_to_8"
     methods = pd.read_csv(folder / "loss.csv")["method"].unique()
-    check_visible(drawn(summary.draw, folder, {m: m for m in methods if m != lines.TEACHER}))
+    check_visible(
+        drawn(factor_transfer.draw, folder, {m: m for m in methods if m != lines.TEACHER})
+    )
     epochs = range(1, 5)
     same = pd.DataFrame(
         [

@@ -68,9 +68,9 @@ def table1(rows: pd.DataFrame, n: int) -> Figure:
             has the group "".
         n: networks that the accuracies are of.
     """
-    figure, (ax,) = style.new(6.6, 7.4)
+    figure, (ax,) = style.new(7.2, 7.4)
     methods(ax, rows)
-    ax.set_xlabel(f"accuracy, % (mean and 95 % interval over {n} networks)")
+    ax.set_xlabel(f"mean accuracy and 95 % interval, % (n = {n})")
     ax.plot([], "o", color=style.GREY, mfc="white", label="keeps all parameters of the block")
     style.legend(figure, ax)
     return figure

@@ -242,6 +242,32 @@ def growth(table: pd.DataFrame, limit: float) -> Figure:
     return figure
 
 
+def break_even(curves: dict[str, tuple[float, float]], colours: dict[str, str]) -> Figure:
+    """Seconds of compute by the number of networks compressed: what is spent once, and for each.
+
+    It stands beside Table 1's accuracies and is as high. A dot marks where a method that spends
+    something once breaks even with one that does not.
+
+    Args:
+        curves: (seconds a network, seconds once) by method.
+        colours: of the methods.
+    """
+    figure, (ax,) = style.new(5.2, 7.4)
+    networks = np.geomspace(1, 1e5, 200)
+    for (name, (each, once)), line in zip(curves.items(), LINES, strict=False):
+        total = once + networks * each
+        ax.plot(networks, total, label=name, color=colours[name], linestyle=line)
+        for each_other, once_other in curves.values():
+            if once and not once_other and each_other > each:
+                crossing = once / (each_other - each)
+                ax.plot(crossing, crossing * each_other, "o", color=colours[name])
+    for axis in "xy":
+        style.log_scale(ax, axis)
+    ax.set(xlabel="networks compressed", ylabel="seconds in all")
+    style.legend(figure, ax, columns=1)
+    return figure
+
+
 def _interval(
     ax: Axes,
     x: Sequence,
@@ -252,35 +278,3 @@ def _interval(
     label: str | None = None,
 ) -> None:
     ax.errorbar(x, means, intervals, fmt=how, color=colour, capsize=3, label=label)
-
-
-def break_even(curves: dict[str, tuple[float, float]], colours: dict[str, str]) -> Figure:
-    """`seconds_by_networks` on a figure of its own."""
-    figure, (ax,) = style.new()
-    seconds_by_networks(ax, curves, colours)
-    style.legend(figure, ax)
-    return figure
-
-
-def seconds_by_networks(
-    ax: Axes, curves: dict[str, tuple[float, float]], colours: dict[str, str]
-) -> None:
-    """Seconds of compute by the number of networks compressed: what is spent once, and for each.
-
-    A dot marks where a method that spends something once breaks even with one that does not.
-
-    Args:
-        curves: (seconds a network, seconds once) by method.
-    """
-    networks = np.geomspace(1, 1e5, 200)
-    lines = ("-", "--", "-.", ":")
-    for (name, (each, once)), line in zip(curves.items(), lines, strict=False):
-        total = once + networks * each
-        ax.plot(networks, total, label=name, color=colours[name], linestyle=line)
-        for each_other, once_other in curves.values():
-            if once and not once_other and each_other > each:
-                crossing = once / (each_other - each)
-                ax.plot(crossing, crossing * each_other, "o", color=colours[name])
-    for axis in "xy":
-        style.log_scale(ax, axis)
-    ax.set(xlabel="networks compressed", ylabel="seconds in all")

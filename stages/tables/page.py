@@ -78,7 +78,11 @@ def section(folder: Path, name: str) -> list[str]:
         return []
     lines = ["", f"### {TITLES[name].partition(':')[0]} at scale {folder.name}", ""]
     if page.with_suffix(".png").exists():
-        lines += [f"![{TITLES[name]}, scale {folder.name}]({folder.name}/{name}.png)", ""]
+        lines += [f"![{TITLES[name]}, scale {folder.name}]({folder.name}/{name}.png)"]
+        if name == "table1":  # the clock's numbers differ from run to run: the page names none
+            times = f"../times/{folder.name}/times"
+            lines += [f"![seconds by networks]({times}.png)", "", f"[By the clock]({times}.md)"]
+        lines += [""]
     metrics = json.loads(page.with_suffix(".json").read_text())
     table = pd.read_csv(page.with_suffix(".csv"), dtype=str, keep_default_na=False)
     lines.append(page.read_text().rstrip())

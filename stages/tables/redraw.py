@@ -6,7 +6,7 @@ Figures 5 and 7 also need blocks and accuracies of single networks: their stages
 from kt.ensemble import Compute
 from stages.common.base import runtime
 from stages.common.base.params import Params
-from stages.tables import curve, figure4, figure6, figure8, output, table1
+from stages.tables import curve, figure4, figure6, figure8, output, table1, times
 
 DRAWN = {
     "table1": table1,
@@ -22,6 +22,8 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     for name, module in DRAWN.items():
         if (folder / f"{name}.json").exists():
             module.draw(folder)
+    if (times.TIMES / scale).exists():
+        times.draw(times.TIMES / scale)
 
 
 if __name__ == "__main__":

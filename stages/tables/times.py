@@ -55,6 +55,12 @@ def main(params: Params, compute: Compute) -> None:
     folder = TIMES / params.scale
     runtime.write_json(folder / "times.json", content)
     runtime.write_markdown(folder / "times.md", caption, table)
+    draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """Draw what the clock said in a scale's folder."""
+    found = runtime.read_json(folder / "times.json")["methods"]
     curves = {
         found[name]["label"]: (found[name]["seconds"], found[name]["once_seconds"])
         for name in (*RETRAINED, *TRANSLATED)
