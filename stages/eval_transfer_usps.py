@@ -1,5 +1,7 @@
 """Translate blocks inside networks of the transfer set (paper, Section 5.5: USPS)."""
 
+from typing import Any
+
 import pandas as pd
 
 from kt.ensemble import Compute
@@ -20,7 +22,7 @@ def main(params: Params, compute: Compute) -> None:
     identity = baselines.identity(params.target, len(transfer))
     accuracies["identity"] = transfer.with_small(identity, compute)
     chosen = params.active.images
-    metrics = {"from": chosen.main, "to": chosen.transfer}
+    metrics: dict[str, Any] = {"from": chosen.main, "to": chosen.transfer}
     metrics |= {name: summary(values) for name, values in accuracies.items()}
     runtime.write_json(OUT / "metrics.json", metrics)
     table = pd.DataFrame({"network": range(len(transfer)), **accuracies})

@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kt.images import ImageSet
 from kt.images.cifar import augmented_batches, pixels
-from kt.networks.residual import Classifier
 from kt.run import checkpoint
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 EVALUATION_BATCH = 500
 
 
@@ -118,8 +119,8 @@ def train(
     return history
 
 
-def accuracy(network: Classifier, data: ImageSet) -> float:
-    """Percent of the images that a network, set to evaluation, assigns to their labels."""
+def accuracy(network: nn.Module, data: ImageSet) -> float:
+    """Percent of the images that a `Classifier`, set to evaluation, assigns to their labels."""
     network.eval()
     right = 0
     with torch.no_grad():
@@ -131,6 +132,6 @@ def accuracy(network: Classifier, data: ImageSet) -> float:
     return 100 * right / len(data)
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: Module) -> Module:
     """The module, set to evaluation, its weights no longer to be trained."""
     return module.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from kt.run.optimizer import SGD, Adam
 from kt.translators.objectives import Objective
 
 Record = dict[str, Any]
+Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINT_SECONDS = 20
 
 
@@ -81,10 +82,10 @@ class Fitted:
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     training: Training,
-    evaluate: Callable[[nn.Module], Record],
+    evaluate: Callable[[Model], Record],
     select_by: str,
     kept: Path,
     on_epoch: Callable[[Record], None] = lambda record: None,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from kt import ensemble
@@ -10,7 +9,7 @@ from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.weights import Weights, part
 from kt.pairs.store import Pairs
-from kt.translators import baselines, translate
+from kt.translators import Translator, baselines, translate
 from stages.common.base.inputs import PAIRS
 
 
@@ -41,11 +40,11 @@ class Subjects:
         """Accuracies with `small` (N, ...) in place of the large blocks."""
         return ensemble.evaluate(self.target, self.images, self.networks, small, compute)
 
-    def translated(self, model: torch.nn.Module, compute: Compute) -> Tensor:
+    def translated(self, model: Translator, compute: Compute) -> Tensor:
         """Accuracies with the large blocks translated."""
         return self.with_small(translate(model, self.networks, compute), compute)
 
-    def compared(self, model: torch.nn.Module, seed: int, compute: Compute) -> dict[str, Tensor]:
+    def compared(self, model: Translator, seed: int, compute: Compute) -> dict[str, Tensor]:
         """Accuracies with fresh, translated, re-trained (if there are any) and large blocks. Also
         the gain of translation over fresh blocks, in points.
 

@@ -91,14 +91,15 @@ def _checked(
 
 def _schema(of: type, names: set[str] | None = None) -> type[Strict]:
     """A dataclass, or those of its fields, as a strict schema with its defaults and bounds."""
-    hints, fields = get_type_hints(of), {}
+    hints = get_type_hints(of)
+    fields: dict[str, Any] = {}
     for field in dataclasses.fields(of):
         if names is not None and field.name not in names:
             continue
         kind, bounds = hints[field.name], dict(field.metadata)
-        if dataclasses.is_dataclass(kind):
-            kind = _schema(kind)
-            fields[field.name] = (kind, Field(default_factory=kind))
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            nested = _schema(kind)
+            fields[field.name] = (nested, Field(default_factory=nested))
             continue
         if kind is float:
             bounds["allow_inf_nan"] = False
@@ -111,7 +112,7 @@ def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) ->
     nested = {
         name: _made(hint, values[name], (*place, name))
         for name, hint in get_type_hints(of).items()
-        if dataclasses.is_dataclass(hint)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
     }
     try:
         return of(**values | nested)
@@ -133,7 +134,7 @@ class Stored:
         """`seed` is that of what is drawn for the translator; None: the parameters'."""
         self.compute = compute
         self.flip = params.generate.flip
-        self.precision = params.train.precision
+        self.precision: str = params.train.precision
         self.seed = params.seed if seed is None else seed
         self.augmented = store == TRAINING and params.augment.copies > 0
         self._params = params

@@ -27,7 +27,9 @@ def run(main: Callable[..., None], description: str) -> None:
             return runtime.run(main, description)
         runtime.one_line(params.load)  # report errors once, before anything starts
         command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(options)]
-        stage = sys.modules["__main__"].__spec__.name
+        spec = sys.modules["__main__"].__spec__
+        assert spec is not None  # stages are run by `python -m`
+        stage = spec.name
         os.execv(sys.executable, [*command, "-m", stage, *sys.argv[1:]])
     local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     os.environ.setdefault("KT_WORKERS", str(max(1, processors() // here)))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -74,7 +75,7 @@ def train(
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
-    def evaluate(model: torch.nn.Module) -> Record:
+    def evaluate(model: Translator) -> Record:
         on_selection, on_test = (
             subjects.translated(model, compute) for subjects in (selection, test)
         )
@@ -85,7 +86,7 @@ def train(
             "test": on_test,
         }
 
-    key = [
+    key: list[Any] = [
         make_model(params, params.seed).describe(),
         dataclasses.asdict(trainings[0]),
         dataclasses.asdict(kinds.learning(params)),
@@ -120,7 +121,7 @@ def train(
             model.load_state_dict(fitted.weights)
             model.eval()
             trained.append(Trained(model, fitted, fitted.best["selection"], fitted.best["test"]))
-        if live is not None:  # before the checkpoints are deleted
+        if live is not None and out is not None:  # before the checkpoints are deleted
             _write(trained, live, out)
     return trained[0]
 

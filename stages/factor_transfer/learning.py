@@ -17,7 +17,7 @@ from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.residual import NETWORKS
 from kt.rivals import classifier as training
-from kt.rivals.classifier import Losses, Record, Training
+from kt.rivals.classifier import Losses, Module, Record, Training
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
@@ -44,15 +44,15 @@ def image_source() -> str:
         return file.metadata()["source"]
 
 
-def fresh(make: Callable[[], nn.Module], seed: int, part: str, device: torch.device) -> nn.Module:
+def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device) -> Module:
     """A module on the device, channels last, its initial weights drawn from (seed, part)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, part))
         module = make()
-    return module.to(device, memory_format=torch.channels_last)
+    return module.to(device).to(memory_format=torch.channels_last)
 
 
-def stored(module: nn.Module, folder: Path) -> nn.Module:
+def stored(module: Module, folder: Path) -> Module:
     """The module with the weights that a stage kept in a folder, frozen."""
     module.load_state_dict(load_tensors(folder / WEIGHTS))
     return training.frozen(module)
@@ -63,6 +63,13 @@ def teacher(settings: Settings, device: torch.device) -> nn.Module:
     make = NETWORKS[settings.active.teacher.network]
     network = stored(fresh(make, settings.seed, "teacher", device), settings.folder / "teacher")
     return training.frozen(fuse(network)).to(memory_format=torch.channels_last)
+
+
+def channels(network: nn.Module) -> int:
+    """Of the features of a `Classifier`."""
+    head = network.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    return head.in_features
 
 
 def fingerprint(*modules: nn.Module) -> str:

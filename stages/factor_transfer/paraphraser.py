@@ -16,7 +16,7 @@ def main(params: Params, compute: Compute) -> None:
     recipe, options = chosen.active.paraphraser, chosen.paraphraser
     teacher = learning.teacher(chosen, compute.device)
     paraphraser = learning.fresh(
-        lambda: Paraphraser(teacher.head.in_features, options.rate),
+        lambda: Paraphraser(learning.channels(teacher), options.rate),
         chosen.seed,
         "paraphraser",
         compute.device,

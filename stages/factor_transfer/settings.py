@@ -53,7 +53,7 @@ class Schedule(Strict):
 
 
 class Trained(Schedule):
-    network: Literal[tuple(NETWORKS)]
+    network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
 
 
 class Scale(Strict):

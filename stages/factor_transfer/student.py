@@ -21,7 +21,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     method = chosen.settings[name]
     teacher = learning.teacher(chosen, device)
     paraphraser = learning.stored(
-        Paraphraser(teacher.head.in_features, chosen.paraphraser.rate).to(device),
+        Paraphraser(learning.channels(teacher), chosen.paraphraser.rate).to(device),
         chosen.folder / "paraphraser",
     )
     tasks = [task(chosen, method, seed, teacher, paraphraser, device) for seed in chosen.seeds]
@@ -30,7 +30,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     with learning.trained(name, tasks, compute, *key) as histories:
         test = learning.image_set("test", device)
         for seed, trained, history in zip(chosen.seeds, tasks, histories, strict=True):
-            student = trained.learner["student"]
+            student = trained.learner.get_submodule("student")
             folder = chosen.folder / "students" / name / str(seed)
             learning.keep(folder, student, history, accuracy=accuracy(student, test))
 
@@ -52,7 +52,7 @@ def task(
     learner = nn.ModuleDict({"student": student})
     if method.factor is not None:
         learner["translator"] = learning.fresh(
-            lambda: FactorTranslator(student.head.in_features, paraphraser.factor_channels),
+            lambda: FactorTranslator(learning.channels(student), paraphraser.factor_channels),
             seed,
             "translator",
             device,
@@ -70,12 +70,12 @@ def task(
             parts["loss"] = logit_loss(
                 logits.float(), wanted.float(), labels, use.temperature, use.share
             )
-        if (use := method.factor) is not None:
+        if (compared := method.factor) is not None:
             with torch.no_grad():
                 factor = paraphraser.factor(taught)
             translated = learner["translator"](features)
-            parts["factor"] = factor_loss(factor.float(), translated.float(), use.p)
-            parts["loss"] = parts["loss"] + use.beta * parts["factor"]
+            parts["factor"] = factor_loss(factor.float(), translated.float(), compared.p)
+            parts["loss"] = parts["loss"] + compared.beta * parts["factor"]
         return parts
 
     return Task(learner, losses, chosen.training_of(recipe, seed))

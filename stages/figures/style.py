@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008), which people with colour blindness ca
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def legend(figure: Figure, *sources: Axes, columns: int = 2) -> None:
     """One legend below the figure, where it covers no data: each label of the axes once."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for ax in sources or figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

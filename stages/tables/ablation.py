@@ -20,7 +20,9 @@ def main(params: Params, compute: Compute) -> None:
         name: {"label": row.label} | cell.read(params, f"ablation/{name}")
         for name, row in settings_of("ablation", Ablation).rows.items()
     }
-    rows = {name: {"label": LABELS[name], "translation": baselines[name]} for name in REFERENCES}
+    rows: dict[str, dict] = {
+        name: {"label": LABELS[name], "translation": baselines[name]} for name in REFERENCES
+    }
     rows |= trained | fixed
     lines = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (

@@ -115,7 +115,8 @@ def power_law(networks: np.ndarray, gaps: np.ndarray) -> tuple[float, float, flo
         )
     except RuntimeError:
         return None
-    return tuple(float(value) for value in found)
+    limit, scale, power = map(float, found)
+    return limit, scale, power
 
 
 def networks_for(share: float, fitted: tuple[float, float, float] | None) -> int | None:

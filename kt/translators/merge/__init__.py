@@ -116,8 +116,8 @@ class Merge(Translator, kind="merge"):
         self.encoder = nn.Sequential(
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
-        last = nn.Linear(width, 2)
-        self.propose = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), last)
+        first, last = nn.Linear(2 * width, width), nn.Linear(width, 2)
+        self.propose = nn.Sequential(first, nn.GELU(), last)
         nn.init.normal_(last.weight, std=0.02)
         self.descent = Descent(config.hidden_size, width, config.layers)
 

@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from kt.ensemble import Compute, Recipe
 from kt.images import ImageSet
@@ -20,6 +21,8 @@ from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
+
+Number = TypeVar("Number", int, float)
 
 
 def plan(
@@ -99,7 +102,7 @@ def cluster_of_environment() -> Cluster | None:
         KTError: KT_RAY_CPUS or KT_RAY_GPUS is not a valid number.
     """
 
-    def number(name: str, kind: type, lowest: float, default: str) -> float:
+    def number(name: str, kind: type[Number], lowest: float, default: str) -> Number:
         value = os.environ.get(name) or default
         try:
             if (found := kind(value)) >= lowest:

@@ -138,7 +138,7 @@ class Params(Strict):
 
     scale: str
     seed: Annotated[int, Field(ge=0)]
-    target: Literal[tuple(TARGETS)]
+    target: Literal[tuple(TARGETS)]  # type: ignore[valid-type]
     model: Model
     generate: Generate
     augment: Augment

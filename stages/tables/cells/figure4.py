@@ -39,7 +39,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     learned, held_out = pairs.read("large", "small"), others.read("large", "small")
     small = part(held_out, "small")
 
-    def evaluate(model: torch.nn.Module) -> Record:
+    def evaluate(model: Translator) -> Record:
         predicted = translate(model, held_out, compute)
         return {"held_out_loss": losses.weight_mse(predicted, small).item()}
 
@@ -67,7 +67,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
         "batch_size": batch_size,
         "updates": len(fitted.history) * -(-len(pairs) // batch_size),
         "held_out": len(others),
-        "mean_block": of_mean_block(objective.small, small),
+        "mean_block": of_mean_block(part(learned, "small"), small),
         "history": [{name: record[name] for name in shown} for record in fitted.history],
     }
     cell.write(params, f"{of}/{kind}", content, {"training": round(seconds, 2)})

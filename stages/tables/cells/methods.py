@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -93,9 +93,7 @@ class Setting:
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
 
-    def row(
-        self, label: str, make: Callable[[], Weights], module: nn.Module, **about: object
-    ) -> Row:
+    def row(self, label: str, make: Callable[[], Weights], module: nn.Module, **about: Any) -> Row:
         """The row of a method that changes blocks alone.
 
         Args:
@@ -121,14 +119,18 @@ def large(setting: Setting) -> dict[str, Row]:
 
 def low_rank_blocks(setting: Setting) -> dict[str, Row]:
     """Low-rank blocks: multiplied out to evaluate them, but stored, timed and counted as chains."""
-    methods = {
+    methods: dict[str, tuple[str, Callable, Callable, tuple]] = {
         "spatial_svd": ("spatial SVD", low_rank.spatial_svd, separable, SPATIAL_RANKS),
         "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, TUCKER_RANKS),
     }
+
+    def dense(factorise: Callable[[Weights], Weights]) -> Weights:
+        return low_rank.dense(factorise(setting.large))
+
     return {
         name: setting.row(
             f"low rank: {label}",
-            lambda factorise=factorise: low_rank.dense(factorise(setting.large)),
+            partial(dense, factorise),
             LowRankBlock(chain, ranks),
         )
         for name, (label, factorise, chain, ranks) in methods.items()

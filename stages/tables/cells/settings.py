@@ -1,6 +1,6 @@
 """The typed form of the tables' parameters: tables/*/params.yaml."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,10 @@ from stages.common.base.params import (
     settings_of,
 )
 
-Size = Literal[tuple(PAPER_SIZES)]
+if TYPE_CHECKING:
+    Size = str
+else:
+    Size = Literal[tuple(PAPER_SIZES)]
 """A size of the paper's translator (its Table 2)."""
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
@@ -126,7 +129,8 @@ class Targets(Strict):
 
     size: Size
     targets: Annotated[
-        list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]], Field(min_length=1)
+        list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]],  # type: ignore[valid-type]
+        Field(min_length=1),
     ]
     epochs: ByScale
     stores: dict[str, Change]
