@@ -101,14 +101,16 @@ def introduction(params: Params, train: dict) -> list[str]:
     return [
         "# Report",
         "",
-        f"Scale `{params.scale}`, written by `dvc repro`. Images: {active.images.main}; transfer: "
-        f"{active.images.transfer}. Target block: {params.target}. Networks: "
-        f"{active.networks.train} for training{checkpoints}, {active.networks.selection} for "
-        f"selection, {active.networks.test} for the test, {recipe.epochs} epochs a step at batch "
-        f"{recipe.batch_size} and learning rate {recipe.lr:g}. Translator: "
-        f"{TRANSLATORS[params.model.kind]}; {params.model.layers} layers of "
-        f"{params.model.hidden_size}, {params.schedule.epochs} epochs on {active.pairs} "
-        f"networks; training loss at the chosen epoch {train['loss']:.4f}.",
+        f"`dvc repro` wrote this page at scale `{params.scale}`. The networks are made for "
+        f"{active.images.main}: {active.networks.train} for training{checkpoints}, "
+        f"{active.networks.selection} for selection and {active.networks.test} for the test, each "
+        f"trained for {recipe.epochs} epochs in each of two steps at batch {recipe.batch_size} and "
+        f"learning rate {recipe.lr:g}. The small block is of kind {params.target}. The translator "
+        f"is {TRANSLATORS.get(params.model.kind, params.model.kind)}, with {params.model.layers} "
+        f"layers of {params.model.hidden_size}. It learned from {active.pairs} networks in "
+        f"{params.updates:,} updates ({params.schedule.epochs} epochs at batch "
+        f"{params.schedule.batch_size}); its training loss at the chosen epoch is "
+        f"{train['loss']:.4f}.",
         "",
         "Every accuracy is in percent on held-out images; intervals are 95 % over n networks "
         "(Student). Every figure shows the same means and intervals.",
