@@ -73,7 +73,7 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
     drawn = {
         "accuracy": of_accuracies.bars(accuracies, test, kind),
-        "training": lines.training_curves(*curves, kind),
+        "training": lines.training_curves(*curves, translator=kind),
         "histogram": of_accuracies.histograms(histograms, colours),
         "transfer": of_accuracies.bars(moved, transferred, kind),
         "partial": lines.partial_data(read_table("partial/partial.csv"), kind),

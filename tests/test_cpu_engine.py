@@ -157,8 +157,8 @@ def test_outputs_are_the_references(isa, networks, kind):
     assert_close(logits, torch.cat(list(torch_engine.outputs(*whole, images)), 1))
     _, former, block, latter = whole
     for engine in (cpu_engine, torch_engine):
-        shown = engine.Shown(former, latter, images[0])
-        assert_close(shown.outputs(kind, block), logits[:, : len(images[0])])
+        probe = engine.Probe(former, latter, images[0])
+        assert_close(probe.outputs(kind, block), logits[:, : len(images[0])])
 
 
 @compiled
@@ -168,8 +168,8 @@ def test_behaviour_is_the_references(isa, networks, kind):
     targets = torch.randn(NETWORKS, 31, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
     _, former, block, latter = assembled(networks, kind)
     ours, plain = (
-        cpu_engine.Shown(former, latter, images, 2),
-        torch_engine.Shown(former, latter, images),
+        cpu_engine.Probe(former, latter, images, 2),
+        torch_engine.Probe(former, latter, images),
     )
     losses, gradient = ours.behaviour(kind, block, targets)
     expected_losses, expected = plain.behaviour(kind, block, targets)
@@ -185,7 +185,7 @@ def test_sharp_attention_is_the_references(isa, networks):
     _, former, block, latter = assembled(networks, "attention")
     block = {k: 30 * w if k in ("query.weight", "key.weight") else w for k, w in block.items()}
     (losses, gradient), (expected_losses, expected) = (
-        engine.Shown(former, latter, images).behaviour("attention", block, targets)
+        engine.Probe(former, latter, images).behaviour("attention", block, targets)
         for engine in (cpu_engine, torch_engine)
     )
     assert_close(losses, expected_losses)
@@ -200,18 +200,18 @@ def test_equations_are_the_references(isa, networks, kind):
     large = part(networks, "block")
     found = []
     for engine in (cpu_engine, torch_engine):
-        shown = engine.Shown(former, latter, images)
-        logits = shown.follow(large)
-        assert_close(logits, shown.outputs("large", large))
+        probe = engine.Probe(former, latter, images)
+        logits = probe.watch_teacher(large)
+        assert_close(logits, probe.outputs("large", large))
         metric = pruning.reading(latter)
         wide, some = pruning.folded(kind, large), slice(2, 7)
         found.append(
             [
-                shown.nearest(kind, block, slice(None), 1e-2),
-                shown.nearest(kind, block, some, 1e-2),
-                *shown.whitening(kind, block, some, 0.1).values(),
-                shown.choices(wide, pruning.SUBSETS, metric, slice(None), 1e-2),
-                shown.choices(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
+                probe.fit_second_convolution(kind, block, slice(None), 1e-2),
+                probe.fit_second_convolution(kind, block, some, 1e-2),
+                *probe.whitening(kind, block, some, 0.1).values(),
+                probe.score_subsets(wide, pruning.SUBSETS, metric, slice(None), 1e-2),
+                probe.score_subsets(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
             ]
         )
     assert_close(*found, rtol=1e-4, atol=1e-4)
@@ -222,8 +222,8 @@ def test_some_of_the_images_shown_are_as_if_they_alone_were_shown(networks):
     ((images, _),) = draw_batches(20, seed=4)
     targets = torch.randn(NETWORKS, 5, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
     _, former, block, latter = assembled(networks, "conv")
-    all_shown = cpu_engine.Shown(former, latter, images)
-    some_shown = cpu_engine.Shown(former, latter, images[7:12])
+    all_shown = cpu_engine.Probe(former, latter, images)
+    some_shown = cpu_engine.Probe(former, latter, images[7:12])
     losses, gradient = all_shown.behaviour("conv", block, targets, slice(7, 12))
     expected_losses, expected = some_shown.behaviour("conv", block, targets)
     assert torch.equal(losses, expected_losses)

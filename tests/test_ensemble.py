@@ -112,7 +112,7 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
     block = initial_weights(kind, SEEDS)
     x = pixels(images.images[:20])
     targets = torch.rand(len(SEEDS), 20, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    losses, gradient = ensemble.Shown(kind, networks, x, compute).behaviour(kind, block, targets)
+    losses, gradient = ensemble.Probe(kind, networks, x, compute).behaviour(kind, block, targets)
     network = assembled(kind, networks, block, 2)
     loss = F.cross_entropy(network(x), targets[2])
     loss.backward()
@@ -125,9 +125,9 @@ def test_behaviour_is_autograds(kind, images, networks, compute):
 def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, networks, compute):
     block, large = initial_weights(kind, SEEDS), part(networks, "block")
     few = images.subset(slice(0, 15))
-    shown = ensemble.Shown(kind, networks, pixels(few.images), compute)
-    shown.follow(large)
-    found = shown.nearest(kind, block)[1]
+    probe = ensemble.Probe(kind, networks, pixels(few.images), compute)
+    probe.watch_teacher(large)
+    found = probe.fit_second_convolution(kind, block)[1]
     maps = ensemble.features(few, networks)[1]
     with torch.no_grad():
         wanted = assembled("large", networks, large, 1).block.before_relu(maps) - maps
@@ -150,7 +150,7 @@ def test_whitened_inputs_have_no_correlations(kind, images, networks, compute, m
     monkeypatch.setattr(ensemble, "DAMPING", 1e-4)
     block = initial_weights(kind, SEEDS)
     few = images.subset(slice(0, 30))
-    whitening = ensemble.Shown(kind, networks, pixels(few.images), compute).whitening(kind, block)
+    whitening = ensemble.Probe(kind, networks, pixels(few.images), compute).whitening(kind, block)
     maps = ensemble.features(few, networks)[1]
     weights = one(block, 1)
     hidden = F.relu(F.conv2d(maps, weights["conv1.weight"], weights.get("conv1.bias"), padding=1))
@@ -249,13 +249,13 @@ def test_convolutions_are_never_rounded_to_tf32(rounded, images, monkeypatch):
     for name in ("train_networks", "train_blocks", "outputs"):
         monkeypatch.setattr(torch_engine, name, noted(getattr(torch_engine, name)))
     for name in ("__init__", "outputs", "behaviour"):
-        monkeypatch.setattr(torch_engine.Shown, name, noted(getattr(torch_engine.Shown, name)))
+        monkeypatch.setattr(torch_engine.Probe, name, noted(getattr(torch_engine.Probe, name)))
     data, compute = images.subset(slice(0, 8)), Compute(engine="torch")
     recipe = Recipe(epochs=1, batch_size=8)
     networks = ensemble.train_networks(data, [0, 1], 0, recipe, compute)
     block = ensemble.train_blocks("conv", data, networks, [0, 1], 0, recipe, compute)
     ensemble.evaluate("conv", data, networks, block, compute)
-    shown = ensemble.Shown("conv", networks, pixels(data.images), compute)
-    shown.behaviour("conv", block, shown.outputs("conv", block).softmax(-1))
+    probe = ensemble.Probe("conv", networks, pixels(data.images), compute)
+    probe.behaviour("conv", block, probe.outputs("conv", block).softmax(-1))
     assert len(seen) == 6 and not any(seen)
     assert torch.backends.cudnn.allow_tf32 == rounded

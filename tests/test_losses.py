@@ -104,7 +104,7 @@ def _euclidean(a, b):
 def test_cross_entropy_is_that_of_the_plain_networks(networks, images):
     block = {k: v.requires_grad_() for k, v in initial_weights("conv", range(COUNT)).items()}
     x, labels = pixels(images.images[:10]), images.labels[:10]
-    loss = losses.cross_entropy("conv", block, ensemble.Shown("conv", networks, x), labels)
+    loss = losses.cross_entropy("conv", block, ensemble.Probe("conv", networks, x), labels)
     plain = assembled("conv", networks, block, 2)
     expected = F.cross_entropy(plain(x), labels)
     assert_near(loss[2], expected, NETWORK)

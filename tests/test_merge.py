@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.ensemble import Compute, Recipe, Shown
+from kt.ensemble import Compute, Probe, Recipe
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CONVOLUTIONAL, initial_weights
@@ -54,8 +54,8 @@ def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine
     block = {k: v.requires_grad_() for k, v in initial_weights(kind, range(COUNT)).items()}
     x = pixels(images.images[:10])
     wanted = torch.rand(COUNT, 10, 10, generator=torch.Generator().manual_seed(1)).softmax(-1)
-    shown = Shown(kind, networks, x, Compute(engine=engine))
-    loss = losses.divergence(kind, block, shown, wanted)
+    probe = Probe(kind, networks, x, Compute(engine=engine))
+    loss = losses.divergence(kind, block, probe, wanted)
     (3 * loss[2]).backward()
     plain = assembled(kind, networks, block, 2)
     expected = F.kl_div(plain(x).log_softmax(-1), wanted[2], reduction="batchmean")
@@ -69,8 +69,8 @@ def test_the_behaviour_loss_is_the_divergence_of_the_plain_networks(kind, engine
 def test_a_network_behaves_as_itself(networks, images):
     block = initial_weights("conv", range(COUNT))
     wanted = ensemble.outputs("conv", images, networks, block).softmax(-1)
-    shown = Shown("conv", networks, pixels(images.images))
-    loss = losses.divergence("conv", block, shown, wanted)
+    probe = Probe("conv", networks, pixels(images.images))
+    loss = losses.divergence("conv", block, probe, wanted)
     assert_near(loss, torch.zeros(COUNT), NETWORK, scale=1)
 
 
@@ -206,11 +206,11 @@ def test_steps_along_whitened_gradients_lower_the_divergence(networks, images):
     config = MergeConfig(layers=6, hidden_size=16, prototypes=20, images_per_layer=20, fit=False)
     merge = Merge(config)
     merge.prepare(networks, images, torch.Generator().manual_seed(0))
-    shown = Shown("conv", networks, pixels(merge.prototypes))
-    wanted = shown.follow(part(networks, "large")).softmax(-1)
+    probe = Probe("conv", networks, pixels(merge.prototypes))
+    wanted = probe.watch_teacher(part(networks, "large")).softmax(-1)
     with torch.no_grad():
         blocks = merge(networks)
-    first, last = (losses.divergence("conv", blocks[i], shown, wanted) for i in (0, -1))
+    first, last = (losses.divergence("conv", blocks[i], probe, wanted) for i in (0, -1))
     assert (last < first).all(), (first, last)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import pixels
 from kt.networks.blocks import CONVOLUTIONAL
 from kt.networks.weights import part
@@ -77,8 +77,8 @@ def test_pruning_channels_that_do_nothing_is_exact(kind, representable, images, 
 def test_the_best_refitted_subset_leaves_the_least_error_of_all_twenty(kind, networks, images):
     chosen = pruning.best_subset(kind, networks, images, refitted=True)
     large, x = part(networks, "large"), pixels(images.images)
-    shown = Shown(kind, networks, x, Compute(engine="torch"))
-    shown.follow(large)
+    probe = Probe(kind, networks, x, Compute(engine="torch"))
+    probe.watch_teacher(large)
 
     def error(i, block):
         """Of what a latter block reads before the block's last ReLU, weighed by what follows."""
@@ -96,7 +96,7 @@ def test_the_best_refitted_subset_leaves_the_least_error_of_all_twenty(kind, net
     tried = []
     for subset in combinations(range(6), 3):
         block = pruning.keep(pruning.folded(kind, large), torch.tensor(subset))
-        tried.append(block | {"conv2.weight": shown.nearest(kind, block)})
+        tried.append(block | {"conv2.weight": probe.fit_second_convolution(kind, block)})
     for i in range(COUNT):  # decay shrinks the fits a little
         assert error(i, chosen) <= 1.02 * min(error(i, block) for block in tried)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kt.ensemble import Shown
+from kt.ensemble import Probe
 from kt.images import pixels
 from kt.networks.blocks import initial_weights
 from kt.networks.weights import part
@@ -113,7 +113,7 @@ def test_answers_have_the_gradient_of_the_plain_module(kind, networks, images):
     def loss(logits, wanted):  # of softmax, and not a cross-entropy
         return (logits.softmax(-1) * wanted).square().sum()
 
-    found = answers(kind, learned, Shown(kind, networks, x))
+    found = answers(kind, learned, Probe(kind, networks, x))
     loss(found, wanted).backward()
     for i in range(COUNT):
         plain = assembled(kind, networks, block, i)

@@ -71,9 +71,9 @@ class Compute:
 
 EVALUATION_BATCH = 250
 DECAY = 1e-3
-"""Of `Shown.nearest`, relative to the mean square of what the convolutions read."""
+"""Of `Probe.fit_second_convolution`, relative to the mean square of what the convolutions read."""
 DAMPING = 0.1
-"""Of `Shown.whitening`, relative to the same."""
+"""Of `Probe.whitening`, relative to the same."""
 
 
 def train_networks(
@@ -217,8 +217,8 @@ def features(
     return _over_networks(len(networks["former.bn.weight"]), data, compute, None, work)["maps"]
 
 
-class Shown:
-    """Networks that have been shown images, for trying blocks between their frozen parts.
+class Probe:
+    """Networks and images, to try blocks between the networks' frozen parts; with a teacher or not.
 
     What the former blocks make of the images is computed once, and kept.
 
@@ -237,24 +237,26 @@ class Shown:
         options = {"threads": compute.workers} if engine is cpu_engine else {}
         self._device = compute.device
         former, latter = (self._taken(part(networks, name)) for name in ("former", "latter"))
-        self._shown = engine.Shown(former, latter, images.to(compute.device), **options)
+        self._probe = engine.Probe(former, latter, images.to(compute.device), **options)
 
     @full_precision()
-    def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
-        """Logits (N, B, 10) of former + `block` (of `kind`) + latter for the chosen images."""
-        return self._shown.outputs(kind, self._taken(block), chosen)
+    def outputs(self, kind: str, block: Weights, images: slice = slice(None)) -> Tensor:
+        """Logits (N, B, 10) of former + `block` (of `kind`) + latter for these images."""
+        return self._probe.outputs(kind, self._taken(block), images)
 
     @full_precision()
-    def follow(self, large: Weights) -> Tensor:
-        """`outputs` of the large blocks for all images; `nearest` goes by what they do."""
-        return self._shown.follow(self._taken(large))
+    def watch_teacher(self, large: Weights) -> Tensor:
+        """`outputs` of the large blocks for all images. Fits and scores go by what they do."""
+        return self._probe.watch_teacher(self._taken(large))
 
     @full_precision()
-    def nearest(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
+    def fit_second_convolution(
+        self, kind: str, block: Weights, images: slice = slice(None)
+    ) -> Tensor:
         """Second convolutions with which small blocks' outputs are nearest to the large blocks'.
 
         Before their last ReLU: so the fit is linear, and exact where a small block can do the same.
-        They are those of least squares, over the chosen images and the positions that latter blocks
+        They are those of least squares, over these images and the positions that latter blocks
         read, with a little weight decay.
 
         Args:
@@ -263,10 +265,10 @@ class Shown:
         Returns:
             (N, 6, 3, 3, 3).
         """
-        return self._shown.nearest(kind, self._taken(block), chosen, DECAY)
+        return self._probe.fit_second_convolution(kind, self._taken(block), images, DECAY)
 
     @full_precision()
-    def whitening(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Weights:
+    def whitening(self, kind: str, block: Weights, images: slice = slice(None)) -> Weights:
         """What a gradient is multiplied by to take correlations of the inputs out of it.
 
         For each convolution the inverse of the products of its input's patches, over their mean
@@ -279,15 +281,15 @@ class Shown:
         Returns:
             `conv1.weight` (N, 54, 54) and `conv2.weight` (N, 27, 27).
         """
-        return self._shown.whitening(kind, self._taken(block), chosen, DAMPING)
+        return self._probe.whitening(kind, self._taken(block), images, DAMPING)
 
     @full_precision()
-    def choices(
-        self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice = slice(None)
+    def score_subsets(
+        self, wide: Weights, kept: Tensor, metric: Tensor, images: slice = slice(None)
     ) -> Tensor:
         """How much of what large blocks do is explained by some of the hidden channels.
 
-        By blocks that keep these and have their `nearest` second convolutions.
+        By blocks that keep these and have second convolutions of `fit_second_convolution`.
 
         Args:
             wide: stacked `conv1.weight` (N, 6, 6, 3, 3) of six hidden channels, and `conv1.bias`
@@ -299,23 +301,23 @@ class Shown:
             By how much the error is lower than without a second convolution, (N, S).
         """
         metric = metric.to(self._device)
-        return self._shown.choices(self._taken(wide), kept, metric, chosen, DECAY)
+        return self._probe.score_subsets(self._taken(wide), kept, metric, images, DECAY)
 
     @full_precision()
     def behaviour(
-        self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
+        self, kind: str, block: Weights, targets: Tensor, images: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
         """How far the networks are from wanted outputs, and where their blocks should go.
 
         Args:
             block: stacked blocks of `kind`.
-            targets: (N, B, 10) probabilities, for the chosen images.
+            targets: (N, B, 10) probabilities, for these images.
 
         Returns:
             The cross-entropy of each network's outputs with its targets, averaged over the images,
             (N,), and each network's gradient with respect to its block, {name: (N, ...)}.
         """
-        return self._shown.behaviour(kind, self._taken(block), targets.to(self._device), chosen)
+        return self._probe.behaviour(kind, self._taken(block), targets.to(self._device), images)
 
     def _taken(self, weights: Weights) -> Weights:
         return take(weights, device=self._device)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -28,7 +29,7 @@ FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
 ]
-NATIVE = (["-march=native"], ["-mcpu=native"], [])
+NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
 ISAS = {
     "avx512": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")] + ["-mfma"],
@@ -173,7 +174,7 @@ def _opened(path: Path) -> ctypes.CDLL:
     """The library with the arguments' types, as in cpu_engine.cpp."""
     loaded = ctypes.CDLL(str(path))
     count, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    batch = [address, address, count]
+    batch: list[Any] = [address, address, count]
     loaded.kt_step1_memory.restype = ctypes.c_int64
     loaded.kt_train_networks.argtypes = [
         *(count, address, address, address, *batch, real, real, count, address, count)

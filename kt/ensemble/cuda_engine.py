@@ -186,7 +186,7 @@ def outputs(
         yield passes.outputs(batch)
 
 
-Shown = torch_engine.Shown
+Probe = torch_engine.Probe
 """Not among the kernels: plain PyTorch computes it, on the GPU."""
 
 

@@ -164,8 +164,8 @@ class _Front(nn.Module):
         return self.block(self.former(x))
 
 
-class Shown:
-    """Networks that have been shown images. See `kt.ensemble.Shown`."""
+class Probe:
+    """Networks and images. See `kt.ensemble.Probe`."""
 
     @torch.no_grad()
     def __init__(self, former: Weights, latter: Weights, images: Tensor) -> None:
@@ -175,24 +175,26 @@ class Shown:
         self._maps = _vectorised(skeleton(lambda: _Front(None)).eval())(former, images)
 
     @torch.no_grad()
-    def outputs(self, kind: str, block: Weights, chosen: slice = slice(None)) -> Tensor:
-        return self._logits(kind, _in_company(block), chosen)[: self.count]
+    def outputs(self, kind: str, block: Weights, images: slice = slice(None)) -> Tensor:
+        return self._logits(kind, _in_company(block), images)[: self.count]
 
     @torch.no_grad()
-    def follow(self, large: Weights) -> Tensor:
+    def watch_teacher(self, large: Weights) -> Tensor:
         block = prefixed("block", _in_company(large))
         self._large = _vectorised(skeleton(_LargeSum).eval(), 0)(block, self._maps)[..., ::2, ::2]
         return self.outputs("large", large)
 
     @torch.no_grad()
-    def nearest(self, kind: str, block: Weights, chosen: slice, decay: float) -> Tensor:
-        products, wanted = self._products(_in_company(block), chosen)
+    def fit_second_convolution(
+        self, kind: str, block: Weights, images: slice, decay: float
+    ) -> Tensor:
+        products, wanted = self._products(_in_company(block), images)
         solution = torch.cholesky_solve(wanted, _factors(products, decay))
         return solution.mT.unflatten(2, (-1, 3, 3))[: self.count]
 
     @torch.no_grad()
-    def whitening(self, kind: str, block: Weights, chosen: slice, damping: float) -> Weights:
-        block, maps = _in_company(block), self._maps[:, chosen]
+    def whitening(self, kind: str, block: Weights, images: slice, damping: float) -> Weights:
+        block, maps = _in_company(block), self._maps[:, images]
         bias = block.get("conv1.bias", _no_bias(block, 1))
         hidden = torch.vmap(_hidden)(maps, block["conv1.weight"], bias)
         found = {}
@@ -206,10 +208,10 @@ class Shown:
         return found
 
     @torch.no_grad()
-    def choices(
-        self, wide: Weights, kept: Tensor, metric: Tensor, chosen: slice, decay: float
+    def score_subsets(
+        self, wide: Weights, kept: Tensor, metric: Tensor, images: slice, decay: float
     ) -> Tensor:
-        products, wanted = self._products(_in_company(wide), chosen)
+        products, wanted = self._products(_in_company(wide), images)
         explained = []
         for channels in kept:
             rows = (9 * channels[:, None] + torch.arange(9, device=channels.device)).flatten()
@@ -219,33 +221,33 @@ class Shown:
             explained.append((metric * (half.mT @ half)).sum((1, 2)))
         return torch.stack(explained, 1)
 
-    def _products(self, block: Weights, chosen: slice) -> tuple[Tensor, Tensor]:
+    def _products(self, block: Weights, images: slice) -> tuple[Tensor, Tensor]:
         """The normal equations of second convolutions behind C hidden channels, without decay.
 
         (N, 9 * C, 9 * C) and the right side (N, 9 * C, 6).
         """
-        maps = self._maps[:, chosen]
+        maps = self._maps[:, images]
         bias = block.get("conv1.bias", _no_bias(block, 1))
         patches = torch.vmap(_patches)(torch.vmap(_hidden)(maps, block["conv1.weight"], bias))
-        wanted = self._large[:, chosen] - maps[..., ::2, ::2]
+        wanted = self._large[:, images] - maps[..., ::2, ::2]
         wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
         return patches.mT @ patches, patches.mT @ wanted
 
     @torch.enable_grad()
     def behaviour(
-        self, kind: str, block: Weights, targets: Tensor, chosen: slice = slice(None)
+        self, kind: str, block: Weights, targets: Tensor, images: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
         trained = _trainable(_in_company(block))
-        logits = self._logits(kind, trained, chosen)[: self.count]
+        logits = self._logits(kind, trained, images)[: self.count]
         losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
         gradients = torch.autograd.grad(losses.sum(), list(trained.values()))
         named = zip(trained, (g[: self.count] for g in gradients), strict=True)
         return losses.detach(), dict(named)
 
-    def _logits(self, kind: str, block: Weights, chosen: slice) -> Tensor:
+    def _logits(self, kind: str, block: Weights, images: slice) -> Tensor:
         forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
-        return forward(prefixed("block", block) | self._latter, self._maps[:, chosen])
+        return forward(prefixed("block", block) | self._latter, self._maps[:, images])
 
 
 def _factors(products: Tensor, decay: float) -> Tensor:

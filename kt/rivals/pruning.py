@@ -9,7 +9,7 @@ The small block `conv` has no biases: those of the folded batch norm are dropped
 import torch
 from torch import Tensor
 
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CONVOLUTIONAL, HIDDEN, block_shapes
@@ -76,14 +76,14 @@ def best_subset(
     """
     large = part(networks, "large")
     wide = folded(kind, large)
-    shown = Shown(kind, networks, pixels(images.images), compute)
-    answers = shown.follow(large)
+    probe = Probe(kind, networks, pixels(images.images), compute)
+    answers = probe.watch_teacher(large)
     if refitted:
-        explained = shown.choices(wide, SUBSETS, reading(part(networks, "latter")))
+        explained = probe.score_subsets(wide, SUBSETS, reading(part(networks, "latter")))
         block = keep(wide, SUBSETS[explained.argmax(1)])
-        return block | {"conv2.weight": shown.nearest(kind, block)}
+        return block | {"conv2.weight": probe.fit_second_convolution(kind, block)}
     wanted, losses = answers.softmax(-1), []
     for subset in SUBSETS:
-        answers = shown.outputs(kind, keep(wide, subset)).log_softmax(-1)
+        answers = probe.outputs(kind, keep(wide, subset)).log_softmax(-1)
         losses.append(-(wanted * answers).sum(-1).mean(-1))  # divergence and a constant
     return keep(wide, SUBSETS[torch.stack(losses).argmin(0)])

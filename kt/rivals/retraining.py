@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CHANNELS, initial_weights
 from kt.networks.weights import Weights, network_count, part, prefixed
@@ -48,13 +48,13 @@ class Batch:
         self._kind, self._networks, self._images, self._compute = kind, networks, images, compute
 
     @cached_property
-    def shown(self) -> Shown:
-        return Shown(self._kind, self._networks, pixels(self._images.images), self._compute)
+    def probe(self) -> Probe:
+        return Probe(self._kind, self._networks, pixels(self._images.images), self._compute)
 
     @cached_property
     def teacher_answers(self) -> Tensor:
         """Logits of the networks with their large blocks, (N, B, 10)."""
-        return self.shown.outputs("large", part(self._networks, "large"))
+        return self.probe.outputs("large", part(self._networks, "large"))
 
     @cached_property
     def maps(self) -> Tensor:
@@ -125,7 +125,7 @@ def cross_entropy(retraining: Retraining, block: Weights) -> Weights:
     """
 
     def loss(learned: Weights, batch: Batch) -> Tensor:
-        return losses.cross_entropy(retraining.kind, learned, batch.shown, batch.labels).sum()
+        return losses.cross_entropy(retraining.kind, learned, batch.probe, batch.labels).sum()
 
     return retraining.minimise(loss, block, retraining.steps)
 
@@ -188,7 +188,7 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
         student = translate(part(learned, "translator"), maps)
         teacher = paraphrase(encoder, batch.teacher_maps)
         apart = _summed(factor_transfer.factor_loss, teacher, student, NORM)
-        known = losses.cross_entropy(retraining.kind, small, batch.shown, batch.labels)
+        known = losses.cross_entropy(retraining.kind, small, batch.probe, batch.labels)
         return known.sum() + FACTOR_WEIGHT * apart
 
     both = prefixed("block", block) | prefixed("translator", drawn(translator, "translator"))
@@ -197,7 +197,7 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
 
 def _on_answers(retraining: Retraining, block: Weights, steps: int) -> Weights:
     def loss(learned: Weights, batch: Batch) -> Tensor:
-        student, teacher = answers(retraining.kind, learned, batch.shown), batch.teacher_answers
+        student, teacher = answers(retraining.kind, learned, batch.probe), batch.teacher_answers
         labels = batch.labels.repeat(len(student))
         return _summed(distillation.logit_loss, student, teacher, labels, TEMPERATURE, SHARE)
 
@@ -214,26 +214,26 @@ def _stacked(module: nn.Module) -> Callable[[Weights, Tensor], Tensor]:
     return torch.vmap(lambda weights, x: functional_call(module, weights, (x,)))
 
 
-def answers(kind: str, block: Weights, shown: Shown) -> Tensor:
+def answers(kind: str, block: Weights, probe: Probe) -> Tensor:
     """Logits (N, B, 10) of shown networks with stacked blocks, to which they are differentiable.
 
     Only for losses that stay the same when all logits of an image grow alike, as every function of
     their softmax does.
     """
-    return _Answers.apply(kind, list(block), shown, *block.values())
+    return _Answers.apply(kind, list(block), probe, *block.values())
 
 
 class _Answers(torch.autograd.Function):
-    """By `kt.ensemble.Shown`, which has the gradient of a cross-entropy: softmax less the targets.
+    """By `kt.ensemble.Probe`, which has the gradient of a cross-entropy: softmax less the targets.
 
     The targets are chosen such that the difference is the gradient that is asked for.
     """
 
     @staticmethod
-    def forward(ctx, kind, names, shown, *block):
-        ctx.kind, ctx.shown = kind, shown
+    def forward(ctx, kind, names, probe, *block):
+        ctx.kind, ctx.probe = kind, probe
         ctx.block = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
-        found = shown.outputs(kind, ctx.block)
+        found = probe.outputs(kind, ctx.block)
         ctx.save_for_backward(found)
         return found
 
@@ -242,5 +242,5 @@ class _Answers(torch.autograd.Function):
     def backward(ctx, slope):
         (found,) = ctx.saved_tensors
         targets = found.softmax(-1) - found.shape[1] * slope
-        _, gradient = ctx.shown.behaviour(ctx.kind, ctx.block, targets)
+        _, gradient = ctx.probe.behaviour(ctx.kind, ctx.block, targets)
         return None, None, None, *(gradient[name] for name in ctx.block)

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.ensemble import Shown
+from kt.ensemble import Probe
 from kt.networks import symmetry
 from kt.networks.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
 from kt.networks.weights import Weights, concatenated, network_count
@@ -131,12 +131,12 @@ def _all_orders(block: Weights) -> Weights:
 # --- on what networks do: one number a network ---------------------------------------------------
 
 
-def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tensor:
+def divergence(kind: str, block: Weights, probe: Probe, targets: Tensor) -> Tensor:
     """Kullback-Leibler divergence of assembled networks' outputs from wanted ones, per network.
 
     Args:
         block: stacked blocks of `kind`, {name: (N, ...)}, to which the loss is differentiable.
-        shown: the networks, and the images that they have been shown.
+        probe: the networks, before the images.
         targets: (N, B, 10) probabilities, the large networks' for instance.
 
     Returns:
@@ -144,15 +144,15 @@ def divergence(kind: str, block: Weights, shown: Shown, targets: Tensor) -> Tens
     """
     names = list(block)
     targets = targets.to(block[names[0]].device)
-    cross_entropy = _Behaviour.apply(kind, names, shown, targets, *(block[name] for name in names))
+    cross_entropy = _Behaviour.apply(kind, names, probe, targets, *(block[name] for name in names))
     return cross_entropy - torch.special.entr(targets).sum(-1).mean(-1)
 
 
-def cross_entropy(kind: str, block: Weights, shown: Shown, labels: Tensor) -> Tensor:
+def cross_entropy(kind: str, block: Weights, probe: Probe, labels: Tensor) -> Tensor:
     """Cross-entropy of assembled networks' outputs with the labels (B,) of the images: (N,)."""
     count = network_count(block)
     sure = F.one_hot(labels, CLASSES).float().repeat(count, 1, 1)
-    return divergence(kind, block, shown, sure)
+    return divergence(kind, block, probe, sure)
 
 
 def feature_error(kind: str, block: Weights, maps: Tensor, wanted: Tensor) -> Tensor:
@@ -180,12 +180,12 @@ def behind(kind: str, block: Weights, maps: Tensor) -> Tensor:
 
 
 class _Behaviour(torch.autograd.Function):
-    """`kt.ensemble.Shown.behaviour`, which computes the gradient along with the loss."""
+    """`kt.ensemble.Probe.behaviour`, which computes the gradient along with the loss."""
 
     @staticmethod
-    def forward(ctx, kind, names, shown, targets, *block):
+    def forward(ctx, kind, names, probe, targets, *block):
         stacked = dict(zip(names, (tensor.detach() for tensor in block), strict=True))
-        losses, gradient = shown.behaviour(kind, stacked, targets)
+        losses, gradient = probe.behaviour(kind, stacked, targets)
         ctx.save_for_backward(*(gradient[name] for name in names))
         return losses
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CHANNELS
@@ -85,11 +85,11 @@ class BehaviourObjective:
         """
         networks = take(self.networks, index, next(model.parameters()).device)
         drawn, turn = self.draw(), int(torch.randint(symmetry.TURNS, ()))
-        shown = self.shown(networks, drawn)
-        wanted = self.wanted(networks, shown)
+        probe = self.probe(networks, drawn)
+        wanted = self.wanted(networks, probe)
 
         def loss(block: Weights) -> Tensor:
-            return _tamed(losses.divergence(self.target, block, shown, wanted))
+            return _tamed(losses.divergence(self.target, block, probe, wanted))
 
         with one_thread():
             *before, translation = model(networks, self.compute, turn)
@@ -110,24 +110,24 @@ class BehaviourObjective:
         drawn, mirrored = self.images.subset(chosen), torch.rand(()) < 0.5
         return ImageSet(drawn.images.flip(-1), drawn.labels) if self.flip and mirrored else drawn
 
-    def shown(self, networks: Weights, drawn: ImageSet) -> Shown:
+    def probe(self, networks: Weights, drawn: ImageSet) -> Probe:
         """Networks (N, ...) that have been shown the images."""
-        return Shown(self.target, networks, pixels(drawn.images), self.compute)
+        return Probe(self.target, networks, pixels(drawn.images), self.compute)
 
-    def wanted(self, networks: Weights, shown: Shown) -> Tensor:
+    def wanted(self, networks: Weights, probe: Probe) -> Tensor:
         """The answers of the networks with their large blocks: probabilities (N, B, 10)."""
-        return shown.outputs("large", part(networks, "large")).softmax(-1)
+        return probe.outputs("large", part(networks, "large")).softmax(-1)
 
     def parts(self, block: Weights, networks: Weights, drawn: ImageSet) -> dict[str, Part]:
         """The parts of `LossWeights` that look at what networks do with `block`, each a scalar."""
-        shown = cache(lambda: self.shown(networks, drawn))
+        probe = cache(lambda: self.probe(networks, drawn))
 
         def behaviour() -> Tensor:
-            wanted = self.wanted(networks, shown())
-            return _tamed(losses.divergence(self.target, block, shown(), wanted))
+            wanted = self.wanted(networks, probe())
+            return _tamed(losses.divergence(self.target, block, probe(), wanted))
 
         def cross_entropy() -> Tensor:
-            return _tamed(losses.cross_entropy(self.target, block, shown(), drawn.labels))
+            return _tamed(losses.cross_entropy(self.target, block, probe(), drawn.labels))
 
         def features() -> Tensor:
             maps = ensemble.features(drawn, networks, compute=self.compute).to(drawn.labels.device)

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from kt import ensemble
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
 from kt.networks.weights import Weights, part, prefixed, take
@@ -89,15 +89,15 @@ def _descended(
     """Steps of Adam on the divergence from the large network's outputs."""
     draw = seeds.generator(seed, "refinement")
     batches = torch.randint(len(images), (steps, BATCH), generator=draw)
-    shown = images.subset(batches.flatten())
-    wanted = ensemble.outputs("large", shown, networks, part(networks, "large"), compute)
+    drawn = images.subset(batches.flatten())
+    wanted = ensemble.outputs("large", drawn, networks, part(networks, "large"), compute)
     learned = {name: tensor.clone().requires_grad_() for name, tensor in block.items()}
     optimizer = torch.optim.Adam(learned.values(), RATE, foreach=True)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for batch, logits in zip(shown.images.split(BATCH), wanted.split(BATCH, 1), strict=True):
+    for batch, logits in zip(drawn.images.split(BATCH), wanted.split(BATCH, 1), strict=True):
         targets = logits.softmax(-1)
-        now = Shown(kind, networks, pixels(batch), compute)
-        loss = losses.divergence(kind, learned, now, targets)
+        probe = Probe(kind, networks, pixels(batch), compute)
+        loss = losses.divergence(kind, learned, probe, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()  # each network gets just its own gradient
         optimizer.step()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.ensemble import Compute, Shown
+from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, IMAGE_SIZE
 from kt.networks.channels import SUBSETS
@@ -67,7 +67,7 @@ class MergeConfig:
         choose: the descent begins with the three hidden channels that do best on the prototypes;
             False: with those of the largest kernels.
         fit: it begins with the second convolution of least squares.
-        whiten: steps outside the span follow gradients that are whitened: see `Shown.whitening`.
+        whiten: steps outside the span follow gradients that are whitened: see `Probe.whitening`.
     """
 
     layers: int = bounded(8, ge=0)
@@ -174,23 +174,23 @@ class Merge(Translator, kind="merge"):
             x = self._proposal(tokens, strongest(channels))
             return [self._block(_mixed(x, kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
-        shown = Shown(self.config.target, networks, pixels(images), compute)
-        wanted = shown.follow(part(networks, "large")).softmax(-1).to(kernels.device)
-        kept = self._best(channels, shown) if self.config.choose else strongest(channels)
+        probe = Probe(self.config.target, networks, pixels(images), compute)
+        wanted = probe.watch_teacher(part(networks, "large")).softmax(-1).to(kernels.device)
+        kept = self._best(channels, probe) if self.config.choose else strongest(channels)
         x = self._proposal(tokens, kept)
-        outside = self._fitted(_mixed(x, kernels), channels, shown) if self.config.fit else 0.0
-        return self._descended(x, outside, kernels, tokens, channels, shown, wanted)
+        outside = self._fitted(_mixed(x, kernels), channels, probe) if self.config.fit else 0.0
+        return self._descended(x, outside, kernels, tokens, channels, probe, wanted)
 
-    def _fitted(self, small: Tensor, channels: Weights, shown: Shown) -> Tensor:
+    def _fitted(self, small: Tensor, channels: Weights, probe: Probe) -> Tensor:
         """What least squares adds to (N, 2, 3, numbers): other second convolutions."""
         block = _detached(self._block(small, channels))
-        nearest = shown.nearest(self.config.target, block).to(small.device)
+        nearest = probe.fit_second_convolution(self.config.target, block).to(small.device)
         fitted = self._slope(block | {"conv2.weight": nearest})
         return F.pad((fitted - small.detach())[:, 1:], (0, 0, 0, 0, 1, 0))
 
     def _descended(
         self, x: Tensor, outside: Tensor | float, kernels: Tensor, tokens: Tensor,
-        channels: Weights, shown: Shown, wanted: Tensor,
+        channels: Weights, probe: Probe, wanted: Tensor,
     ) -> list[Weights]:  # fmt: skip
         """The blocks at the beginning of the descent and after each layer.
 
@@ -203,7 +203,7 @@ class Merge(Translator, kind="merge"):
         few = slice(min(WHITENING, self._rounds * self._at_once))
         white = {}
         if self.config.whiten:
-            white = shown.whitening(self.config.target, _detached(blocks[-1]), few)
+            white = probe.whitening(self.config.target, _detached(blocks[-1]), few)
         entropy = torch.special.entr(wanted).sum(-1)
         tokens = self.descent.token(tokens)
         scale = LEAVING * kernels.square().mean((2, 3), True).sqrt()
@@ -212,7 +212,7 @@ class Merge(Translator, kind="merge"):
         for layer in range(self.config.layers):
             first = layer % self._rounds * self._at_once
             chosen = slice(first, first + self._at_once)
-            loss, slopes = shown.behaviour(
+            loss, slopes = probe.behaviour(
                 self.config.target, _detached(blocks[-1]), wanted[:, chosen], chosen
             )
             steepest = self._slope(slopes).to(x.device)
@@ -245,7 +245,7 @@ class Merge(Translator, kind="merge"):
         return keeping.transpose(1, 2)[:, None] + added.permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def _best(self, channels: Weights, shown: Shown) -> Tensor:
+    def _best(self, channels: Weights, probe: Probe) -> Tensor:
         """The three hidden channels (N, 3) that explain most on the prototypes, strongest first.
 
         All twenty ways are tried, each with the second convolution of least squares.
@@ -254,7 +254,7 @@ class Merge(Translator, kind="merge"):
         wide = {"conv1.weight": channels["conv1"]}
         if self.config.target == "conv_bias":
             wide |= {"conv1.bias": channels["bias1"], "conv2.bias": channels["bias2"]}
-        explained = shown.choices(wide, SUBSETS, channels["metric"], few)
+        explained = probe.score_subsets(wide, SUBSETS, channels["metric"], few)
         kept = SUBSETS[explained.argmax(1).cpu()].to(explained.device)
         strongest_first = strengths(channels).gather(1, kept).argsort(1, descending=True)
         return kept.gather(1, strongest_first)

@@ -129,9 +129,9 @@ def _compute(flags: argparse.Namespace) -> Compute:
         except KTError as error:
             raise KTError(f"--engine (KT_ENGINE): {error}") from None
     compute = Compute(device, workers, count("chunk", 16 if on_cpu else 256), engine)
-    if on_cpu and engine in ("auto", "cpu") and (reason := cpu_engine.reason()) is not None:
+    if on_cpu and engine in ("auto", "cpu") and (lacking := cpu_engine.reason()) is not None:
         if engine == "cpu":
-            raise KTError(f"--engine (KT_ENGINE): {reason}")
+            raise KTError(f"--engine (KT_ENGINE): {lacking}")
         print(f"notice: {reason}; {WITHOUT_COMPILER}", file=sys.stderr)
     return compute
 
