@@ -57,10 +57,10 @@ def main(params: Params, compute: Compute) -> None:
 def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     images = params.active.images
     moved = {name: transfer[name] for name in LABELS if name in transfer}
-    curves = [
+    loss, selection, reached = (
         read_table(f"train/plots/metrics/{name}.tsv")
         for name in ("loss", "selection_accuracy", "test_accuracy")
-    ]
+    )
     kind = params.model.kind
     histograms = {
         LABELS["random_initialisation"]: read_table("baselines/accuracies.csv")[
@@ -73,7 +73,7 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
     drawn = {
         "accuracy": of_accuracies.bars(accuracies, test, kind),
-        "training": lines.training_curves(*curves, translator=kind),
+        "training": lines.training_curves(loss, selection, reached, kind),
         "histogram": of_accuracies.histograms(histograms, colours),
         "transfer": of_accuracies.bars(moved, transferred, kind),
         "partial": lines.partial_data(read_table("partial/partial.csv"), kind),

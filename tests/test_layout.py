@@ -56,6 +56,16 @@ def test_stacked_weights_are_defined_once():
     assert [str(path.relative_to(ROOT)) for path in places] == ["kt/networks/weights.py"]
 
 
+def test_no_file_is_long():
+    files = subprocess.check_output(
+        ["git", "ls-files", "*.py", "*.cpp", "*.h"], cwd=ROOT, text=True
+    )
+    own = [ROOT / name for name in files.split() if name.split("/")[0] in ("kt", "stages")]
+    code = [path for path in own if path.suffix in (".py", ".cpp", ".h")]
+    lengths = {path: len(path.read_text().splitlines()) for path in code}
+    assert {str(path): n for path, n in lengths.items() if n > 400} == {}
+
+
 def test_importing_the_package_is_cheap():
     code = "import sys, kt; sys.exit('torch' in sys.modules)"
     assert subprocess.run(["python", "-c", code], cwd=ROOT).returncode == 0
