@@ -369,7 +369,7 @@ def _compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen |= {"scale": "tiny", "scales": {"tiny": {**networks, "paraphraser": schedule}}}
     chosen |= {"seeds": [1, 2], "methods": list(METHODS)}
     chosen["training"]["batch_size"] = 16
-    (project.folder / settings.TABLE).mkdir(parents=True)
+    (project.folder / settings.TABLE).mkdir(parents=True, exist_ok=True)
     (project.folder / settings.TABLE / "params.yaml").write_text(yaml.safe_dump(chosen))
     tensors = {}
     for split, count in (("train", 40), ("test", 20)):
@@ -400,7 +400,7 @@ def test_the_pipeline_compares_all_methods(compared):
     table = (results / "summary.md").read_text()
     assert "| Factor Transfer, β = 500 (the authors') (resnet8) | 75,290 |" in table
     assert "JPEG copies" in table and (results / "loss.png").exists()
-    assert len((results / "loss.csv").read_text().splitlines()) == 1 + 3 * 2 * 8
+    assert len((results / "loss.csv").read_text().splitlines()) == 1 + (3 * 2 + 1) * 8  # students and teacher
     assert not list((compared.folder / ".kt").iterdir())  # finished work leaves nothing behind
 
     def epochs(cell: str) -> list[dict]:

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from kt.run.optimizer import SGD, Adam
 
 PAIRS = [
-    (lambda m: Adam(m, 0.01), lambda p: torch.optim.Adam(p, 0.01, fused=True)),
     (
-        lambda m: Adam(m, 0.01, 0.1),
+        lambda m: Adam(m.parameters(), 0.01, fused=False),
+        lambda p: torch.optim.Adam(p, 0.01, foreach=True),
+    ),
+    (lambda m: Adam(m.parameters(), 0.01), lambda p: torch.optim.Adam(p, 0.01, fused=True)),
+    (
+        lambda m: Adam(m.parameters(), 0.01, 0.1),
         lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1, fused=True),
     ),
     (
-        lambda m: SGD(m, 0.01, 0.9, 0.02),
+        lambda m: SGD(m.parameters(), 0.01, 0.9, 0.02),
         lambda p: torch.optim.SGD(p, 0.01, 0.9, weight_decay=0.02),
     ),
 ]
@@ -49,7 +53,7 @@ def reference(make, steps: int) -> list[Tensor]:
     return list(model.parameters())
 
 
-@pytest.mark.parametrize(("make", "theirs"), PAIRS, ids=["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(("make", "theirs"), PAIRS, ids=["adam foreach", "adam", "adamw", "sgd"])
 @pytest.mark.parametrize("stopped", [0, 1, 6])
 def test_every_bit_is_that_of_torch_also_after_a_stop(make, theirs, stopped):
     model = network()
@@ -70,13 +74,15 @@ def test_every_bit_is_that_of_torch_also_after_a_stop(make, theirs, stopped):
 
 def test_another_optimizers_state_is_refused():
     with pytest.raises(KeyError):
-        Adam(network(), 0.1).load_state_dict(SGD(network(), 0.1, 0.9).state_dict())
+        Adam(network().parameters(), 0.1).load_state_dict(
+            SGD(network().parameters(), 0.1, 0.9).state_dict()
+        )
 
 
 def test_training_does_not_import_the_compiler():
     code = (
         "import sys, torch; from torch import nn; from kt.run.optimizer import Adam; "
-        "model = nn.Linear(2, 2); adam = Adam(model, 0.1); "
+        "model = nn.Linear(2, 2); adam = Adam(model.parameters(), 0.1); "
         "model(torch.ones(1, 2)).sum().backward(); adam.step(); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )

@@ -1,6 +1,9 @@
-"""Training of networks on colour images: SGD, mixed precision, resumable."""
+"""Training of networks on colour images: SGD, mixed precision, resumable.
 
-import math
+Optimiser, schedule, checkpoint and image sets are those of the rest of the library. The loop is its
+own: it goes over a stream of augmented images, that of `kt.translators.fit` over indices of pairs.
+"""
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from kt.images import ImageSet
 from kt.images.cifar import augmented_batches, pixels
 from kt.run import checkpoint
+from kt.run.optimizer import SGD, cosine
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]
@@ -50,7 +54,7 @@ class Training:
         """That of a step before which this share of all steps is done, in terms of `lr`."""
         if done < self.warmup:
             return done / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
+        return cosine((done - self.warmup) / (1 - self.warmup))
 
 
 def train(
@@ -80,21 +84,9 @@ def train(
     batches = len(data) // training.batch_size
     if batches == 0:
         raise ValueError(f"{len(data)} images fill no batch of {training.batch_size}")
-    optimizer = torch.optim.SGD(
-        learner.parameters(),
-        training.lr,
-        training.momentum,
-        weight_decay=training.weight_decay,
-    )
+    optimizer = SGD(learner.parameters(), training.lr, training.momentum, training.weight_decay)
     steps = training.epochs * batches
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: training.learning_rate((step + 0.5) / steps)
-    )
-    parts: dict[str, checkpoint.Stateful] = {
-        "learner": learner,
-        "optimizer": optimizer,
-        "schedule": schedule,
-    }
+    parts: dict[str, checkpoint.Stateful] = {"learner": learner, "optimizer": optimizer}
     history = checkpoint.restore(checkpoint.load(kept), parts).get("history", [])
     progress(len(history) * batches * training.batch_size, True)
     reduced = training.precision == "bfloat16"
@@ -102,13 +94,14 @@ def train(
         learner.train()
         started = time.perf_counter()
         sums: Losses = {}
-        for images, labels in augmented_batches(data, training.batch_size, training.seed, epoch):
-            optimizer.zero_grad(set_to_none=True)
+        passed = augmented_batches(data, training.batch_size, training.seed, epoch)
+        for step, (images, labels) in enumerate(passed, epoch * batches):
+            optimizer.lr = training.lr * training.learning_rate((step + 0.5) / steps)
+            optimizer.zero_grad()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
                 values = losses(images, labels)
             values["loss"].backward()
             optimizer.step()
-            schedule.step()
             progress(len(labels), False)
             for name, value in values.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()

@@ -21,6 +21,7 @@ from kt.networks.blocks import CHANNELS, initial_weights
 from kt.networks.weights import Weights, network_count, part, prefixed
 from kt.rivals import distillation, factor_transfer
 from kt.run import seeds
+from kt.run.optimizer import minimise
 from kt.run.threads import one_thread
 from kt.translators import losses
 
@@ -97,16 +98,8 @@ class Retraining:
         Args:
             phase: a name; each has an order of images of its own.
         """
-        learned = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-        optimizer = torch.optim.Adam(learned.values(), RATE, foreach=True)
-        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
         with one_thread():
-            for batch in self._batches(steps, phase):
-                optimizer.zero_grad(set_to_none=True)
-                loss(learned, batch).backward()  # each network gets just its own gradient
-                optimizer.step()
-                falling.step()
-        return {name: tensor.detach() for name, tensor in learned.items()}
+            return minimise(start, loss, self._batches(steps, phase), steps, RATE)
 
     def _batches(self, steps: int, phase: str) -> Iterator[Batch]:
         draw = seeds.generator(self.seed, "re-training", phase)

@@ -1,25 +1,36 @@
-"""Adam and SGD over a model's weights: torch's own kernels, ready at once.
+"""Adam and SGD over some weights: torch's own kernels, ready at once.
 
-The classes of `torch.optim` import torch's compiler when first used, which takes half as long
-again as a small translator's whole training; its functional forms do not.
+The classes of `torch.optim` import torch's compiler when they are first used, which takes seconds;
+its functional forms do not. `python -m benchmarks.optimizer` measures both.
 """
 
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 Kept = dict[str, list[Tensor]]
+Batch = TypeVar("Batch")
 
 
 class _Optimizer:
     """Weights, what is kept for each of them by name, and the learning rate, to be set anew."""
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, kept: list[str]) -> None:
-        self.weights = list(model.parameters())
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, weight_decay: float, kept: list[str]
+    ) -> None:
+        self.weights = list(weights)
         self.lr = lr
         self.weight_decay = weight_decay
         self.kept = {name: [torch.zeros_like(w.data) for w in self.weights] for name in kept}
+
+    def zero_grad(self) -> None:
+        for weight in self.weights:
+            weight.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -49,18 +60,26 @@ class _Optimizer:
 class Adam(_Optimizer):
     """`torch.optim.Adam`, and with weight decay `torch.optim.AdamW`, at their defaults.
 
-    Fused: one pass over the weights instead of a dozen, half a training step's time on a CPU.
+    Args:
+        fused: one pass over the weights instead of a dozen. False gives `foreach`'s rounding.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(model, lr, weight_decay, ["means", "squares"])
+    def __init__(
+        self,
+        weights: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        fused: bool = True,
+    ) -> None:
+        super().__init__(weights, lr, weight_decay, ["means", "squares"])
+        self.fused = fused
         self.kept["steps"] = [torch.zeros((), device=weight.device) for weight in self.weights]
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
         adam(
-            weights, gradients, kept["means"], kept["squares"], [], kept["steps"], fused=True,
-            decoupled_weight_decay=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr,
-            weight_decay=self.weight_decay, eps=1e-8, maximize=False,
+            weights, gradients, kept["means"], kept["squares"], [], kept["steps"], fused=self.fused,
+            foreach=not self.fused, decoupled_weight_decay=True, amsgrad=False, beta1=0.9,
+            beta2=0.999, lr=self.lr, weight_decay=self.weight_decay, eps=1e-8, maximize=False,
         )  # fmt: skip
 
 
@@ -68,9 +87,9 @@ class SGD(_Optimizer):
     """`torch.optim.SGD` with momentum."""
 
     def __init__(
-        self, model: nn.Module, lr: float, momentum: float, weight_decay: float = 0.0
+        self, weights: Iterable[Tensor], lr: float, momentum: float, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(model, lr, weight_decay, ["velocities"])
+        super().__init__(weights, lr, weight_decay, ["velocities"])
         self.momentum = momentum
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
@@ -79,3 +98,33 @@ class SGD(_Optimizer):
             weights, gradients, velocities, weight_decay=self.weight_decay, lr=self.lr,
             momentum=self.momentum, dampening=0.0, nesterov=False, maximize=False,
         )  # fmt: skip
+
+
+def cosine(done: float) -> float:
+    """From 1 to 0 along half a cosine, as `done` goes from 0 to 1."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def minimise(
+    start: dict[str, Tensor],
+    loss: Callable[[dict[str, Tensor], Batch], Tensor],
+    batches: Iterable[Batch],
+    steps: int,
+    lr: float,
+) -> dict[str, Tensor]:
+    """Tensors after some steps of Adam, whose learning rate falls linearly to 0.
+
+    Args:
+        start: where to begin; left as they are.
+        loss: of the tensors on a batch, a scalar. A sum over stacked networks gives each its own
+            gradient.
+        batches: `steps` of them.
+    """
+    learned = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+    optimizer = Adam(learned.values(), lr, fused=False)
+    for step, batch in enumerate(batches):
+        optimizer.lr = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        loss(learned, batch).backward()
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in learned.items()}

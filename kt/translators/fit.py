@@ -1,6 +1,5 @@
 """The translator's training loop: deterministic, checkpointed, resumable (Section 4.2)."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import nn
 
 from kt.networks.weights import Weights
 from kt.run import checkpoint, distributed, seeds
-from kt.run.optimizer import SGD, Adam
+from kt.run.optimizer import SGD, Adam, cosine
 from kt.translators.objectives import Objective
 
 Record = dict[str, Any]
@@ -52,7 +51,7 @@ class Training:
         return (
             self.lr
             * {
-                "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+                "cosine": cosine(done),
                 "linear": 1 - done,
                 "constant": 1.0,
             }[self.schedule]
@@ -64,8 +63,8 @@ class Training:
 
     def make_optimizer(self, model: nn.Module) -> Adam | SGD:
         if self.optimizer == "sgd":
-            return SGD(model, self.lr, self.momentum, self.weight_decay)
-        return Adam(model, self.lr, self.weight_decay)
+            return SGD(model.parameters(), self.lr, self.momentum, self.weight_decay)
+        return Adam(model.parameters(), self.lr, self.weight_decay)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
 from kt.networks.weights import Weights, part, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.optimizer import minimise
 from kt.run.threads import one_thread
 from kt.translators import losses
 
@@ -91,18 +92,14 @@ def _descended(
     batches = torch.randint(len(images), (steps, BATCH), generator=draw)
     drawn = images.subset(batches.flatten())
     wanted = ensemble.outputs("large", drawn, networks, part(networks, "large"), compute)
-    learned = {name: tensor.clone().requires_grad_() for name, tensor in block.items()}
-    optimizer = torch.optim.Adam(learned.values(), RATE, foreach=True)
-    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for batch, logits in zip(drawn.images.split(BATCH), wanted.split(BATCH, 1), strict=True):
-        targets = logits.softmax(-1)
-        probe = Probe(kind, networks, pixels(batch), compute)
-        loss = losses.divergence(kind, learned, probe, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()  # each network gets just its own gradient
-        optimizer.step()
-        falling.step()
-    return {name: tensor.detach() for name, tensor in learned.items()}
+
+    def loss(learned: Weights, batch: tuple[Tensor, Tensor]) -> Tensor:
+        shown, logits = batch
+        probe = Probe(kind, networks, pixels(shown), compute)
+        return losses.divergence(kind, learned, probe, logits.softmax(-1)).sum()
+
+    pieces = zip(drawn.images.split(BATCH), wanted.split(BATCH, 1), strict=True)
+    return minimise(block, loss, pieces, steps, RATE)
 
 
 def strokes(count: int, scale: float, width: float, generator: torch.Generator) -> ImageSet:
