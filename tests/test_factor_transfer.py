@@ -400,7 +400,8 @@ def test_the_pipeline_compares_all_methods(compared):
     table = (results / "summary.md").read_text()
     assert "| Factor Transfer, β = 500 (the authors') (resnet8) | 75,290 |" in table
     assert "JPEG copies" in table and (results / "loss.png").exists()
-    assert len((results / "loss.csv").read_text().splitlines()) == 1 + (3 * 2 + 1) * 8  # students and teacher
+    losses = (results / "loss.csv").read_text().splitlines()
+    assert len(losses) == 1 + (3 * 2 + 1) * 8  # students and teacher
     assert not list((compared.folder / ".kt").iterdir())  # finished work leaves nothing behind
 
     def epochs(cell: str) -> list[dict]:

@@ -14,7 +14,7 @@ from kt.ensemble.cuda import convolution, former, latter, norm
 from kt.networks.blocks import CHANNELS, CLASSES
 
 if TYPE_CHECKING:
-    from kt.ensemble.cuda_engine import Tiles
+    from kt.ensemble.cuda_tiles import Tiles
 
 WIDTH = 2 * CHANNELS  # channels of the latter convolution
 FEATURES = WIDTH * 49
