@@ -89,18 +89,20 @@ struct PatchMoments {
         for (int down = 0; down < 3; ++down)
           for (int k = 0; k < 3; ++k)
             pixels[down][k] = load(image, row + 2 + down, column + k, inside);
+        // A row's products with itself are rounded before they are added: the same for an edge.
         for (int k = 0; k < 3; ++k) {
           out.sum[k] += pixels[0][k];
-          for (int down = 0; down < 3; ++down)
-            for (int l = 0; l < 3; ++l)
+          for (int l = 0; l < 3; ++l) {
+            out.product[0][k][l] += pixels[0][k] * pixels[0][l];
+            for (int down = 1; down < 3; ++down)
               out.product[down][k][l] = fma(pixels[0][k], pixels[down][l], out.product[down][k][l]);
+          }
         }
         if (row != 0 && row != IMAGE_SIDE - 1) continue;
         for (int k = 0; k < 3; ++k) {
           out.edge_sum[row != 0][k] += pixels[0][k];
           for (int l = 0; l < 3; ++l)
-            out.edge_product[row != 0][k][l] =
-                fma(pixels[0][k], pixels[0][l], out.edge_product[row != 0][k][l]);
+            out.edge_product[row != 0][k][l] += pixels[0][k] * pixels[0][l];
         }
       }
     }
