@@ -57,7 +57,8 @@ class Block:
             PReLU.
         channels: hidden channels, which `out` alone reads.
         repeat: how many numbers of each channel a linear `out` reads (positions, flattened).
-        hidden, outcome: the graph's nodes of what `out` reads, and gives.
+        first: the graph's node of `into`.
+        hidden, outcome: the nodes of what `out` reads, and gives.
         shortcut: the node that is added to the outcome, straight or behind a batch norm.
         norm: that batch norm.
     """
@@ -67,6 +68,7 @@ class Block:
     out: str
     channels: int
     repeat: int
+    first: fx.Node
     hidden: fx.Node
     outcome: fx.Node
     shortcut: fx.Node | None
@@ -154,7 +156,8 @@ class _Search:
         hidden = end.args[0]
         _, repeat = chain[hidden]
         return Block(
-            first.target, tuple(between), end.target, channels, repeat, hidden, end,
+            first.target, tuple(between), end.target, channels, repeat, first, hidden,
+            end,
             *self._residual(end),
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ operation that it does not know for element-wise, where this project leaves alon
 know.
 """
 
-import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -70,7 +69,9 @@ class Graph:
         example: an input that it accepts.
 
     Attributes:
-        nodes: torch.fx's nodes, in the order of the computation.
+        nodes: torch.fx's nodes, in the order of the computation, of its `graph`.
+        places: of each node, in that order.
+        last_read: what no later node reads, by the last that does.
         shapes: of each node whose value on the example is a tensor.
         opaque: modules whose inside could not be traced, by name, with the reason.
 
@@ -87,13 +88,17 @@ class Graph:
         }
         tracer = _Tracer()
         try:
-            self._graph = tracer.trace(model, concrete_args=fixed or None)
+            self.graph = tracer.trace(model, concrete_args=fixed or None)
         except Exception as error:  # whatever the network's own code does with a traced value
             raise KTError(
                 f"torch.fx cannot trace {type(model).__name__}: {_reason(error)}"
             ) from None
         self.opaque = tracer.opaque
-        self.nodes = list(self._graph.nodes)
+        self.nodes = list(self.graph.nodes)
+        self.places = {node: place for place, node in enumerate(self.nodes)}
+        self.last_read: dict[fx.Node, list[fx.Node]] = {node: [] for node in self.nodes}
+        for node in self.nodes:
+            self.last_read[max(node.users, key=self.places.get, default=node)].append(node)
         try:
             with torch.no_grad():
                 shapes = self.read(model, example, dict.fromkeys(self.nodes, _shape))
@@ -102,24 +107,14 @@ class Graph:
         self.shapes = {node: shape for node, shape in shapes.items() if shape is not None}
 
     def read(
-        self,
-        model: nn.Module,
-        example: Example,
-        wanted: Mapping[fx.Node, Callable[[Any], Any]],
+        self, model: nn.Module, example: Example, wanted: Mapping[fx.Node, Callable[[Any], Any]]
     ) -> dict[fx.Node, Any]:
-        """Run a network as far as needed, and see some of its values.
+        """Run a network as far as needed, and see some of its values: `Walk.read`."""
+        return Walk(self, model, example).read(wanted)
 
-        Args:
-            wanted: for nodes of this graph, what is to be kept of their values. It is called as the
-                values come up: what the network does in place may change them later.
-
-        Returns:
-            What was kept, by node.
-        """
-        runner = _Runner(model, self._graph, wanted)
-        with contextlib.suppress(_EnoughError):
-            runner.run(*self._bound(example).values())
-        return runner.kept
+    def inputs(self, example: Example) -> list[Any]:
+        """The values of all parameters of the network's `forward`, in their order."""
+        return list(self._bound(example).values())
 
     def _bound(self, example: Example) -> dict[str, Any]:
         positional, named = arguments(example)
@@ -131,24 +126,69 @@ class Graph:
         return bound.arguments
 
 
-class _EnoughError(Exception):
-    """All that was wanted has been seen."""
+class Walk:
+    """A network on its way through one batch: it stops where it is told to, and goes on from there.
 
+    It keeps the values that what comes later reads, and no others.
+    """
 
-class _Runner(fx.Interpreter):
-    def __init__(self, model: nn.Module, graph: fx.Graph, wanted: Mapping[fx.Node, Callable]):
-        super().__init__(model, graph=graph)
-        self.extra_traceback = False
-        self.kept: dict[fx.Node, Any] = {}
-        self._wanted = wanted
+    def __init__(self, graph: Graph, model: nn.Module, example: Example) -> None:
+        self._graph = graph
+        self._model = model
+        self._example = example
+        self.size = size(example)
+        """Examples in the batch."""
+        self._restart()
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self._wanted:
-            self.kept[n] = self._wanted[n](value)
-            if len(self.kept) == len(self._wanted):
-                raise _EnoughError
-        return value
+    def before(self, node: fx.Node) -> None:
+        """Go to where a node is computed next; from the start, if that is behind."""
+        if (place := self._graph.places[node]) < self._at:
+            self._restart()
+        while self._at < place:
+            self._step()
+
+    def branch(self, model: nn.Module | None = None) -> "Walk":
+        """A second walk from here on, of this network or of another one that is the same so far.
+
+        What it does in place does not reach this walk.
+        """
+        other = Walk(self._graph, model or self._model, self._example)
+        other._at = self._at
+        other._runner.env.update({node: _cloned(value) for node, value in self._runner.env.items()})
+        return other
+
+    def read(self, wanted: Mapping[fx.Node, Callable[[Any], Any]]) -> dict[fx.Node, Any]:
+        """Go on until some values have been seen.
+
+        Args:
+            wanted: for nodes, what is to be kept of their values. It is called as the values come
+                up: what the network does in place may change them later.
+
+        Returns:
+            What was kept, by node.
+        """
+        here = self._runner.env
+        kept = {node: take(here[node]) for node, take in wanted.items() if node in here}
+        while len(kept) < len(wanted):
+            node, value = self._step()
+            if node in wanted:
+                kept[node] = wanted[node](value)
+        return kept
+
+    def _restart(self) -> None:
+        self._runner = fx.Interpreter(
+            self._model, garbage_collect_values=False, graph=self._graph.graph
+        )
+        self._runner.args_iter = iter(self._graph.inputs(self._example))
+        self._at = 0
+
+    def _step(self) -> tuple[fx.Node, Any]:
+        node = self._graph.nodes[self._at]
+        value = self._runner.env[node] = self._runner.run_node(node)
+        for done in self._graph.last_read[node]:
+            self._runner.env.pop(done, None)
+        self._at += 1
+        return node, value
 
 
 class _Tracer(fx.Tracer):
@@ -170,6 +210,14 @@ class _Tracer(fx.Tracer):
             for inner in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inner]
             return self.create_proxy("call_module", name, args, kwargs)
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: _cloned(part) for key, part in value.items()}
+    return type(value)(map(_cloned, value)) if type(value) in (list, tuple) else value
 
 
 def _shape(value: Any) -> torch.Size | None:

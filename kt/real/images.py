@@ -87,15 +87,16 @@ def are_images(examples: Example) -> bool:
     )
 
 
-def varied(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Images each shifted at random, edges mirrored into the gap, and half of them mirrored."""
+def varied(images: Tensor, draw: torch.Generator, mirror: bool = True) -> Tensor:
+    """Images each shifted at random, edges reflected into the gap, and half of them mirrored."""
     count, _, height, width = images.shape
     down, across = height // SHIFT, width // SHIFT
     padded = F.pad(images, (across, across, down, down), mode="reflect").permute(0, 2, 3, 1)
     rows = torch.randint(2 * down + 1, (count, 1), generator=draw) + torch.arange(height)
     columns = torch.randint(2 * across + 1, (count, 1), generator=draw) + torch.arange(width)
-    mirrored = torch.rand(count, 1, generator=draw) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    if mirror:
+        mirrored = torch.rand(count, 1, generator=draw) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
     each, rows, columns = (t.to(images.device) for t in (torch.arange(count), rows, columns))
     return padded[each[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

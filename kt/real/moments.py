@@ -1,6 +1,5 @@
 """What a block's second map reads, and what it should give, gathered over images."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kt.real.blocks import Block
-from kt.real.graph import Example, Graph, size
+from kt.real.graph import Graph, Walk
 
 
 @dataclass
@@ -34,41 +33,49 @@ def gather(
     block: Block,
     graph: Graph,
     original: nn.Module,
-    smaller: nn.Module,
-    batches: Iterable[Example],
+    before: list[Walk],
+    now: list[Walk],
     positions: int,
     draw: torch.Generator,
 ) -> Moments:
     """Second moments, in double precision, of a block's second map.
 
-    It reads what the hidden channels hold in `smaller`, where the blocks before this one have been
-    translated, and this one has not. It is to give what it gives in `original`, and what the
-    shortcut beside it is short of there.
+    It reads what the hidden channels hold now, where the blocks before this one have been
+    translated, and this one has not. It is to give what it gave before, and what the shortcut
+    beside it is short of now.
 
     Args:
+        original: the network as it was. before, now: the original and the translated network on
+        their way through all batches. They are
+            left in front of the block.
         positions: drawn at random in each image, at most.
     """
     out = original.get_submodule(block.out)
     scale = torch.ones(()) if block.norm is None else _scale(original.get_submodule(block.norm))
     inputs = crossed = torch.zeros(())
-    for batch in batches:
-        places = _places(out, graph.shapes[block.outcome], size(batch), positions, draw)
+    for first, second in zip(before, now, strict=True):
+        for walk in {first, second}:
+            walk.before(block.first)
+        places = _places(out, graph.shapes[block.outcome], first.size, positions, draw)
         given = partial(_given, out, places=places)
         theirs = {node: given for node in (block.outcome, block.shortcut) if node is not None}
         ours = {node: given for node in (block.shortcut,) if node is not None}
         ours[block.hidden] = partial(_read, out, places=places)
-        before = graph.read(original, batch, theirs)
-        now = graph.read(smaller, batch, ours)
-        target = before[block.outcome]
+        if first is second:
+            was = seen = first.branch().read(theirs | ours)
+        else:
+            was, seen = first.branch().read(theirs), second.branch().read(ours)
+        target = was[block.outcome]
         if block.shortcut is not None:
-            missing = before[block.shortcut] - now[block.shortcut]
+            missing = was[block.shortcut] - seen[block.shortcut]
             target = target + missing * scale / (scale.square() + 1e-4 * scale.square().mean())
-        rows = F.pad(now[block.hidden], (0, 1), value=1.0)
+        rows = F.pad(seen[block.hidden], (0, 1), value=1.0)
         # Products of a batch in single precision, which is fast; their sum in double.
         inputs = inputs + (rows.T @ rows).double()
         crossed = crossed + (rows.T @ target).double()
     each = (len(inputs) - 1) // block.channels
-    return Moments(inputs, crossed, each, scale.square().double().expand(crossed.shape[1]))
+    importance = scale.square().to(crossed).expand(crossed.shape[1])
+    return Moments(inputs, crossed, each, importance)
 
 
 def _scale(norm: nn.Module) -> Tensor:
@@ -77,14 +84,14 @@ def _scale(norm: nn.Module) -> Tensor:
     return scale if norm.weight is None else scale * norm.weight.detach()
 
 
-def _padding(out: nn.Module) -> tuple:
+def _padding(out: nn.Module) -> tuple[tuple[int, int], ...]:
     """What a convolution adds before and behind each axis."""
     if out.padding == "valid":
-        return (0,) * len(out.kernel_size)
+        return ((0, 0),) * len(out.kernel_size)
     if out.padding == "same":
         spans = [d * (k - 1) for d, k in zip(out.dilation, out.kernel_size, strict=True)]
         return tuple((span // 2, span - span // 2) for span in spans)
-    return tuple(out.padding)
+    return tuple((size, size) for size in out.padding)
 
 
 def _places(
@@ -111,13 +118,11 @@ def _read(out: nn.Module, value: Tensor, places: Tensor) -> Tensor:
     """What a map reads for its outputs at some places, (images x places, weights of an output)."""
     if isinstance(out, nn.Linear):
         return _given(out, value, places)
+    sizes = [out.kernel_size, out.stride, out.dilation, _padding(out)]
     if value.ndim == 3:  # positions in a line: one row of an image
         value = value[:, :, None]
-    kernel, stride, dilation, padding = (
-        (1,) * (2 - len(t)) + tuple(t)
-        for t in (out.kernel_size, out.stride, out.dilation, _padding(out))
-    )
-    (top, bottom), (left, right) = ((p, p) if isinstance(p, int) else p for p in padding)
+        sizes = [(whole, *size) for whole, size in zip((1, 1, 1, (0, 0)), sizes, strict=True)]
+    kernel, stride, dilation, ((top, bottom), (left, right)) = sizes
     mode = "constant" if out.padding_mode == "zeros" else out.padding_mode
     if any((top, bottom, left, right)):
         value = F.pad(value, (left, right, top, bottom), mode)

@@ -52,11 +52,18 @@ def make(
         if type(layer) in NORMS and layer.running_mean is not None:
             norms[node.args[0]] = layer
     batches = []
-    for _ in range(0, COUNT, TOGETHER):
-        noise = torch.randn(TOGETHER, *own[0].shape[1:], generator=draw)
-        start = 2 * F.avg_pool2d(noise, 3, 1, 1).to(own[0])
-        batches.append(_matched(model, graph, norms, start, draw, progress) if norms else start)
+    starts = smooth(own[0], draw)
+    if not norms:
+        return starts
+    for start in starts.split(TOGETHER):
+        batches.append(_matched(model, graph, norms, start, draw, progress))
     return torch.cat(batches)
+
+
+def smooth(example: Tensor, draw: torch.Generator) -> Tensor:
+    """Noise images of an example's size, in which neighbouring pixels are alike."""
+    noise = torch.randn(COUNT, *example.shape[1:], generator=draw)
+    return 2 * F.avg_pool2d(noise, 3, 1, 1).to(example)
 
 
 def _matched(
@@ -70,7 +77,7 @@ def _matched(
     """Images changed until what the batch norms read is as it should be."""
     (end,) = (node for node in graph.nodes if node.op == "output")
     wanted = {node: partial(_mismatch, norm) for node, norm in norms.items()} | {end: tensors}
-    made = start.requires_grad_(True)
+    made = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([made], RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ROUNDS, RATE / 100)
     labels = None

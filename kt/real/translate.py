@@ -13,7 +13,7 @@ from torch import nn
 from kt.errors import KTError
 from kt.real import choose, cost, probes, steps, surgery, widths
 from kt.real.blocks import Block, find
-from kt.real.graph import Example, Graph, as_floats, call, size, tensors
+from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors
 from kt.real.images import collect, split, stream, take
 from kt.real.moments import gather
 from kt.real.widths import measured_at
@@ -22,7 +22,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HELD_OUT = 10
 """One in so many images is kept aside to measure agreement."""
 HARM = 128
-"""Examples on which the harm of narrowing each block is measured."""
+"""Examples on which the harm of narrowing each block alone is measured."""
 HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
@@ -176,6 +176,7 @@ def compress(
     return _finished(smaller, model, report)
 
 
+@torch.no_grad()
 def translate(
     smaller: nn.Module,
     original: nn.Module,
@@ -193,17 +194,22 @@ def translate(
     once a block before it does not.
     """
     changed = False
+    before, now = (
+        [Walk(graph, network, batch) for batch in split(examples, BATCH)]
+        for network in (original, smaller)
+    )
     for at, block in enumerate(blocks):
         width = widths[block.into]
         changed |= width < block.channels
         if changed:
-            found = gather(block, graph, original, smaller, split(examples, BATCH), positions, draw)
+            found = gather(block, graph, original, before, now, positions, draw)
             kept = choose.eliminate(found, [width])[width]
             surgery.shrink(smaller, block, kept)
             surgery.replace(smaller, block, *choose.fit(found, kept))
         told("translate", at + 1, len(blocks))
 
 
+@torch.no_grad()
 def _harms(
     original: nn.Module,
     graph: Graph,
@@ -214,28 +220,25 @@ def _harms(
     told: Progress,
 ) -> dict[str, dict[int, float]]:
     """What narrowing each block alone does to the answers, at some widths."""
-    judged = take(examples, slice(HARM))
-    with torch.no_grad():
-        expected = call(original, judged)
+    walks = [
+        Walk(graph, original, batch) for batch in split(take(examples, slice(HARM_MOMENTS)), HARM)
+    ]
+    (end,) = (node for node in graph.nodes if node.op == "output")
+
+    def answers(walk: Walk) -> Any:
+        return walk.read({end: lambda value: value})[end]
+
+    expected = answers(walks[0].branch())
     harms: dict[str, dict[int, float]] = {}
     for at, block in enumerate(blocks):
-        found = gather(
-            block,
-            graph,
-            original,
-            original,
-            split(take(examples, slice(HARM_MOMENTS)), BATCH),
-            positions,
-            draw,
-        )
+        found = gather(block, graph, original, walks, walks, positions, draw)
         harms[block.into] = {}
         wanted = measured_at(block.channels)
         for width, kept in choose.eliminate(found, wanted).items():
             trial = copy.deepcopy(original)
             surgery.shrink(trial, block, kept)
             surgery.replace(trial, block, *choose.fit(found, kept))
-            with torch.no_grad():
-                harm = steps.divergence(call(trial, judged), expected)
+            harm = steps.divergence(answers(walks[0].branch(trial)), expected)
             harms[block.into][width] = harm.item()
         told("measure harm", at + 1, len(blocks))
     return harms

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,3 +72,13 @@ def published(depth: int, folder: Path) -> ResNet:
         KTError: the file is not there, or holds another network's weights.
     """
     return load(lambda: ResNet(depth), folder / f"cifar10_resnet{depth}.safetensors").eval()
+
+
+def pixels(images: Tensor) -> Tensor:
+    """(N, colours, H, W) uint8 -> the same as float32, as the networks read them; channels last."""
+    mean, deviation = (
+        torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, DEVIATION)
+    )
+    colours = images.shape[1]
+    scaled = (images.float() / 255 - mean[:colours]) / deviation[:colours]
+    return scaled.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,79 @@
+"""Bring the networks and their images into data/networks/<scale>/."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kt import data, pairs
+from kt.cifar import images as cifar
+from kt.ensemble import Compute
+from kt.errors import KTError
+from kt.real import files
+from kt.real.images import varied
+from stages import runtime
+from stages.networks import settings
+from stages.networks.resnet import pixels, published
+from stages.params import Params
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = settings.load()
+    loader = {"cifar10": lambda: cifar.load(Path("data"))[:2], "digits": _digits}
+    train, test = loader[chosen.active.images]()
+    for name in chosen.networks:
+        wanted = chosen.active.networks[name]
+        if wanted.training is None:
+            if (root := os.environ.get("KT_DATA_ROOT")) is None:
+                raise KTError(
+                    f"{name} is a published network: set KT_DATA_ROOT to the folder that holds "
+                    f"models/cifar10_resnet{wanted.depth}.safetensors"
+                )
+            network = published(wanted.depth, Path(root) / "models")
+        else:
+            network = _trained(train, wanted, params.seed)
+        files.save(network, chosen.data / f"{name}.safetensors")
+    draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
+    pool = torch.randperm(len(train), generator=draw)
+    pool = pool[: len(chosen.seeds) * chosen.active.unlabelled]
+    tensors = {
+        "unlabelled": train.images[pool],
+        "test.images": test.images,
+        "test.labels": test.labels,
+    }
+    pairs.save(chosen.data / "images.safetensors", tensors)
+
+
+def _digits() -> tuple[data.ImageSet, data.ImageSet]:
+    """Handwritten digits, as images of one colour."""
+    sets = data.load("digits", Path("data"))
+    return tuple(data.ImageSet(s.images[:, None], s.labels) for s in sets)
+
+
+def _trained(train: data.ImageSet, wanted: settings.Network, seed: int) -> nn.Module:
+    """A network trained with labels, on images shifted (and not mirrored, since digits change)."""
+    torch.manual_seed(seed)
+    network, training = wanted.fresh(), wanted.training
+    draw = torch.Generator().manual_seed(seed)
+    steps = training.epochs * (len(train) // 64)
+    optimizer = torch.optim.SGD(
+        network.parameters(), training.lr, 0.9, weight_decay=5e-4, nesterov=True
+    )
+    falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=steps)
+    images = pixels(train.images)
+    for _ in range(training.epochs):
+        order = torch.randperm(len(train), generator=draw)
+        for at in range(0, len(train) - 63, 64):
+            index = order[at : at + 64]
+            loss = F.cross_entropy(network(varied(images[index], draw, False)), train.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            falling.step()
+    return network.eval()
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)
