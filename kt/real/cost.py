@@ -51,8 +51,8 @@ def layers(block: Block) -> tuple[str, ...]:
     return (block.into, *block.between, block.out)
 
 
-def latency(model: nn.Module, example: Example, seconds: float = 1.0) -> float:
-    """Milliseconds that a network needs for an example: the median of calls over some seconds."""
+def latency(model: nn.Module, example: Example, seconds: float = 0.1) -> float:
+    """Milliseconds that a network needs for an example: the median of calls for so many seconds."""
     times = []
     with torch.no_grad():
         call(model, example)

@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except SafetensorError:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError, ValueError, KeyError) as error:
+        except (SafetensorError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
             raise KTError(
                 f"{path} is no safetensors file and no torch.save of weights alone "
                 f"({str(error).splitlines()[0]})"

@@ -65,7 +65,10 @@ def stream(examples: Example, batch: int, draw: torch.Generator, vary: bool) -> 
     """Batches without end, pass after pass in another order.
 
     Args:
-        vary: shift and mirror images at random: single tensors (N, channels, height, width).
+        vary: shift and mirror images at random (single tensors, (N, channels, height, width)), and
+            mix each example, where it is one tensor of real numbers, with another in a random
+            proportion: what the original answers to mixtures tells much more of it (Beyer et al.,
+            2022, "Knowledge distillation: A good teacher is patient and consistent").
     """
     count = size(examples)
     batch = min(batch, count)
@@ -73,7 +76,11 @@ def stream(examples: Example, batch: int, draw: torch.Generator, vary: bool) -> 
         order = torch.randperm(count, generator=draw)
         for at in range(0, count - batch + 1, batch):
             some = take(examples, order[at : at + batch])
-            yield varied(some, draw) if vary and are_images(some) else some
+            if vary and are_images(some):
+                some = varied(some, draw)
+            if vary and isinstance(some, Tensor) and some.is_floating_point():
+                some = mixed(some, draw)
+            yield some
 
 
 def are_images(examples: Example) -> bool:
@@ -99,6 +106,13 @@ def varied(images: Tensor, draw: torch.Generator, mirror: bool = True) -> Tensor
         columns = torch.where(mirrored, columns.flip(1), columns)
     each, rows, columns = (t.to(images.device) for t in (torch.arange(count), rows, columns))
     return padded[each[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mixed(examples: Tensor, draw: torch.Generator) -> Tensor:
+    """Each example mixed with another, in proportions from 0 to 1."""
+    other = examples[torch.randperm(len(examples), generator=draw)]
+    share = torch.rand(len(examples), *[1] * (examples.ndim - 1), generator=draw).to(examples)
+    return examples.lerp(other, share)
 
 
 def _batches(images: Iterable, example: Example) -> Example:

@@ -98,7 +98,7 @@ def compress(
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
         schedule: the steps on the answers; `Schedule(0)` for none.
-        vary: shift and mirror images for the steps.
+        vary: shift, mirror and mix images for the steps.
         positions: in each image, at most, from which least squares learns.
         normalise: means and deviations for a folder's images, pixels in [0, 1].
         seed: of all that is drawn.
