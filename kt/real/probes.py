@@ -13,11 +13,11 @@ from kt.real.graph import Example, Graph, tensors
 from kt.real.images import are_images, varied
 from kt.real.steps import Progress, are_scores
 
-COUNT = 512
+COUNT = 256
 """Images made."""
 TOGETHER = 128
 """So many at once: their statistics are matched."""
-ROUNDS = 80
+ROUNDS = 60
 RATE = 0.1
 SMOOTHNESS = 0.05
 LABELS = 0.1

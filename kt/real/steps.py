@@ -24,15 +24,21 @@ class Schedule:
     """How long and how far.
 
     Attributes:
-        steps: of `batch` examples each.
-        stride: the longest step, as a share of a tensor's root mean square; it falls as a cosine.
+        steps: of `batch` examples each. stride: the longest step, as a share of a tensor's root
+        mean square; it falls as a cosine. None
+            is 0.15 over the number of blocks, since the steps of deep networks add up, and 0.02 at
+            most.
         warmup: steps in which it rises.
     """
 
     steps: int = 300
     batch: int = 64
-    stride: float = 0.02
+    stride: float | None = None
     warmup: int = 20
+
+    def among(self, blocks: int) -> float:
+        """The stride for a network of so many blocks."""
+        return min(0.02, 0.15 / blocks) if self.stride is None else self.stride
 
 
 def divergence(given: Any, expected: Any) -> Tensor:
@@ -63,19 +69,21 @@ def descend(
     original: nn.Module,
     batches: Iterator[Example],
     schedule: Schedule,
+    blocks: int,
     progress: Progress | None = None,
 ) -> None:
     """Move all parameters of the smaller network, in place; both networks stay in evaluation mode.
 
     Args:
         batches: an endless stream of examples.
+        blocks: of the network.
     """
     parameters = [p for p in smaller.parameters() if p.is_floating_point()]
     trained = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": schedule.stride * _size(p)} for p in parameters]
+        [{"params": [p], "lr": schedule.among(blocks) * _size(p)} for p in parameters]
     )
     falling = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

@@ -154,12 +154,12 @@ def compress(
             original,
             stream(shown, schedule.batch, draw, vary),
             schedule,
+            len(blocks),
             partial(told, "steps"),
         )
         # Steps that lead away, on examples that they have not seen, are not taken.
-        if _error(moved, original, held_out) < _error(smaller, original, held_out):
-            smaller, taken = moved, schedule.steps
-            after = _agreement(smaller, original, held_out)
+        if (then := _agreement(moved, original, held_out)) >= before:
+            smaller, taken, after = moved, schedule.steps, then
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
@@ -242,11 +242,6 @@ def _harms(
             harms[block.into][width] = harm.item()
         told("measure harm", at + 1, len(blocks))
     return harms
-
-
-@torch.no_grad()
-def _error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
-    return steps.divergence(call(smaller, examples), call(original, examples)).item()
 
 
 @torch.no_grad()

@@ -20,11 +20,10 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Steps(Strict):
     steps: Count
     batch: Count
-    stride: Positive
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.steps, self.batch, self.stride)
+        return Schedule(self.steps, self.batch)
 
 
 class Training(Strict):
