@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from kt.errors import KTError
 from kt.real.blocks import NORMS
 from kt.real.graph import Example, Graph, tensors
-from kt.real.images import are_images, varied
+from kt.real.images import are_images
 from kt.real.steps import Progress, are_scores
 
 COUNT = 256
@@ -19,7 +19,7 @@ TOGETHER = 128
 """So many at once: their statistics are matched."""
 ROUNDS = 60
 RATE = 0.1
-SMOOTHNESS = 0.05
+SMOOTHNESS = 0.01
 LABELS = 0.1
 """What total variation and given labels count beside the mean mismatch of the batch norms."""
 
@@ -83,7 +83,7 @@ def _matched(
     labels = None
     for step in range(ROUNDS):
         with torch.enable_grad():
-            seen = graph.read(model, varied(made, draw), wanted)
+            seen = graph.read(model, made, wanted)
             answer = seen.pop(end)[0]
             loss = torch.stack(list(seen.values())).mean()
             if are_scores(answer):
