@@ -1,0 +1,155 @@
+"""The command line: `compress module:factory weights -o smaller.safetensors`."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kt.real import files
+from kt.real.steps import Schedule
+from kt.real.translate import IMAGENET, Report, compress
+from kt.run.errors import KTError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add `compress` to a program's commands; its `run` takes the parsed options."""
+    command = commands.add_parser(
+        "compress",
+        help="make a trained PyTorch network smaller, without labels, without training it again",
+        description="Reads a network's weights, narrows its blocks' hidden layers, and writes "
+        "the weights of the smaller network; kt.real.load(factory, file) makes it of them again.",
+    )
+    command.add_argument(
+        "factory", help="module:function that makes the network, without arguments"
+    )
+    command.add_argument("weights", type=Path, help="safetensors or torch.save of its weights")
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument(
+        "--input",
+        type=shape,
+        default=(1, 3, 224, 224),
+        metavar="N,C,H,W",
+        help="size of an input [1,3,224,224]",
+    )
+    command.add_argument(
+        "--keep", type=float, default=0.5, help="share of the multiply-adds to keep [%(default)s]"
+    )
+    command.add_argument(
+        "--of",
+        choices=("multiply-adds", "parameters"),
+        default="multiply-adds",
+        help="[%(default)s]",
+    )
+    command.add_argument(
+        "--images", type=Path, help="folder of unlabelled images; without, they are made"
+    )
+    for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
+        command.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            default=values,
+            metavar=("R", "G", "B"),
+            help=f"by which the network's images are normalised [{' '.join(map(str, values))}]",
+        )
+    command.add_argument(
+        "--round-to", type=int, default=1, metavar="N", help="make widths multiples of N [1]"
+    )
+    command.add_argument(
+        "--steps", type=int, default=Schedule().steps, help="on the answers; 0: none [%(default)s]"
+    )
+    command.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
+    command.add_argument("--report", type=Path, help="also write the report, as Markdown")
+    command.set_defaults(run=run)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """The numbers of "1,3,32,32"."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compress a network as the command line asks.
+
+    Raises:
+        KTError: something that the user can put right.
+    """
+    network = files.load(made_by(options.factory), options.weights)
+    kind = next(network.parameters()).dtype
+    example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
+    smaller = compress(
+        network,
+        example.to(kind),
+        options.keep,
+        options.images,
+        of=options.of,
+        round_to=options.round_to,
+        schedule=Schedule(options.steps),
+        normalise=(options.mean, options.deviation),
+        seed=options.seed,
+        progress=show if sys.stderr.isatty() else None,
+    )
+    files.save(smaller, options.output)
+    lines = described(smaller.kt_report)
+    if options.onnx:
+        worst = files.export_onnx(smaller.float(), example, options.onnx)
+        lines.append("")
+        lines.append(f"ONNX Runtime's answers differ by {worst:.1e} of the largest answer at most.")
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def made_by(name: str) -> type[nn.Module]:
+    """The function that `module:function` names; modules of the working folder are found too.
+
+    Raises:
+        KTError: there is none.
+    """
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise KTError(f"{name} is no module:function ({error})") from None
+
+
+def described(report: Report) -> list[str]:
+    """A report as lines of Markdown."""
+    rows = [
+        ("parameters", *(f"{number:,}" for number in report.parameters)),
+        ("multiply-adds", *(f"{number:,}" for number in report.multiply_adds)),
+        ("milliseconds", *(f"{number:.2f}" for number in report.latency)),
+    ]
+    source = "made from the network itself" if report.made else "unlabelled"
+    fitted, moved = report.agreement
+    return [
+        "| | before | after |",
+        "| --- | ---: | ---: |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        f"Agreement with the original on images held out: {fitted:.1f} % after least squares, "
+        f"{moved:.1f} % after {report.steps} steps; {report.images:,} images ({source}), no label, "
+        f"{report.seconds:.0f} s.",
+        "",
+        "| block | channels before | after |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {before} | {after} |" for name, (before, after) in report.blocks.items()),
+        "",
+        "Left as they are:",
+        "",
+        *(f"- {name}: {reason}" for name, reason in report.left.items()),
+    ]
+
+
+def show(what: str, done: int, total: int) -> None:
+    """One line of progress on the terminal, overwritten by the next."""
+    bar = "#" * (30 * done // total)
+    sys.stderr.write(f"\r{what:16}[{bar:30}] {done}/{total}" + ("\n" if done == total else ""))
+    sys.stderr.flush()

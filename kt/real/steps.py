@@ -1,0 +1,119 @@
+"""Descent on what a smaller network answers: towards the original's answers, without labels.
+
+The steps are fixed: Adam, each tensor's step a share of its own size. A learned descent would take
+their place in `descend`, behind the same arguments: it needs translators of any width, which this
+project does not have yet.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kt.real.graph import Example, call, tensors
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how far.
+
+    Attributes:
+        steps: of `batch` examples each. stride: the longest step, as a share of a tensor's root
+        mean square; it falls as a cosine. None
+            is 0.15 over the number of blocks, since the steps of deep networks add up, and 0.02 at
+            most.
+        warmup: steps in which it rises.
+    """
+
+    steps: int = 300
+    batch: int = 64
+    stride: float | None = None
+    warmup: int = 20
+
+    def among(self, blocks: int) -> float:
+        """The stride for a network of so many blocks."""
+        return min(0.02, 0.15 / blocks) if self.stride is None else self.stride
+
+
+def divergence(given: Any, expected: Any) -> Tensor:
+    """How far answers are from others, all their floating-point tensors summed.
+
+    Of class scores, (N, classes), the Kullback-Leibler divergence; of other tensors the mean
+    squared error as a share of the variance.
+    """
+    total = torch.zeros(())
+    for ours, theirs in zip(tensors(given), tensors(expected), strict=True):
+        if not theirs.is_floating_point():
+            continue
+        if are_scores(theirs):
+            ours, theirs = ours.log_softmax(1), theirs.log_softmax(1)
+            total = total + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+        else:
+            total = total + F.mse_loss(ours, theirs) / _variance(theirs)
+    return total
+
+
+def are_scores(answer: Tensor) -> bool:
+    """Whether a tensor is taken for the scores of classes."""
+    return answer.ndim == 2 and answer.shape[1] > 1
+
+
+def descend(
+    smaller: nn.Module,
+    original: nn.Module,
+    batches: Iterator[Example],
+    schedule: Schedule,
+    blocks: int,
+    progress: Progress | None = None,
+) -> None:
+    """Move all parameters of the smaller network, in place; both networks stay in evaluation mode.
+
+    Args:
+        batches: an endless stream of examples.
+        blocks: of the network.
+    """
+    parameters = [p for p in smaller.parameters() if p.is_floating_point()]
+    trained = [p.requires_grad for p in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(
+        [{"params": [p], "lr": schedule.among(blocks) * _size(p)} for p in parameters]
+    )
+    falling = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (
+            min(1.0, (step + 1) / schedule.warmup)
+            * (0.5 + 0.5 * math.cos(math.pi * step / schedule.steps))
+        ),
+    )
+    try:
+        for step in range(schedule.steps):
+            batch = next(batches)
+            with torch.no_grad():
+                expected = call(original, batch)
+            with torch.enable_grad():
+                loss = divergence(call(smaller, batch), expected)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            falling.step()
+            if progress is not None:
+                progress(step + 1, schedule.steps)
+    finally:
+        for parameter, before in zip(parameters, trained, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(before)
+
+
+def _size(parameter: Tensor) -> float:
+    return parameter.detach().square().mean().sqrt().item()
+
+
+def _variance(tensor: Tensor) -> Tensor:
+    return tensor.var(correction=0).clamp(min=torch.finfo(tensor.dtype).tiny)

@@ -1,0 +1,88 @@
+"""Make layers smaller, in place, and fit layers to the tensors of a smaller network."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kt.real.blocks import CONVOLUTIONS, NORMS, Block
+from kt.run.errors import KTError
+
+
+def shrink(model: nn.Module, block: Block, kept: list[int]) -> None:
+    """Keep some hidden channels of a block: all its layers become so much smaller.
+
+    Args:
+        kept: indices, each once.
+    """
+    index = torch.tensor(kept, device=model.get_submodule(block.into).weight.device)
+    for name in (block.into, *block.between):
+        layer = model.get_submodule(name)
+        for key, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            if tensor.ndim and len(tensor) == block.channels:
+                _put(layer, key, tensor.detach()[index])
+        _measure(layer)
+    out = model.get_submodule(block.out)
+    weight = out.weight.detach().unflatten(1, (block.channels, -1))[:, index].flatten(1, 2)
+    _put(out, "weight", weight)
+    _measure(out)
+
+
+def replace(model: nn.Module, block: Block, weight: Tensor, bias: Tensor) -> None:
+    """Give a block's second map new weights, (outputs, numbers read), and biases, (outputs,)."""
+    out = model.get_submodule(block.out)
+    _put(out, "weight", weight.to(out.weight).view(out.weight.shape[0], -1, *out.weight.shape[2:]))
+    _put(out, "bias", bias.to(out.weight))
+
+
+def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give every layer the widths that a smaller network's tensors have, and these tensors.
+
+    Raises:
+        KTError: naming a tensor that is missing, too many, or does not fit.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    expected = model.state_dict()
+    for name, tensor in tensors.items():
+        path, _, key = name.rpartition(".")
+        layer = modules.get(path)
+        new_bias = key == "bias" and isinstance(layer, (*CONVOLUTIONS, nn.Linear))
+        if name not in expected and not new_bias:
+            raise KTError(f"the network has no {name}: the weights are another network's")
+        own = expected.get(name)
+        if own is None or own.shape != tensor.shape:
+            if own is not None and own.ndim != tensor.ndim:
+                raise KTError(
+                    f"{name} is {tuple(tensor.shape)}, but the network has {tuple(own.shape)}"
+                )
+            _put(layer, key, tensor)
+            _measure(layer)
+    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    if missing := [name for name in expected if name not in tensors and name not in counters]:
+        raise KTError(f"the weights lack {missing[0]}: they are another network's")
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def _put(layer: nn.Module, key: str, tensor: Tensor) -> None:
+    """Set a parameter or a buffer; a parameter is trained where the one before was."""
+    if key in layer._buffers:
+        layer._buffers[key] = tensor.clone()
+        return
+    before = layer._parameters.get(key)
+    trained = layer.weight.requires_grad if before is None else before.requires_grad
+    setattr(layer, key, nn.Parameter(tensor.clone(), requires_grad=trained))
+
+
+def _measure(layer: nn.Module) -> None:
+    """Set the numbers that a layer keeps about its own size."""
+    if isinstance(layer, CONVOLUTIONS):
+        depthwise = layer.groups > 1
+        layer.out_channels = layer.weight.shape[0]
+        layer.groups = layer.out_channels if depthwise else 1
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, NORMS):
+        layer.num_features = len(layer.running_mean)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)

@@ -1,0 +1,307 @@
+"""Make a trained network smaller without labels and without training it again."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from kt.real import choose, cost, probes, steps, surgery, widths
+from kt.real.blocks import Block, find
+from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors
+from kt.real.images import collect, split, stream, take
+from kt.real.moments import gather
+from kt.real.widths import measured_at
+from kt.run.errors import KTError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HELD_OUT = 10
+"""One in so many images is kept aside to measure agreement."""
+HARM = 128
+"""Examples on which the harm of narrowing each block alone is measured."""
+HARM_MOMENTS = 400
+"""Examples from which the blocks that are judged so are made."""
+BATCH = 100
+"""Examples read at once."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done to a network.
+
+    Attributes:
+        blocks: hidden channels before and after, by the name of the block's first map.
+        left: layers that were left as they are, with the reason.
+        parameters, multiply_adds: of the whole network, before and after.
+        latency: milliseconds for the example, before and after, as measured here.
+        agreement: on held-out examples, before the steps and at the end: the share, in percent, of
+            equal answers (class scores), or of explained variance (other answers).
+        images: examples used, held-out ones included.
+        made: whether they were made from the network itself, since none were given.
+        steps: taken on the answers.
+        seconds: that all of this took, latency aside.
+    """
+
+    blocks: dict[str, tuple[int, int]]
+    left: dict[str, str]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+    latency: tuple[float, float]
+    agreement: tuple[float, float]
+    images: int
+    made: bool
+    steps: int
+    seconds: float
+
+
+def compress(
+    model: nn.Module,
+    example: Example,
+    keep: float | Mapping[str, int] = 0.5,
+    images: Any = None,
+    *,
+    of: Literal["multiply-adds", "parameters"] = "multiply-adds",
+    ratios: Literal["harm", "even"] = "harm",
+    round_to: int = 1,
+    schedule: steps.Schedule | None = None,
+    vary: bool = True,
+    positions: int = 64,
+    normalise: tuple[Sequence[float], Sequence[float]] = IMAGENET,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A smaller copy of a trained network that answers alike.
+
+    The hidden channels between two maps (convolutions or linear layers) are translated into fewer:
+    backward elimination chooses them, least squares fits how the second map reads them, and steps
+    on the answers follow. What lies on a residual stream keeps its width. The first layers of a
+    block, up to the second map, only lose channels until the steps; the second gets a bias if it
+    has none.
+
+    Args:
+        model: it can be traced by `torch.fx`; its answers are tensors, in any nesting. It is not
+            changed.
+        example: one input or a batch of them: a tensor, a tuple of inputs, or a mapping by name.
+        keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
+        to
+            be translated, by the name of its first map.
+        images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
+        A
+            thousand do. Without any they are made from the network's own batch norms, or of noise.
+        of: the cost that `keep` is a share of, counted over convolutions and linear layers.
+        ratios: widths where they do the least harm, or the same share for all blocks.
+        round_to: widths are multiples of it.
+        schedule: the steps on the answers; `Schedule(0)` for none.
+        vary: shift, mirror and mix images for the steps.
+        positions: in each image, at most, from which least squares learns.
+        normalise: means and deviations for a folder's images, pixels in [0, 1].
+        seed: of all that is drawn.
+        progress: called with what is done now, how much of it, and of how much.
+
+    Returns:
+        A network of the same class, ordinary layers, with the same modes, types and device as the
+        given one; a `Report` is its attribute `kt_report`.
+
+    Raises:
+        KTError: the network cannot be traced, has nothing to translate, carries hooks, or the
+        request
+            cannot be met.
+    """
+    begun = time.perf_counter()
+    told = progress or (lambda what, done, total: None)
+    original = _prepared(model)
+    example = as_floats(example)
+    graph = Graph(original, example)
+    blocks, left = find(original, graph)
+    if not blocks:
+        raise KTError(f"nothing to translate: {_summary(left)}")
+    if not isinstance(keep, Mapping) and not 0 < keep <= 1:
+        raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
+    schedule = schedule or steps.Schedule()
+    draw = torch.Generator().manual_seed(seed)
+    made = images is None
+    if made:
+        examples = probes.make(original, graph, example, draw, partial(told, "make images"))
+    else:
+        examples = as_floats(collect(images, example, *normalise))
+    held = max(1, size(examples) // HELD_OUT)
+    shown, held_out = take(examples, slice(held, None)), take(examples, slice(held))
+
+    costs = cost.shares(original, graph, of)
+    if isinstance(keep, Mapping):
+        chosen = widths.given(blocks, keep)
+    elif ratios == "even":
+        chosen = widths.evenly(blocks, costs, keep * sum(costs.values()), round_to)
+    elif keep == 1:
+        chosen = {block.into: block.channels for block in blocks}
+    else:
+        harm = _harms(original, graph, blocks, shown, positions, draw, told)
+        chosen = widths.by_harm(blocks, harm, costs, keep * sum(costs.values()), round_to)
+    smaller = copy.deepcopy(original)
+    translate(smaller, original, graph, blocks, chosen, shown, positions, draw, told)
+    before = after = _agreement(smaller, original, held_out)
+    taken = 0
+    if schedule.steps and any(chosen[block.into] < block.channels for block in blocks):
+        moved = copy.deepcopy(smaller)
+        steps.descend(
+            moved,
+            original,
+            stream(shown, schedule.batch, draw, vary),
+            schedule,
+            len(blocks),
+            partial(told, "steps"),
+        )
+        # Steps that bring nothing, on examples that they have not seen, are not taken. Agreement on
+        # a few is coarse, and mixtures teach answers less certain than the original's: so either.
+        then = _agreement(moved, original, held_out)
+        errors = [_error(network, original, held_out) for network in (moved, smaller)]
+        if errors[0] < errors[1] or then > before:
+            smaller, taken, after = moved, schedule.steps, then
+    seconds = time.perf_counter() - begun
+    report = Report(
+        {block.into: (block.channels, chosen[block.into]) for block in blocks},
+        left,
+        (cost.parameters(original), cost.parameters(smaller)),
+        (cost.multiply_adds(original, graph), cost.multiply_adds(smaller, graph)),
+        (cost.latency(original, example), cost.latency(smaller, example)),
+        (before, after),
+        size(examples),
+        made,
+        taken,
+        seconds,
+    )
+    return _finished(smaller, model, report)
+
+
+@torch.no_grad()
+def translate(
+    smaller: nn.Module,
+    original: nn.Module,
+    graph: Graph,
+    blocks: list[Block],
+    widths: Mapping[str, int],
+    examples: Example,
+    positions: int,
+    draw: torch.Generator,
+    told: Progress,
+) -> None:
+    """Give a copy of a network its smaller blocks, one after the other, in place.
+
+    Each block is fitted on what the blocks before it give by now. So is one that keeps its width,
+    once a block before it does not.
+    """
+    changed = False
+    before, now = (
+        [Walk(graph, network, batch) for batch in split(examples, BATCH)]
+        for network in (original, smaller)
+    )
+    for at, block in enumerate(blocks):
+        width = widths[block.into]
+        changed |= width < block.channels
+        if changed:
+            found = gather(block, graph, original, before, now, positions, draw)
+            kept = choose.eliminate(found, [width])[width]
+            surgery.shrink(smaller, block, kept)
+            surgery.replace(smaller, block, *choose.fit(found, kept))
+        told("translate", at + 1, len(blocks))
+
+
+@torch.no_grad()
+def _harms(
+    original: nn.Module,
+    graph: Graph,
+    blocks: list[Block],
+    examples: Example,
+    positions: int,
+    draw: torch.Generator,
+    told: Progress,
+) -> dict[str, dict[int, float]]:
+    """What narrowing each block alone does to the answers, at some widths."""
+    walks = [
+        Walk(graph, original, batch) for batch in split(take(examples, slice(HARM_MOMENTS)), HARM)
+    ]
+    (end,) = (node for node in graph.nodes if node.op == "output")
+
+    def answers(walk: Walk) -> Any:
+        return walk.read({end: lambda value: value})[end]
+
+    expected = answers(walks[0].branch())
+    harms: dict[str, dict[int, float]] = {}
+    for at, block in enumerate(blocks):
+        found = gather(block, graph, original, walks, walks, positions, draw)
+        harms[block.into] = {}
+        wanted = measured_at(block.channels)
+        for width, kept in choose.eliminate(found, wanted).items():
+            trial = copy.deepcopy(original)
+            surgery.shrink(trial, block, kept)
+            surgery.replace(trial, block, *choose.fit(found, kept))
+            harm = steps.divergence(answers(walks[0].branch(trial)), expected)
+            harms[block.into][width] = harm.item()
+        told("measure harm", at + 1, len(blocks))
+    return harms
+
+
+@torch.no_grad()
+def _error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
+    return steps.divergence(call(smaller, examples), call(original, examples)).item()
+
+
+@torch.no_grad()
+def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
+    """Equal answers, or variance explained, in percent; of the first floating-point answer."""
+    ours, theirs = (
+        next(t for t in tensors(call(net, examples)) if t.is_floating_point())
+        for net in (smaller, original)
+    )
+    if steps.are_scores(theirs):
+        return 100 * (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
+    return 100 - 100 * steps.divergence(ours, theirs).item()
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    """A copy to work with: in evaluation mode, in single precision, its gradients off."""
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise KTError(
+                f"{name or 'the network'} carries forward hooks (old weight norms do): remove them"
+            )
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    return copied.float()
+
+
+def _finished(smaller: nn.Module, model: nn.Module, report: Report) -> nn.Module:
+    """The smaller network with the types, modes and gradients of the given one."""
+    for name, module in smaller.named_modules():
+        given = model.get_submodule(name)
+        module.training = given.training
+        types = {
+            k: t.dtype
+            for k, t in (*given._parameters.items(), *given._buffers.items())
+            if t is not None
+        }
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            kind = types.get(key, types.get("weight", tensor.dtype))
+            tensor.data = tensor.data.to(kind)
+            if key in module._parameters:
+                like = given._parameters.get(key)
+                like = given._parameters["weight"] if like is None else like
+                tensor.requires_grad_(like.requires_grad)
+    smaller.kt_report = report
+    return smaller
+
+
+def _summary(left: Mapping[str, str]) -> str:
+    """The first few reasons."""
+    if not left:
+        return "the network calls no convolution or linear layer"
+    shown = [f"{name}: {reason}" for name, reason in list(left.items())[:3]]
+    more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
+    return "; ".join(shown) + more

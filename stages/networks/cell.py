@@ -1,0 +1,80 @@
+"""Measure a method on a network: all shares kept, all seeds."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from kt.ensemble import Compute
+from kt.real import cost, load
+from kt.real.graph import Graph
+from kt.real.probes import COUNT
+from kt.run.errors import KTError
+from kt.run.files import load_tensors
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.networks import settings
+from stages.networks.methods import METHODS, Task
+from stages.networks.resnet import pixels
+
+
+def main(params: Params, compute: Compute, cell: str) -> None:
+    chosen = settings.load()
+    name, _, key = cell.partition("-")
+    if name not in chosen.networks or key not in METHODS:
+        raise KTError(f"cell {cell!r} is no network-method of tables/networks/params.yaml")
+    wanted, method = chosen.active.networks[name], METHODS[key]
+    network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval()
+    network = network.to(compute.device)
+    stored = load_tensors(chosen.data / "images.safetensors")
+    pool, test = (pixels(stored[k].to(compute.device)) for k in ("unlabelled", "test.images"))
+    labels, own = stored["test.labels"], answers(network, test)
+    graph = Graph(network, test[:2])
+    whole = cost.multiply_adds(network, graph)
+    rows = [
+        {
+            "keep": 1.0, "seed": chosen.seeds[0], "accuracy": accuracy(own, labels),
+            "agreement": 100.0, "multiply_adds": whole, "parameters": cost.parameters(network),
+            "milliseconds": cost.latency(network, test[:64]), "images": 0, "seconds": 0.0,
+        }
+    ]  # fmt: skip
+    count = chosen.active.unlabelled
+    shown = runtime.progress_bar(len(chosen.keep) * len(chosen.seeds), cell, "network")
+    for keep in chosen.keep:
+        for at, seed in enumerate(chosen.seeds):
+            images = pool[at * count : (at + 1) * count]
+            start = time.perf_counter()
+            smaller = method.narrow(Task(network, keep, images, wanted.steps.schedule, seed))
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            found = answers(smaller, test)
+            rows.append({
+                "keep": keep,
+                "seed": seed,
+                "accuracy": accuracy(found, labels),
+                "agreement": accuracy(found, own),
+                "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
+                "parameters": cost.parameters(smaller),
+                "milliseconds": cost.latency(smaller, test[:64]),
+                "images": {"given": count, "made": COUNT, "none": 0}[method.images],
+                "seconds": seconds,
+            })  # fmt: skip
+            shown.update()
+    shown.close()
+    runtime.write_json(chosen.cell(name, key), {"labels": 0, "rows": rows})
+
+
+@torch.inference_mode()
+def answers(network: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image, (N,)."""
+    return torch.cat([network(batch).argmax(1) for batch in images.split(250)]).cpu()
+
+
+def accuracy(found: Tensor, expected: Tensor) -> float:
+    """In percent."""
+    return 100 * (found == expected).double().mean().item()
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__, "cell")

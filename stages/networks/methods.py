@@ -1,0 +1,111 @@
+"""The rows of the table: ways of narrowing the blocks of a trained network, none with labels."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kt.real import Schedule, compress, cost, probes
+from kt.real.blocks import find
+from kt.real.graph import Graph
+from kt.real.widths import evenly
+from stages.networks import rivals
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: a network, how much of it to keep, and images without labels."""
+
+    network: nn.Module
+    keep: float
+    images: Tensor
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of making a network smaller.
+
+    Attributes:
+        label: its name in the table.
+        images: what it sees: the unlabelled images; those that it makes itself; or none.
+        narrow: what it does.
+    """
+
+    label: str
+    images: str
+    narrow: Callable[[Task], nn.Module]
+
+
+def _narrowed(how: rivals.Narrow, recalibrate: bool = False) -> Callable[[Task], nn.Module]:
+    """All blocks by the same share, each narrowed by itself; then batch norms measured anew."""
+
+    def narrow(task: Task) -> nn.Module:
+        smaller = copy.deepcopy(task.network)
+        _, blocks, widths = _evenly(task)
+        draw = torch.Generator().manual_seed(task.seed)
+        for block in blocks:
+            how(smaller, block, widths[block.into], draw)
+        if recalibrate:
+            rivals.recalibrated(smaller, task.images)
+        return smaller
+
+    return narrow
+
+
+def _fitted(pointwise: bool) -> Callable[[Task], nn.Module]:
+    def narrow(task: Task) -> nn.Module:
+        draw = torch.Generator().manual_seed(task.seed)
+        return rivals.fitted(task.network, *_evenly(task), task.images, draw, pointwise)
+
+    return narrow
+
+
+def _evenly(task: Task) -> tuple:
+    graph = Graph(task.network, task.images[:2])
+    blocks, _ = find(task.network, graph)
+    costs = cost.shares(task.network, graph, "multiply-adds")
+    return graph, blocks, evenly(blocks, costs, task.keep * sum(costs.values()), 1)
+
+
+def _translated(task: Task) -> nn.Module:
+    return _compressed(task, task.images)
+
+
+def _least_squares(task: Task) -> nn.Module:
+    return _compressed(task, task.images, Schedule(0))
+
+
+def _made(task: Task) -> nn.Module:
+    return _compressed(task, None)
+
+
+def _noise(task: Task) -> nn.Module:
+    draw = torch.Generator().manual_seed(task.seed)
+    return _compressed(task, probes.smooth(task.images[:1], draw))
+
+
+def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:
+    return compress(
+        task.network, task.images[:2], task.keep, images, schedule=schedule or task.schedule,
+        seed=task.seed,
+    )  # fmt: skip
+
+
+METHODS = {
+    "random": Method("random channels", "none", _narrowed(rivals.randomly)),
+    "norm": Method("by norm", "none", _narrowed(rivals.by_norm)),
+    "norm_statistics": Method(
+        "by norm, batch norm measured anew", "given", _narrowed(rivals.by_norm, True)
+    ),
+    "folding": Method("folding with repair", "given", _narrowed(rivals.folded, True)),
+    "pointwise": Method("by norm, 1x1 ridge map", "given", _fitted(True)),
+    "least_squares": Method("by norm, 3x3 least squares", "given", _fitted(False)),
+    "ours_noise": Method("translated, from weights alone (noise)", "made", _noise),
+    "ours_made": Method("translated, no images (made from batch norm)", "made", _made),
+    "ours_fitted": Method("translated, without steps", "given", _least_squares),
+    "ours": Method("translated", "given", _translated),
+}

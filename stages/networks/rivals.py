@@ -1,0 +1,137 @@
+"""What others do to a residual network's blocks without training: channels dropped, merged, mended.
+
+Every rival narrows the two 3x3 convolutions of a block, with a batch norm behind each.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kt.real import choose, surgery
+from kt.real.blocks import Block
+from kt.real.graph import Graph, Walk
+from kt.real.moments import gather
+
+Narrow = Callable[[nn.Module, Block, int, torch.Generator], None]
+
+
+def randomly(network: nn.Module, block: Block, width: int, draw: torch.Generator) -> None:
+    """Keep channels drawn at random."""
+    kept = torch.randperm(block.channels, generator=draw)[:width]
+    surgery.shrink(network, block, sorted(kept.tolist()))
+
+
+def by_norm(network: nn.Module, block: Block, width: int, draw: torch.Generator) -> None:
+    """Keep the channels whose first weights, scaled as their batch norm does, are the largest.
+
+    Li et al., 2017, "Pruning Filters for Efficient ConvNets", with the scale of Liu et al., 2017.
+    """
+    surgery.shrink(network, block, largest(network, block, width))
+
+
+def largest(network: nn.Module, block: Block, width: int) -> list[int]:
+    """The channels of the largest norm, in increasing order."""
+    norm = network.get_submodule(block.between[0])
+    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    sizes = network.get_submodule(block.into).weight.detach().flatten(1).norm(dim=1) * scale.abs()
+    return sorted(sizes.topk(width).indices.tolist())
+
+
+def folded(network: nn.Module, block: Block, width: int, draw: torch.Generator) -> None:
+    """Merge channels that are alike: k-means over their weights, means in, sums out.
+
+    Wang et al., 2025, "Forget the Data and Fine-Tuning! Just Fold the Network to Compress". Its
+    statistics are mended by `recalibrated`.
+    """
+    into, norm = (network.get_submodule(name) for name in (block.into, block.between[0]))
+    out = network.get_submodule(block.out)
+    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    points = into.weight.detach().flatten(1) * scale[:, None]
+    group = _clusters(points, width, draw)
+    members = nn.functional.one_hot(group, width).to(points).T  # (width, channels)
+    means = members / members.sum(1, keepdim=True)
+    columns = torch.einsum("kc,ochw->okhw", members, out.weight.detach())
+    rows = torch.einsum("kc,cihw->kihw", means, into.weight.detach())
+    vectors = {key: means @ getattr(norm, key).detach() for key in ("weight", "bias")}
+    vectors |= {key: means @ getattr(norm, key) for key in ("running_mean", "running_var")}
+    surgery.shrink(network, block, list(range(width)))
+    with torch.no_grad():
+        into.weight.copy_(rows)
+        out.weight.copy_(columns)
+        for key, vector in vectors.items():
+            getattr(norm, key).copy_(vector)
+
+
+def _clusters(points: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """Lloyd's k-means, none of the clusters empty: of each point its cluster."""
+    start = torch.randperm(len(points), generator=draw)[:count]
+    centres = points[start]
+    for _ in range(50):
+        distance = torch.cdist(points, centres)
+        group = distance.argmin(1)
+        for empty in set(range(count)) - set(group.tolist()):
+            shared = torch.bincount(group, minlength=count)[group] > 1
+            own = distance.gather(1, group[:, None])[:, 0]
+            group[own.where(shared, own.new_tensor(-1.0)).argmax()] = empty
+        members = nn.functional.one_hot(group, count).to(points).T
+        centres = members @ points / members.sum(1, keepdim=True)
+    return group
+
+
+@torch.no_grad()
+def recalibrated(network: nn.Module, images: Tensor) -> None:
+    """Take all batch norms' statistics anew, over all images at once: in place."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over batches
+        norm.train()
+    for batch in images.split(250):
+        network(batch)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def fitted(
+    original: nn.Module,
+    graph: Graph,
+    blocks: Iterable[Block],
+    widths: Mapping[str, int],
+    images: Tensor,
+    draw: torch.Generator,
+    pointwise: bool,
+) -> nn.Module:
+    """Channels of the largest norm, and the second convolution fitted to what it gave before.
+
+    Args:
+        pointwise: fit only how a dropped channel's value follows from the kept channels' at the
+        same
+            place, a 1x1 map that the convolution takes up (as GRAIL, 2026); or the whole 3x3 map.
+    """
+    smaller = copy.deepcopy(original)
+    before, now = (
+        [Walk(graph, network, batch) for batch in images.split(100)]
+        for network in (original, smaller)
+    )
+    for block in blocks:
+        kept = largest(smaller, block, widths[block.into])
+        found = gather(block, graph, original, before, now, 64, draw)
+        if pointwise:
+            out = smaller.get_submodule(block.out)
+            centre = found.each // 2
+            places = torch.arange(block.channels) * found.each + centre
+            hidden = found.inputs[places][:, places]
+            hidden = hidden + choose.RIDGE * hidden.diagonal().mean() * torch.eye(len(hidden))
+            spread = torch.linalg.solve(hidden[kept][:, kept], hidden[kept]).to(out.weight)
+            weight = torch.einsum("kc,ochw->okhw", spread, out.weight.detach())
+            bias = torch.zeros(len(weight)) if out.bias is None else out.bias.detach()
+            surgery.shrink(smaller, block, kept)
+            surgery.replace(smaller, block, weight.flatten(1), bias)
+        else:
+            surgery.shrink(smaller, block, kept)
+            surgery.replace(smaller, block, *choose.fit(found, kept))
+    return smaller

@@ -1,0 +1,114 @@
+"""The typed form of `tables/networks/params.yaml`, and where its stages keep their work."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from kt.real import Schedule
+from kt.run.errors import KTError
+from stages.common.base.params import Count, Positive, Strict, explain
+from stages.networks.methods import METHODS
+from stages.networks.resnet import ResNet
+
+TABLE = Path("tables/networks")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Steps(Strict):
+    steps: Count
+    batch: Count
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, self.batch)
+
+
+class Training(Strict):
+    """Of a network that is trained here, with labels."""
+
+    widths: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    epochs: Count
+    lr: Positive
+
+
+class Network(Strict):
+    depth: Count
+    steps: Steps
+    training: Training | None = None
+
+    def fresh(self) -> ResNet:
+        """The network with random weights: of the published kind, or of digits' own."""
+        if self.training is None:
+            return ResNet(self.depth)
+        return ResNet(self.depth, tuple(self.training.widths), colours=1)
+
+
+class Scale(Strict):
+    images: Literal["cifar10", "digits"]
+    unlabelled: Annotated[int, Field(ge=20)]
+    networks: dict[str, Network]
+
+
+def _different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"got {values}; each must be another")
+    return values
+
+
+class Settings(Strict):
+    """All of `tables/networks/params.yaml`."""
+
+    scale: str
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)
+    ]
+    keep: Annotated[list[Share], Field(min_length=1), AfterValidator(_different)]
+    networks: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    scales: dict[str, Scale]
+
+    @model_validator(mode="after")
+    def _known(self) -> "Settings":
+        if self.scale not in self.scales:
+            raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+        for key, names, known in (
+            ("networks", self.networks, self.active.networks),
+            ("methods", self.methods, METHODS),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{key}: {name!r} is none of {', '.join(known)}")
+        return self
+
+    @property
+    def active(self) -> Scale:
+        """The block of the chosen scale."""
+        return self.scales[self.scale]
+
+    @property
+    def data(self) -> Path:
+        """Images and networks at the chosen scale."""
+        return Path("data/networks") / self.scale
+
+    def cell(self, network: str, method: str) -> Path:
+        """The measurements of a method on a network."""
+        return Path("tables/cells/networks") / self.scale / f"{network}-{method}.json"
+
+
+def load(path: Path = TABLE / "params.yaml") -> Settings:
+    """Read and check the parameters.
+
+    Raises:
+        KTError: naming the first offending key, what it got and what it accepts.
+    """
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise KTError(f"{path} is missing: run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise KTError(f"{path}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    except ValidationError as error:
+        raise KTError(f"{path}: {explain(error, Settings)}") from None

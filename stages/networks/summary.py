@@ -1,0 +1,153 @@
+"""The table and the figure: what each method leaves of a network's accuracy."""
+
+import json
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kt.ensemble import Compute
+from stages.common.base import runtime
+from stages.common.base.params import Params
+from stages.figures import style
+from stages.networks import settings
+from stages.networks.methods import METHODS
+
+SEEN = {"given": "given", "made": "made from the network", "none": "none"}
+
+
+def main(params: Params, compute: Compute) -> None:
+    chosen = settings.load()
+    rows = []
+    for network in chosen.networks:
+        for method in chosen.methods:
+            cell = json.loads(chosen.cell(network, method).read_text())
+            rows += [{"network": network, "method": method, **row} for row in cell["rows"]]
+    measured = pd.DataFrame(rows)
+    results = settings.TABLE / "results" / chosen.scale
+    runtime.write_csv(results / "networks.csv", measured)
+    runtime.write_markdown(results / "networks.md", caption(chosen), table(measured, chosen))
+    chart(measured, chosen).savefig(results / "accuracy.png")
+    metrics = {
+        network: {
+            method: {
+                f"keep_{round(100 * keep)}": float(own["accuracy"].mean())
+                for keep, own in part.groupby("keep")
+                if keep < 1
+            }
+            for method, part in measured[measured["network"] == network].groupby("method")
+        }
+        for network in chosen.networks
+    }
+    runtime.write_json(results / "metrics.json", metrics)
+
+
+def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
+    """One row for each method, network and share kept: means over seeds."""
+    whole = measured[measured["keep"] == 1].groupby("network").first()
+    rows = []
+    for network in chosen.networks:
+        full = whole.loc[network]
+        rows.append(
+            _row(
+                network,
+                "the network itself",
+                "",
+                "",
+                f"{full.accuracy:.1f}",
+                "100.0",
+                "100.0 %",
+                full,
+            )
+        )
+        for keep in chosen.keep:
+            for method in chosen.methods:
+                own = measured[
+                    (measured["network"] == network)
+                    & (measured["method"] == method)
+                    & (measured["keep"] == keep)
+                ]
+                mean = own.mean(numeric_only=True)
+                spread = f" ± {own['accuracy'].std():.1f}" if len(own) > 1 else ""
+                share = f"{100 * mean.multiply_adds / full.multiply_adds:.1f} %"
+                images = f"{mean.images:.0f}"
+                if METHODS[method].images == "made":
+                    images += " made"
+                rows.append(
+                    _row(
+                        network,
+                        METHODS[method].label,
+                        f"{keep:.0%}",
+                        images,
+                        f"{mean.accuracy:.1f}{spread}",
+                        f"{mean.agreement:.1f}",
+                        share,
+                        mean,
+                    )
+                )
+    return pd.DataFrame(rows)
+
+
+def _row(network, label, keep, images, accuracy, agreement, share, numbers: pd.Series) -> dict:
+    return {
+        "network": network,
+        "method": label,
+        "keep": keep,
+        "accuracy": accuracy,
+        "agreement": agreement,
+        "multiply-adds": share,
+        "parameters": f"{numbers.parameters:,.0f}",
+        "ms for 64 images": f"{numbers.milliseconds:.1f}",
+        "images": images,
+        "labels": 0,
+        "seconds": f"{numbers.seconds:.0f}",
+    }
+
+
+def caption(chosen: settings.Settings) -> str:
+    seeds = f"{len(chosen.seeds)} seed{'s' if len(chosen.seeds) > 1 else ''}"
+    words = (
+        f"Scale `{chosen.scale}`: accuracy and agreement with the network itself, in percent, on "
+        f"all test images; means over {seeds} (of the images and of all draws; ± is the standard "
+        "deviation). Rivals narrow all blocks by the same share. Seconds are those of the machine "
+        "that ran the table, whatever else it did."
+    )
+    if chosen.active.images == "cifar10":
+        words += (
+            " Images are JPEG copies of CIFAR-10, which cost the published networks ten points: "
+            "compare drops."
+        )
+    return words
+
+
+def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
+    """Accuracy against multiply-adds, a panel for each network."""
+    figure = Figure(figsize=(4.6 * len(chosen.networks), 4.2), layout="constrained", dpi=120)
+    panels = figure.subplots(1, len(chosen.networks), squeeze=False, sharey=True)[0]
+    shades = (style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN)
+    for ax, network in zip(panels, chosen.networks, strict=True):
+        here = measured[measured["network"] == network]
+        whole = here[here["keep"] == 1].iloc[0]
+        ours = 0
+        for method in chosen.methods:
+            own = here[here["method"] == method].groupby("keep").mean(numeric_only=True)
+            own = own.sort_index(ascending=False)
+            mine = method.startswith("ours")
+            line = {"linewidth": 1.0, "alpha": 0.7, "linestyle": "--"}
+            if mine:
+                line = {"linewidth": 1.8, "color": shades[ours % len(shades)]}
+                ours += 1
+            ax.plot(
+                100 * own["multiply_adds"] / whole.multiply_adds, own["accuracy"],
+                marker="o", markersize=3, label=METHODS[method].label, **line,
+            )  # fmt: skip
+        ax.set(title=network, xlabel="multiply-adds, % of the network's")
+        ax.invert_xaxis()
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy, %")
+    panels[-1].legend(frameon=False, fontsize=7, loc="lower left")
+    return figure
+
+
+if __name__ == "__main__":
+    runtime.run(main, __doc__)

@@ -1,0 +1,117 @@
+"""Weights in and out of files, the command line, ONNX."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from kt import real
+from kt.real import Schedule, files
+from kt.real.graph import call
+from kt.run.errors import KTError
+from tests.real_networks import NETWORKS, Residual, made
+from tests.test_real import few
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def smaller_of(name):
+    network, example = made(name)
+    return (
+        network,
+        example,
+        real.compress(network, example, 0.7, few(example), schedule=Schedule(2)),
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_smaller_network_comes_back_from_its_file(name, tmp_path):
+    _, example, smaller = smaller_of(name)
+    files.save(smaller, tmp_path / "small.safetensors")
+    again = real.load(lambda: NETWORKS[name]()[0], tmp_path / "small.safetensors").eval()
+    assert_close(call(again, example), call(smaller, example), atol=0, rtol=0)
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in smaller.state_dict().items()}},
+        tmp_path / "s.pt",
+    )
+    again = real.load(lambda: NETWORKS[name]()[0], tmp_path / "s.pt").eval()
+    assert_close(call(again, example), call(smaller, example), atol=0, rtol=0)
+
+
+def test_prefixes_of_wrappers_are_stripped_and_half_stays_half(tmp_path):
+    network, example = made("residual")
+    half = {f"module._orig_mod.{k}": v for k, v in network.half().state_dict().items()}
+    save_file(half, tmp_path / "half.safetensors")
+    again = real.load(Residual, tmp_path / "half.safetensors")
+    assert again.head.weight.dtype == torch.float16
+    smaller = real.compress(again, example.half(), 0.7, few(example), schedule=Schedule(2))
+    assert {p.dtype for p in smaller.parameters()} == {torch.float16}
+
+
+def test_other_weights_are_refused_in_one_line(tmp_path):
+    network, _ = made("residual")
+    weights = network.state_dict()
+    path = tmp_path / "w.safetensors"
+    for change, message in (
+        ({"extra.weight": torch.ones(2)}, "no extra.weight"),
+        ({"head.weight": torch.ones(5)}, "head.weight is"),
+    ):
+        save_file(weights | change, path)
+        with pytest.raises(KTError, match=message):
+            real.load(Residual, path)
+    save_file({k: v for k, v in weights.items() if k != "head.weight"}, path)
+    with pytest.raises(KTError, match=r"lack head\.weight"):
+        real.load(Residual, path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(KTError, match="no safetensors file"):
+        real.load(Residual, path)
+    torch.save(network, tmp_path / "whole.pt")  # holds code, which is not run
+    with pytest.raises(KTError, match=r"no torch\.save of weights alone"):
+        real.load(Residual, tmp_path / "whole.pt")
+    with pytest.raises(KTError, match="missing"):
+        real.load(Residual, tmp_path / "none.pt")
+
+
+def test_command_line(tmp_path):
+    network, example = made("residual")
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "images").mkdir()
+    draw = torch.Generator().manual_seed(0)
+    for at in range(30):
+        pixels = torch.randint(0, 256, (12, 12, 3), generator=draw, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{at}.png")
+    arguments = [
+        *("tests.real_networks:Residual", "w.safetensors", "-o", "out/small.safetensors"),
+        *("--input", "1,3,12,12", "--keep", "0.6", "--steps", "3", "--report", "out/report.md"),
+        *("--images", "images", "--onnx", "out/small.onnx"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "kt.real", "compress", *arguments],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "27 images (unlabelled)" in done.stdout or "30 images (unlabelled)" in done.stdout
+    assert (tmp_path / "out" / "report.md").read_text() == done.stdout
+    assert (tmp_path / "out" / "small.onnx").exists() and "ONNX Runtime" in done.stdout
+    small = real.load(Residual, tmp_path / "out" / "small.safetensors")
+    assert small.blocks[0].conv1.out_channels < 16
+    assert load_file(tmp_path / "out" / "small.safetensors").keys() >= network.state_dict().keys()
+    assert small.eval()(example).shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", ["sound", "two inputs"])
+def test_onnx_answers_alike(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    if name == "two inputs":
+        name = "inverted"
+    _, example, smaller = smaller_of(name)
+    assert files.export_onnx(smaller, example, tmp_path / "small.onnx") < 1e-4

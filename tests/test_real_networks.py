@@ -1,0 +1,67 @@
+"""The table of networks made smaller, as its pipeline runs it: tiny, on handwritten digits."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from kt.images import LOADERS
+from kt.run.errors import KTError
+from stages.networks import settings
+from tests.conftest import ROOT
+
+TABLE = ROOT / "tables" / "networks"
+
+
+@pytest.fixture
+def table(project):
+    """A project with the pipeline's parameters at its smallest scale."""
+    params = yaml.safe_load((TABLE / "params.yaml").read_text())
+    params |= {"scale": "digits", "networks": ["resnet8"], "keep": [0.5], "seeds": [0, 1]}
+    params["methods"] = ["norm_statistics", "folding", "pointwise", "least_squares", "ours"]
+    folder = project.folder / "tables" / "networks"
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    project.table = params
+    return project
+
+
+def test_the_pipeline_runs_on_digits_and_translation_leads(table):
+    cells = [f"networks.cell resnet8-{method}" for method in table.table["methods"]]
+    table.succeed("networks.networks", *cells, "networks.summary")
+    results = table.folder / "tables" / "networks" / "results" / "digits"
+    rows = pd.read_csv(results / "networks.csv")
+    assert len(rows) == 5 * (1 + 2) and set(rows["seed"]) == {0, 1}
+    whole = rows[rows["keep"] == 1].iloc[0]
+    small = rows[rows["keep"] < 1]
+    assert whole["accuracy"] > 80
+    assert (small["multiply_adds"] <= 0.5 * whole["multiply_adds"]).all()
+    assert (small["images"] == 100).all() and (small["seconds"] > 0).all()
+    mean = small.groupby("method")["accuracy"].mean()
+    assert mean.idxmax() == "ours"
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert metrics["resnet8"]["ours"]["keep_50"] == pytest.approx(mean["ours"])
+    assert "| resnet8 | translated | 50% |" in (results / "networks.md").read_text()
+    assert (results / "accuracy.png").stat().st_size > 1000
+
+
+def test_parameters_are_checked(tmp_path):
+    params = yaml.safe_load((TABLE / "params.yaml").read_text())
+    path = tmp_path / "params.yaml"
+    for change, message in (
+        ({"scale": "imagenet"}, "none of cifar10, digits"),
+        ({"methods": ["magic"]}, "'magic' is none of random"),
+        ({"networks": ["resnet8"]}, "'resnet8' is none of resnet20"),
+        ({"keep": [1.5]}, r"keep\.0"),
+        ({"seeds": [1, 1]}, "each must be another"),
+    ):
+        path.write_text(yaml.safe_dump(params | change))
+        with pytest.raises(KTError, match=message):
+            settings.load(path)
+
+
+def test_digits_are_at_hand():
+    assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
+        LOADERS
+    )

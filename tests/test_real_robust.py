@@ -1,0 +1,244 @@
+"""Networks as they come: each is made smaller rightly, or refused in one line."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.testing import assert_close
+
+from kt.real import Schedule, compress, images, probes
+from kt.real.blocks import find
+from kt.real.graph import Graph, call
+from kt.run.errors import KTError
+from tests.real_networks import made
+from tests.test_real import few
+
+
+def both(network, example, keep=0.7):
+    """The network at full width, and made smaller."""
+    torch.manual_seed(1)
+    examples = few(example)
+    schedule = Schedule(2)
+    return (compress(network, example, share, examples, schedule=schedule) for share in (1.0, keep))
+
+
+class Plain(nn.Module):
+    """Two linear layers with something between, and a last layer."""
+
+    def __init__(self, between: nn.Module, last: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.between = nn.Linear(6, 12), between
+        self.second, self.last = nn.Linear(12, 6), last or nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(x + self.second(self.between(self.first(x))))
+
+
+def test_modes_and_gradients_stay_and_batch_norm_is_not_touched():
+    network, example = made("residual")
+    network.train()
+    network.blocks[0].eval()
+    network.stem.requires_grad_(False)
+    before = copy.deepcopy(network.state_dict())
+    _, smaller = both(network, example)
+    for (name, ours), theirs in zip(smaller.named_modules(), network.modules(), strict=True):
+        assert ours.training == theirs.training, name
+    assert not smaller.stem.weight.requires_grad and smaller.head.weight.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert all(p.grad is None for p in smaller.parameters())
+    smaller.train()(example).sum().backward()  # it can be trained
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_stays(kind):
+    network, example = made("residual")
+    full, smaller = both(network.to(kind), example.to(kind))
+    assert {t.dtype for t in smaller.state_dict().values()} == {kind, torch.int64}
+    assert_close(full(example.to(kind)), network(example.to(kind)), atol=0, rtol=0)
+
+
+def test_channels_last():
+    network, example = made("residual")
+    network = network.to(memory_format=torch.channels_last)
+    example = example.contiguous(memory_format=torch.channels_last)
+    full, smaller = both(network, example)
+    assert_close(full(example), network(example), atol=0, rtol=0)
+    assert smaller(example).shape == (4, 5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_another_device():
+    network, example = made("residual")
+    full, smaller = both(network.cuda(), example.cuda())
+    assert_close(full(example.cuda()), network(example.cuda()))
+    assert {p.device.type for p in smaller.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.GroupNorm(3, 12), lambda: nn.LayerNorm(12)])
+def test_norms_over_hidden_channels_are_left_and_named(norm):
+    network = Plain(norm()).eval()
+    _, left = find(network, Graph(network, torch.randn(4, 6)))
+    assert "not known to keep channels apart" in left["first"]
+    with pytest.raises(KTError, match=r"^nothing to translate: first: .*between"):
+        compress(network, torch.randn(4, 6))
+
+
+def test_groupnorm_behind_the_block_is_no_obstacle():
+    network = Plain(nn.ReLU(inplace=True), nn.GroupNorm(2, 6)).eval()
+    full, smaller = both(network, torch.randn(4, 6))
+    x = torch.randn(9, 6)
+    assert_close(full(x), network(x), atol=0, rtol=0)
+    assert smaller.first.out_features < 12
+
+
+def test_shared_layers_and_tied_weights_are_left_and_named():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 12), nn.Linear(12, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.c(self.b(F.relu(self.a(self.b(F.relu(self.a(x)))))))
+
+    network = Twice().eval()
+    _, left = find(network, Graph(network, torch.randn(4, 6)))
+    assert left["a"] == "a is called 2 times"
+
+    tied = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 12))
+    tied[4].weight = tied[0].weight
+    _, left = find(tied, Graph(tied, torch.randn(4, 6)))
+    assert left["0"] == "0 shares its weights"
+
+    class Direct(Plain):
+        def forward(self, x):
+            return super().forward(x) + F.linear(x, self.first.weight).mean()
+
+    direct = Direct(nn.ReLU()).eval()
+    with pytest.raises(KTError, match="first shares its weights"):
+        compress(direct, torch.randn(4, 6))
+
+
+def test_what_mixes_channels_or_reads_them_elsewhere_is_left():
+    def reasons(forward, **layers):
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+                for name, layer in layers.items():
+                    setattr(self, name, layer)
+
+            def forward(self, x):
+                return forward(self, x)
+
+        network = Network().eval()
+        return find(network, Graph(network, torch.randn(4, 6)))[1]["a"]
+
+    assert "softmax" in reasons(lambda s, x: s.b(s.a(x).softmax(1)))
+    assert reasons(lambda s, x: (s.b(h := s.a(x)), h)) == "its output is the network's"
+    assert "combined" in reasons(lambda s, x: s.b(s.a(x) * x.repeat(1, 2)))
+    assert "getitem" in reasons(lambda s, x: s.b(torch.cat([s.a(x)[:, :6], x], 1)[:, :12]))
+    two = reasons(lambda s, x: s.b(h := s.a(x)) + s.c(h), c=nn.Linear(12, 3))
+    assert two == "read by several layers"
+    assert "view" in reasons(lambda s, x: s.b(s.a(x).view(-1, 12)))
+    scaled = reasons(lambda s, x: s.b(s.a(x) * s.gain), gain=nn.Parameter(torch.ones(12)))
+    assert "combined" in scaled
+
+
+def test_hooks_are_refused_and_parametrised_layers_left():
+    network, example = made("residual")
+    network.blocks[0].register_forward_hook(lambda *a: None)
+    with pytest.raises(KTError, match=r"blocks\.0 carries forward hooks"):
+        compress(network, example)
+    network = Plain(nn.ReLU())
+    parametrizations.weight_norm(network.first)
+    with pytest.raises(KTError, match="nothing to translate"):
+        compress(network.eval(), torch.randn(4, 6))
+
+
+def test_mapping_inputs_optional_inputs_and_dictionaries():
+    network, tokens = made("transformer")
+    example = {"tokens": tokens, "mask": torch.ones(tokens.shape)}
+    examples = {"tokens": few(tokens), "mask": torch.rand(60, tokens.shape[1])}
+    smaller = compress(network, example, 0.7, examples, schedule=Schedule(2))
+    assert smaller.mlp[0].out_features < 24
+    assert call(smaller, example)["hidden"].shape == (4, 7, 8)
+    assert 0 < smaller.kt_report.agreement[1] <= 100
+    with pytest.raises(KTError, match="images: needed"):
+        compress(network, tokens)
+
+
+def test_all_sources_of_images():
+    network, example = made("residual")
+    examples = few(example, 40)
+    batches = [(part, torch.zeros(len(part))) for part in examples.split(7)]
+    by_tensor, by_loader = (
+        compress(network, example, 0.7, given, schedule=Schedule(2))
+        for given in (examples, batches)
+    )
+    assert_close(by_tensor.state_dict(), by_loader.state_dict(), atol=0, rtol=0)
+    for wrong, message in (
+        (examples[:, :2], r"each is \[\(2, 12, 12\)\]"),
+        (examples[:1], "too few"),
+        ([], "there are none"),
+        ("nowhere", "no folder"),
+    ):
+        with pytest.raises(KTError, match=message):
+            compress(network, example, 0.7, wrong)
+
+
+def test_requests_that_cannot_be_met_are_refused():
+    network, example = made("residual")
+    for keep in (0, -1, 1.5):
+        with pytest.raises(KTError, match="keep is"):
+            compress(network, example, keep, few(example))
+    with pytest.raises(KTError, match=r"too small: .* costs"):
+        compress(network, example, 0.01, few(example), ratios="even")
+    with pytest.raises(KTError, match="does not accept the example"):
+        compress(network, (example, example))
+    with pytest.raises(KTError, match=r"torch\.fx cannot trace"):
+        compress(Branching(), torch.randn(2, 6))
+    with pytest.raises(KTError, match="calls no convolution"):
+        compress(nn.ReLU(), torch.randn(2, 6))
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_images_made_from_batch_norm_have_its_statistics(monkeypatch):
+    for name, value in {"COUNT": 64, "TOGETHER": 32, "ROUNDS": 30}.items():
+        monkeypatch.setattr(probes, name, value)
+    network, _ = made("residual")
+    torch.manual_seed(2)
+    example = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():  # statistics that images can have
+        for _ in range(30):
+            network.train()(torch.randn(64, 3, 16, 16) * 0.5 + 1)
+    network.eval()
+    graph, draw = Graph(network, example), torch.Generator().manual_seed(0)
+    made_here = probes.make(network, graph, example, draw, lambda done, total: None)
+    noise = probes.smooth(example, draw)
+
+    def mismatch(shown):
+        seen = {}
+        for name, norm in network.named_modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                hook = norm.register_forward_pre_hook(
+                    lambda m, i, n=name: seen.update({n: (m, i[0])})
+                )
+                network(shown)
+                hook.remove()
+        return sum(
+            (x.mean((0, 2, 3)) - m.running_mean).square().mean() for m, x in seen.values()
+        ).item()
+
+    assert mismatch(made_here) < 0.3 * mismatch(noise)
+    smaller = compress(network, example, 0.7, schedule=Schedule(0))
+    assert smaller.kt_report.made and smaller.kt_report.images == 64
+    shifted = images.varied(example, torch.Generator().manual_seed(0))
+    assert shifted.shape == example.shape
+    assert set(shifted.unique().tolist()) <= set(example.unique().tolist())
