@@ -64,8 +64,7 @@ class Graph:
 
     Args:
         model: in evaluation mode. Any copy of it can be read with this graph, and so can a copy
-        whose
-            layers have other widths.
+            whose layers have other widths.
         example: an input that it accepts.
 
     Attributes:

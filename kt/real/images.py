@@ -25,8 +25,8 @@ def collect(
 
     Args:
         images: examples in that form already; or an iterable of batches, labels behind them
-        ignored;
-            or a folder of image files, which are resized to the example's size, then normalised.
+            ignored; or a folder of image files, which are resized to the example's size, then
+            normalised.
         mean, deviation: by which images of a folder are normalised, pixels in [0, 1].
 
     Raises:

@@ -89,11 +89,10 @@ def compress(
             changed.
         example: one input or a batch of them: a tensor, a tuple of inputs, or a mapping by name.
         keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
-        to
-            be translated, by the name of its first map.
+            to be translated, by the name of its first map.
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
-        A
-            thousand do. Without any they are made from the network's own batch norms, or of noise.
+            A thousand do. Without any they are made from the network's own batch norms, or of
+            noise.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
@@ -110,8 +109,7 @@ def compress(
 
     Raises:
         KTError: the network cannot be traced, has nothing to translate, carries hooks, or the
-        request
-            cannot be met.
+            request cannot be met.
     """
     begun = time.perf_counter()
     told = progress or (lambda what, done, total: None)

@@ -51,8 +51,7 @@ def by_harm(
 
     Args:
         harm: of each block, by the name of its first map: what making it alone so narrow does to
-        the
-            network's answers, at some widths.
+            the network's answers, at some widths.
         costs: of each layer at full width.
         budget: for their sum.
 

@@ -109,8 +109,8 @@ def fitted(
 
     Args:
         pointwise: fit only how a dropped channel's value follows from the kept channels' at the
-        same
-            place, a 1x1 map that the convolution takes up (as GRAIL, 2026); or the whole 3x3 map.
+            same place, a 1x1 map that the convolution takes up (as GRAIL, 2026); or the whole 3x3
+            map.
     """
     smaller = copy.deepcopy(original)
     before, now = (
