@@ -447,8 +447,8 @@ def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):
         assert install in notice
     fewer = dict(re.findall(r"-S ([\w.]+)=(\d+)", notice))
     whole = params.Params.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    change = {"networks": {"train": 32}, "train": {"pairs": 32}}
-    assert fewer == {"scales.quick.networks.train": "32", "scales.quick.train.pairs": "32"}
-    assert whole.changed({"active": change}, "notice").active.networks.train == 32  # is valid
+    change = {"scales": {"quick": {"networks": {"train": 32}, "pairs": 32}}}
+    assert fewer == {"scales.quick.networks.train": "32", "scales.quick.pairs": "32"}
+    assert whole.changed(change, "notice").active.networks.train == 32  # is valid
     status, errors = prepared.run("evaluate_baselines", "--engine", "cpu", **nothing)
     assert status == 1 and "no C++ compiler" in errors and "Traceback" not in errors

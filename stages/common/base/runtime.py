@@ -132,7 +132,7 @@ def _compute(flags: argparse.Namespace) -> Compute:
     if on_cpu and engine in ("auto", "cpu") and (lacking := cpu_engine.reason()) is not None:
         if engine == "cpu":
             raise KTError(f"--engine (KT_ENGINE): {lacking}")
-        print(f"notice: {reason}; {WITHOUT_COMPILER}", file=sys.stderr)
+        print(f"notice: {lacking}; {WITHOUT_COMPILER}", file=sys.stderr)
     return compute
 
 
