@@ -234,7 +234,7 @@ class _Search:
         if node.target in (torch.mean, "mean") and axis == 1 and not last:
             dims = self._options(node).get("dim", self._options(node).get(1))
             dims = (dims,) if isinstance(dims, int) else dims
-            if dims and all(d % len(shape) > 1 for d in dims):
+            if dims and all(d % len(shape) > 1 for d in dims):  # type: ignore[attr-defined]
                 return axis, repeat
         raise _LeftError(f"{node.name} is not known to keep channels apart")
 
