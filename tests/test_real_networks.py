@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from kt.images import LOADERS
+from kt.images import IMAGE_SETS
 from kt.run.errors import KTError
 from stages.networks import settings
 from tests.conftest import ROOT
@@ -63,5 +63,5 @@ def test_parameters_are_checked(tmp_path):
 
 def test_digits_are_at_hand():
     assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
-        LOADERS
+        IMAGE_SETS
     )
