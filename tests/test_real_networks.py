@@ -21,7 +21,7 @@ def table(project):
     params |= {"scale": "digits", "networks": ["resnet8"], "keep": [0.5], "seeds": [0, 1]}
     params["methods"] = ["norm_statistics", "folding", "pointwise", "least_squares", "ours"]
     folder = project.folder / "tables" / "networks"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     project.table = params
     return project
