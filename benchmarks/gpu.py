@@ -109,7 +109,7 @@ def deviations(step: str, batches: int, networks: int = 64) -> None:
     """How far weights' changes are from those in float64: relative, in the 2-norm of a tensor."""
     whole = initial_weights(Network, range(networks))
     small = initial_weights("conv", range(networks))
-    images, _ = generate.load_images(generate.BATCH * batches)
+    images, _ = generate.training_images(generate.BATCH * batches)
     stream = list(training_batches(images, generate.BATCH, 1, True, seed=0))
 
     def trained(engine, device: str, dtype: torch.dtype) -> Weights:
@@ -158,7 +158,7 @@ def deviations(step: str, batches: int, networks: int = 64) -> None:
 
 
 def generation() -> None:
-    images, name = generate.load_images(generate.BATCH * STEPS)
+    images, name = generate.training_images(generate.BATCH * STEPS)
     print(name)
     operations = generate.flop("conv")
     plain: dict[str, float] = {}
@@ -203,7 +203,7 @@ def generation() -> None:
 
 
 def evaluation() -> None:
-    images, name = generate.load_images(IMAGES)
+    images, name = generate.training_images(IMAGES)
     print(name)
     most = 1024
     networks, small = initial_weights(Network, range(most)), initial_weights("conv", range(most))

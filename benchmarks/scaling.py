@@ -5,7 +5,7 @@
 Prints a table. A pair is trained by the scale's recipe on its images.
 """
 
-from benchmarks.cost import Rates, at_scale, image_sizes, machine, measured
+from benchmarks.cost import Rates, image_sizes, machine, measured, of_scale
 from kt.ensemble import Compute
 from kt.networks.blocks import BLOCKS, Network
 from stages.common.base import runtime
@@ -30,7 +30,7 @@ def bytes_of_pair(target: str) -> int:
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
-    params = at_scale(params, scale)
+    params = of_scale(params, scale)
     images, sizes = image_sizes(params)
     names = ["step 1", f"step 2 {params.target}", "merge", "mixer large to conv"]
     found = measured(Rates(params, compute, images), names)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from kt.images import LOADERS
+from kt.images import IMAGE_SETS
 from kt.run.errors import KTError
 from stages.networks import settings
 from tests.conftest import ROOT
@@ -21,7 +21,7 @@ def table(project):
     params |= {"scale": "digits", "networks": ["resnet8"], "keep": [0.5], "seeds": [0, 1]}
     params["methods"] = ["norm_statistics", "folding", "pointwise", "least_squares", "ours"]
     folder = project.folder / "tables" / "networks"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     project.table = params
     return project
@@ -63,5 +63,5 @@ def test_parameters_are_checked(tmp_path):
 
 def test_digits_are_at_hand():
     assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
-        LOADERS
+        IMAGE_SETS
     )

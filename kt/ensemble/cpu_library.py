@@ -126,6 +126,8 @@ def built(source: Path, isa: str) -> Path:
     key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
     target = cache / f"{source.stem}-{isa}-{key.hexdigest()}.so"
+    if target.exists():  # a lock that somebody left is no obstacle then
+        return target
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
