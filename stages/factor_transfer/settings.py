@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Training
 from kt.run.errors import KTError
-from stages.common.base.params import Count, Fraction, NotNegative, Positive, Strict, explain
+from stages.common.base.checks import read_yaml
+from stages.common.base.params import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Strict,
+    explain,
+)
 
 TABLE = Path("tables/factor_transfer")
 DATA = Path("data/factor_transfer")
@@ -116,10 +123,6 @@ def load(path: Path = TABLE / "params.yaml") -> Settings:
         KTError: names the first wrong key, what it got and what it accepts.
     """
     try:
-        return Settings.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise KTError(f"{path} is missing: run from the repository's root") from None
-    except yaml.YAMLError as error:
-        raise KTError(f"{path}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        return Settings.model_validate(read_yaml(path))
     except ValidationError as error:
         raise KTError(f"{path}: {explain(error, Settings)}") from None
