@@ -9,8 +9,8 @@ from kt.images import ImageSet, load_images
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
-from stages.common.base import runtime
-from stages.common.base.inputs import IMAGES
+from stages.common.base import outputs, runtime
+from stages.common.base.inputs import IMAGES, checksum_file, sha256
 from stages.common.base.params import Params
 
 
@@ -38,7 +38,9 @@ def write(which: str, name: str, sets: dict[str, ImageSet]) -> None:
     tensors = {}
     for split, images in sets.items():
         tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    save_tensors(IMAGES / f"{which}.safetensors", tensors, {"name": name})
+    path = IMAGES / f"{which}.safetensors"
+    save_tensors(path, tensors, {"name": name})
+    outputs.write_text(checksum_file(path), sha256(path) + "\n")
 
 
 if __name__ == "__main__":

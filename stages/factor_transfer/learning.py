@@ -22,7 +22,7 @@ from kt.run import seeds
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
 from kt.run.threads import spread
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
 CODE = ("ensemble", "images", "networks", "rivals", "run")
@@ -33,9 +33,7 @@ METRICS = "training.json"
 
 def image_set(split: str, device: torch.device) -> ImageSet:
     """The "train" or "test" images that the `images` stage wrote."""
-    names = [f"{split}.images", f"{split}.labels"]
-    tensors = load_tensors(IMAGES, names)
-    return ImageSet(*(tensors[name] for name in names)).to(device)
+    return inputs.images_of(IMAGES, split).to(device)
 
 
 def image_source() -> str:
@@ -54,7 +52,14 @@ def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device
 
 def stored(module: Module, folder: Path) -> Module:
     """The module with the weights that a stage kept in a folder, frozen."""
-    module.load_state_dict(load_tensors(folder / WEIGHTS))
+    path = folder / WEIGHTS
+    kept = load_tensors(path)
+    try:
+        module.load_state_dict(kept)
+    except RuntimeError:
+        raise inputs.damaged(path, "it is not of the network that params.yaml names") from None
+    if not all(tensor.isfinite().all() for tensor in kept.values()):
+        raise inputs.damaged(path, "it is not made of finite numbers")
     return training.frozen(module)
 
 
@@ -156,4 +161,4 @@ def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: floa
     weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     save_tensors(folder / WEIGHTS, weights)
     measured = [{k: v for k, v in record.items() if k != "seconds"} for record in history]
-    runtime.write_json(folder / METRICS, {**metrics, "history": measured})
+    outputs.write_json(folder / METRICS, {**metrics, "history": measured})

@@ -1,8 +1,24 @@
-"""Where stages keep what other stages read."""
+"""Where stages keep what other stages read, and the doors by which they read it.
 
+Each door checks all that it reads: checksums, shapes, types and ranges. What is wrong is one line
+that names the file.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from kt.images import ImageSet
+from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.run.errors import KTError
 from kt.run.files import load_tensors
 
 IMAGES = Path("data/images")
@@ -10,10 +26,153 @@ PAIRS = Path("data/pairs")
 AUGMENTED = Path("data/augmented")
 RESULTS = Path("results")
 TRANSLATOR = RESULTS / "train" / "translator.safetensors"
+REMEDY = "run `dvc repro` to make it anew"
+SUMMARY = ("mean", "std", "min", "max", "n", "ci95")
+"""What `kt.run.statistics.summary` gives."""
 
 
 def image_set(which: str, split: str) -> ImageSet:
-    """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test"."""
-    names = [f"{split}.images", f"{split}.labels"]
-    tensors = load_tensors(IMAGES / f"{which}.safetensors", names)
-    return ImageSet(*(tensors[name] for name in names))
+    """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test".
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold such images.
+    """
+    path = IMAGES / f"{which}.safetensors"
+    images = images_of(path, split)
+    if (checksum := checksum_file(path)).exists() and checksum.read_text().strip() != sha256(path):
+        raise damaged(path, f"its checksum is not the one in {checksum}")
+    if images.images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+        found = " x ".join(map(str, images.images.shape[1:]))
+        raise damaged(path, f"{split}.images are {found}, not {IMAGE_SIZE} x {IMAGE_SIZE}")
+    return images
+
+
+def images_of(path: Path, split: str) -> ImageSet:
+    """A split of the images in a file, with their labels.
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold such images.
+    """
+    images, labels = tensors_of(path, f"{split}.images", f"{split}.labels")
+    if images.dtype != torch.uint8 or images.dim() not in (3, 4) or not len(images):
+        what = f"{tuple(images.shape)} of {images.dtype}".replace("torch.", "")
+        raise damaged(path, f"{split}.images are {what}, not some images of uint8")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        what = f"{tuple(labels.shape)} of {labels.dtype}".replace("torch.", "")
+        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of int64")
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise damaged(path, f"{split}.labels are not all in 0 to {CLASSES - 1}")
+    return ImageSet(images, labels)
+
+
+def tensors_of(path: Path, *names: str) -> list[Tensor]:
+    """Tensors of a file that a stage wrote.
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold them.
+    """
+    found = load_tensors(path)
+    if lacking := [name for name in names if name not in found]:
+        raise damaged(path, f"it has no {lacking[0]}")
+    return [found[name] for name in names]
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the checksum of a file of images is kept, beside it."""
+    return path.with_suffix(".sha256")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Found(dict):
+    """What a metrics file says. A key that it lacks is a user's error, which names the file."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key}")
+
+
+def read_json(path: Path) -> Found:
+    """Read what `outputs.write_json` wrote.
+
+    Raises:
+        KTError: the file is missing, no strict JSON, or a summary in it is not whole.
+    """
+
+    def section(entries: list[tuple[str, Any]]) -> Found:
+        made = Found(entries)
+        made.path = path
+        if "mean" in made and "ci95" in made and not _is_summary(made):
+            raise ValueError("a summary is not made of finite numbers")
+        return made
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON's")
+
+    try:
+        found = json.loads(_read(path), object_pairs_hook=section, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"no JSON that a stage wrote: {error}") from None
+    if not isinstance(found, Found):
+        raise damaged(path, "no JSON that a stage wrote")
+    return found
+
+
+def _is_summary(found: dict) -> bool:
+    return all(
+        isinstance(found.get(name, 0), int | float) and math.isfinite(found.get(name, 0))
+        for name in SUMMARY
+    )
+
+
+def read_table(
+    path: Path, *columns: str, words: Sequence[str] = (), kind: type | None = None
+) -> pd.DataFrame:
+    """Read a table of plot data, CSV or, named .tsv, with tabs.
+
+    Args:
+        columns: of finite numbers, which there must be.
+        words: of anything, which there must be.
+        kind: of all columns; None: as each looks.
+
+    Raises:
+        KTError: the file is missing, empty or no such table.
+    """
+    try:
+        with path.open("rb") as file:
+            separator = "\t" if path.suffix == ".tsv" else ","
+            table = pd.read_csv(file, sep=separator, keep_default_na=False, dtype=kind)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, pd.errors.ParserError) as error:  # empty files and other encodings as well
+        raise damaged(path, f"no table: {str(error).strip()}") from None
+    if lacking := [name for name in (*columns, *words) if name not in table]:
+        raise damaged(path, f"it has no column {lacking[0]}")
+    if table.empty:
+        raise damaged(path, "it has no rows")
+    for name in columns:
+        if table[name].dtype.kind not in "if" or not np.isfinite(table[name].to_numpy()).all():
+            raise damaged(path, f"{name} is not made of finite numbers")
+    return table
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> KTError:
+    if isinstance(error, FileNotFoundError):
+        return KTError(f"{path} is missing: {REMEDY}")
+    return KTError(f"{path} cannot be read ({error.strerror})")
+
+
+def damaged(path: Path, how: str) -> KTError:
+    """The error of a stage's product that is not what the stage makes."""
+    return KTError(f"{path} is damaged ({' '.join(how.split())}): {REMEDY}")

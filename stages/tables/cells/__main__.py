@@ -6,6 +6,7 @@ tables/cells/<scale>/times/<name>.json, which no lock file knows.
 """
 
 from importlib import import_module
+from inspect import signature
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
@@ -33,7 +34,12 @@ def main(params: Params, compute: Compute, name: str) -> None:
     table, *keys = name.split("/")
     if table not in MODULES:
         raise KTError(f"{name!r} is no cell: the first word accepts {', '.join(MODULES)}")
-    import_module(f"stages.tables.cells.{MODULES[table]}").make(params, compute, table, *keys)
+    make = import_module(f"stages.tables.cells.{MODULES[table]}").make
+    try:
+        signature(make).bind(params, compute, table, *keys)
+    except TypeError:
+        raise KTError(f"{name!r} is no cell of {table}") from None
+    make(params, compute, table, *keys)
 
 
 if __name__ == "__main__":

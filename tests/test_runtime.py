@@ -1,0 +1,146 @@
+"""How stages begin and end: settings, scratch space, the last guard, several processes."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from kt.run.errors import KTError
+from stages.common import torchrun
+from stages.common.base import runtime
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyError("a\nb"), 70, "error: nobody foresaw this: KeyError: 'a"),
+        (AssertionError(), 70, "AssertionError: AssertionError; please report"),
+        (ValueError("one\ntwo"), 70, "ValueError: one; please report it with its traceback, .kt/"),
+        (MemoryError(), "error: memory does not suffice (MemoryError): what", ""),
+        (torch.OutOfMemoryError("CUDA out of memory"), "error: memory does not suffice (CUDA", ""),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "error: memory does", ""),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device", ""),
+        (KTError("the user's"), "error: the user's", ""),
+        (KeyboardInterrupt(), "interrupted: run again", ""),
+    ],
+)
+def test_every_error_ends_in_one_line(empty, capsys, error, status, said):
+    with pytest.raises(SystemExit) as end:
+        runtime.one_line(lambda: fail(error))
+    written = capsys.readouterr().err
+    assert said in written and written.count("\n") == (status == 70)
+    kept = list(empty.glob(".kt/error-*.txt"))
+    if status == 70:
+        assert end.value.code == 70 and type(error).__name__ in kept[0].read_text()
+    else:
+        assert end.value.code.startswith(status) and "\n" not in end.value.code and not kept
+
+
+def test_a_traceback_that_cannot_be_kept_is_no_second_error(empty, capsys):
+    (empty / ".kt").write_text("a file")
+    with pytest.raises(SystemExit) as end:
+        runtime.one_line(lambda: fail(ValueError("x")))
+    assert end.value.code == 70 and "could not be written" in capsys.readouterr().err
+
+
+def test_finished_work_is_not_lost_to_a_folder_that_cannot_be_deleted(empty, monkeypatch):
+    def keeps_open_files(path, ignore_errors=False, **_):
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(shutil, "rmtree", keeps_open_files)
+    with runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("done")
+    with runtime.scratch("work", ("run",), 1) as again:  # and the lock is free
+        assert again == folder
+
+
+def test_finished_work_leaves_neither_folder_nor_lock(empty):
+    with runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("done")
+        (lock,) = empty.glob(".kt/*.lock")
+        assert lock.parent == (empty / folder).parent
+        again = runtime.scratch("work", ("run",), 1)
+        with pytest.raises(KTError, match="another process is doing this work"), again:
+            pass
+    assert not list((empty / ".kt").iterdir())
+
+
+def test_an_experiment_in_a_copy_goes_on_from_what_the_project_keeps(empty, monkeypatch):
+    copies = [empty / ".dvc" / "tmp" / "exps" / name for name in ("one", "two")]
+    for copy in copies:
+        copy.mkdir(parents=True)
+    monkeypatch.chdir(copies[0])
+    with pytest.raises(RuntimeError), runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("half")
+        raise RuntimeError
+    shutil.rmtree(copies[0])
+    monkeypatch.chdir(copies[1])
+    with runtime.scratch("work", ("run",), 1) as folder:
+        assert folder.parent == empty / ".kt" and (folder / "part").read_text() == "half"
+        lock = folder.with_suffix(".lock")
+    with FileLock(lock), runtime.scratch("work", ("run",), 1) as folder:  # another one's
+        assert (copies[1] / folder).parent == copies[1] / ".kt"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", " 2", "9" * 5000, "\u0663", "10001"])
+@pytest.mark.parametrize("name", ["workers", "chunk"])
+def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch, capsys):
+    monkeypatch.setenv(f"KT_{name.upper()}", value)
+    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit) as end:
+        runtime.run(lambda params, compute: None, "")
+    assert f"--{name} (KT_{name.upper()}): got " in end.value.code and len(end.value.code) < 200
+
+
+@pytest.mark.parametrize("device", ["meta", "abacus", "cuda:99", "cpu:x", "mkldnn"])
+def test_other_devices_are_refused(device, empty, monkeypatch):
+    monkeypatch.setenv("KT_DEVICE", device)
+    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit) as end:
+        runtime.run(lambda params, compute: None, "")
+    assert f"--device (KT_DEVICE): '{device}' cannot be used here" in end.value.code
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["abc", '"open', "--nproc-per-node", "--nproc-per-node two", "--nproc-per-node 0", "--help",
+     "--nproc-per-node 2 more", "--no-such-option", "--nproc-per-node 2 -- x"],
+)  # fmt: skip
+def test_nonsense_for_torchrun_is_refused(words):
+    with pytest.raises(KTError, match=r"KT_TORCHRUN: got .*; accepts options of") as caught:
+        torchrun.options_of(words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform not in torchrun.LOOPBACK, reason="no known loopback")
+def test_processes_of_one_machine_meet_at_its_loopback_address(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    several = ["--nnodes", "2", "--rdzv-endpoint", "head:29500"]
+    assert torchrun.options_of(" ".join(several)) == several
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    for words in ("--nproc-per-node 2", "--standalone --nproc-per-node 2"):
+        options = torchrun.options_of(words)
+        assert options[:3] == ["--standalone", "--local-addr", "127.0.0.1"]
+        assert os.environ["GLOO_SOCKET_IFNAME"] in torchrun.LOOPBACK.values()
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+
+
+def test_drawing_never_depends_on_the_users_matplotlib():
+    assert os.environ["MPLBACKEND"] == "Agg"
