@@ -28,6 +28,8 @@ from stages import (
 from stages.common.base import inputs, outputs, params, room
 from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR, checksum_file, sha256
 from stages.common.translation import make_model
+from stages.tables import store
+from stages.tables.cells import __main__ as cells
 
 MAIN = IMAGES / "main.safetensors"
 
@@ -125,6 +127,25 @@ def rewritten(split, change):
 def test_a_store_of_other_networks_is_refused(here, split, change, stage, message):
     rewritten(split, change)
     refused(stage, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nothing", "", "/", "curve", "curve/abc", "curve/3", "curve/4/4", "table3/small",
+     "table3/huge/0", "table3/small/nan", "table5/masking", "table5/masking/x", "table5/x",
+     "table6/conv", "mixers/x",
+     "epochs/x", "epochs/-1", "figure4/x", "table1/x", "merge/x", "ablation/x", "fixed/x"],
+)  # fmt: skip
+def test_a_cell_that_is_none_is_refused(here, name):
+    with pytest.raises(KTError, match=r"is no (cell|row)") as caught:
+        cells.main(params.load(), Compute(), name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "ablation", "ablation/x", "nothing/x", "table3/x"])
+def test_a_store_that_is_none_is_refused(here, name):
+    with pytest.raises(KTError, match=r"is no store|params.yaml is missing"):
+        store.main(params.load(), Compute(), name)
 
 
 def test_small_blocks_of_another_target_are_refused(here):

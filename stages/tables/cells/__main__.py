@@ -6,12 +6,12 @@ tables/cells/<scale>/times/<name>.json, which no lock file knows.
 """
 
 from importlib import import_module
-from inspect import signature
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params
+from stages.tables.cells import cell
 
 MODULES = {
     "ablation": "trained",
@@ -35,10 +35,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     if table not in MODULES:
         raise KTError(f"{name!r} is no cell: the first word accepts {', '.join(MODULES)}")
     make = import_module(f"stages.tables.cells.{MODULES[table]}").make
-    try:
-        signature(make).bind(params, compute, table, *keys)
-    except TypeError:
-        raise KTError(f"{name!r} is no cell of {table}") from None
+    cell.require_words(name, make, params, compute, table, *keys)
     make(params, compute, table, *keys)
 
 

@@ -1,6 +1,7 @@
 """What cells share: where they are kept, and a translator measured."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 
 from kt.ensemble import Compute
@@ -46,6 +47,14 @@ def known(key: str, accepted: Iterable[object], where: str) -> None:
     """Raise KTError if a word of a cell's name is none of those which its table's settings have."""
     if key not in (words := [str(word) for word in accepted]):
         raise KTError(f"{key!r} is no cell: {where} has {', '.join(words)}")
+
+
+def require_words(name: str, make: Callable, *arguments: object) -> None:
+    """Raise KTError if a cell's name has more or fewer words than the function that makes it."""
+    try:
+        signature(make).bind(*arguments)
+    except TypeError:
+        raise KTError(f"{name!r} is no cell: its name has too many or too few words") from None
 
 
 def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]:

@@ -29,7 +29,9 @@ Learning = tuple[Change, str]
 def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     """Train a cell's translator, measure it and write what was found."""
     name = "/".join((of, *keys))
-    change, store = LEARNING[of](params, *((of, *keys) if of in GRIDS else keys))
+    words = (of, *keys) if of in GRIDS else keys
+    cell.require_words(name, LEARNING[of], params, *words)
+    change, store = LEARNING[of](params, *words)
     changed = params.changed(change, f"tables: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
