@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
@@ -20,7 +19,8 @@ from kt.rivals import classifier as training
 from kt.rivals.classifier import Losses, Module, Record, Training
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import load_tensors, load_with_metadata, save_tensors
+from kt.run.finite import not_finite
 from kt.run.threads import spread
 from stages.common.base import inputs, outputs, runtime
 from stages.factor_transfer.settings import IMAGES, Settings
@@ -38,8 +38,10 @@ def image_set(split: str, device: torch.device) -> ImageSet:
 
 def image_source() -> str:
     """The form of the images: "original" or "JPEG"."""
-    with safe_open(IMAGES, framework="pt") as file:
-        return file.metadata()["source"]
+    _, metadata = load_with_metadata(IMAGES, inputs.REMEDY)
+    if "source" not in metadata:
+        raise inputs.damaged(IMAGES, "it does not say what its images are")
+    return metadata["source"]
 
 
 def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device) -> Module:
@@ -53,13 +55,13 @@ def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device
 def stored(module: Module, folder: Path) -> Module:
     """The module with the weights that a stage kept in a folder, frozen."""
     path = folder / WEIGHTS
-    kept = load_tensors(path)
+    kept = load_tensors(path, remedy=inputs.REMEDY)
     try:
         module.load_state_dict(kept)
     except RuntimeError:
         raise inputs.damaged(path, "it is not of the network that params.yaml names") from None
-    if not all(tensor.isfinite().all() for tensor in kept.values()):
-        raise inputs.damaged(path, "it is not made of finite numbers")
+    if (name := not_finite(kept)) is not None:
+        raise inputs.damaged(path, f"{name} holds numbers that are not finite")
     return training.frozen(module)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from kt.images import ImageSet
 from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.run import files
 from kt.run.errors import KTError
-from kt.run.files import load_tensors
 
 IMAGES = Path("data/images")
 PAIRS = Path("data/pairs")
@@ -71,7 +71,7 @@ def tensors_of(path: Path, *names: str) -> list[Tensor]:
     Raises:
         KTError: the file is missing or damaged, or does not hold them.
     """
-    found = load_tensors(path)
+    found = files.load_tensors(path, remedy=REMEDY)
     if lacking := [name for name in names if name not in found]:
         raise damaged(path, f"it has no {lacking[0]}")
     return [found[name] for name in names]
@@ -113,8 +113,9 @@ def read_json(path: Path) -> Found:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is no number of JSON's")
 
+    files.readable(path, REMEDY)
     try:
-        found = json.loads(_read(path), object_pairs_hook=section, parse_constant=refuse)
+        found = json.loads(path.read_bytes(), object_pairs_hook=section, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no JSON that a stage wrote: {error}") from None
     if not isinstance(found, Found):
@@ -142,12 +143,10 @@ def read_table(
     Raises:
         KTError: the file is missing, empty or no such table.
     """
+    files.readable(path, REMEDY)
+    separator = "\t" if path.suffix == ".tsv" else ","
     try:
-        with path.open("rb") as file:
-            separator = "\t" if path.suffix == ".tsv" else ","
-            table = pd.read_csv(file, sep=separator, keep_default_na=False, dtype=kind)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        table = pd.read_csv(path, sep=separator, keep_default_na=False, dtype=kind)
     except (ValueError, pd.errors.ParserError) as error:  # empty files and other encodings as well
         raise damaged(path, f"no table: {str(error).strip()}") from None
     if lacking := [name for name in (*columns, *words) if name not in table]:
@@ -160,19 +159,6 @@ def read_table(
     return table
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> KTError:
-    if isinstance(error, FileNotFoundError):
-        return KTError(f"{path} is missing: {REMEDY}")
-    return KTError(f"{path} cannot be read ({error.strerror})")
-
-
 def damaged(path: Path, how: str) -> KTError:
     """The error of a stage's product that is not what the stage makes."""
-    return KTError(f"{path} is damaged ({' '.join(how.split())}): {REMEDY}")
+    return files.damaged(path, how, REMEDY)

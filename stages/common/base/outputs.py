@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from kt.run.errors import KTError
-from kt.run.files import writing
+from kt.run.files import write_bytes
+from kt.run.finite import LOWER
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,17 +19,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         KTError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Mapping) -> None:
@@ -39,14 +29,8 @@ def write_json(path: Path, content: Mapping) -> None:
         KTError: a number is not finite, or the file cannot be written.
     """
     if (place := _not_finite(content)) is not None:
-        raise KTError(f"{path} is not written: {place} is not finite; {LOWER}")
+        raise KTError(f"{path} is not written: {place} is not finite: {LOWER}")
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-LOWER = (
-    "something diverged on the way: lower the learning rate (also scales.*.recipe.lr), the noise "
-    "or the weight decay in params.yaml"
-)
 
 
 def _not_finite(content: object, place: str = "") -> str | None:
@@ -68,7 +52,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     """
     for name in table.select_dtypes("number"):
         if not np.isfinite(table[name].to_numpy()).all():
-            raise KTError(f"{path} is not written: {name} is not finite; {LOWER}")
+            raise KTError(f"{path} is not written: {name} is not finite: {LOWER}")
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 

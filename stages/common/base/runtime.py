@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import importlib
 import json
@@ -10,8 +9,6 @@ import os
 import re
 import shutil
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,16 +18,14 @@ from tqdm import tqdm
 
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
+from kt.run import guard
 from kt.run.errors import KTError
 from kt.run.threads import processors
 from stages.common.base import params
 from stages.common.base.checks import shown
 from stages.common.base.params import Params
 
-SCRATCH = Path(".kt")
-USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-UNFORESEEN = 70
-"""Exit status after an error that nobody foresaw, as sysexits.h has it."""
+SCRATCH = guard.KEPT
 RAY = {
     "ray": "generate networks on the Ray cluster with this address; auto: the one started here",
     "ray_cpus": "CPU threads of each of its tasks; 1",
@@ -98,48 +93,13 @@ def checked() -> Params:
 
 
 def one_line(work: Callable[[], object]) -> None:
-    """Do some work. An error, a full disk or an interruption ends it with one line.
-
-    The status is 1 after what a user can mend, and `UNFORESEEN` after anything else, whose
-    traceback is kept in a file.
-    """
-    kept = f"what was computed so far is kept in {SCRATCH}/"
-    try:
-        work()
-    except KTError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"interrupted: run again to go on from what is kept in {SCRATCH}/")
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in USERS_ERRORS:
-            sys.exit(f"error: {error}: {kept}")
-        if out_of_memory(error):
-            sys.exit(f"error: memory does not suffice ({first_line(error)}): {kept}")
-        print(f"error: {unforeseen(error)}", file=sys.stderr)
-        sys.exit(UNFORESEEN)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether this is what Python, PyTorch on a CPU or PyTorch on a GPU raises then."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, or else its name."""
-    return next((line.strip() for line in str(error).splitlines()), "") or type(error).__name__
-
-
-def unforeseen(error: Exception) -> str:
-    """Keep the traceback of an error; what to say of it."""
-    said = f"{type(error).__name__}: {first_line(error)}"
-    path = SCRATCH / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    try:
-        SCRATCH.mkdir(exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:
-        return f"nobody foresaw this: {said} (its traceback could not be written to {path})"
-    return f"nobody foresaw this: {said}; please report it with its traceback, {path}"
+    """Do some work. An error, a full disk or an interruption ends it with one line."""
+    kept = f"kept in {SCRATCH}/"
+    guard.one_line(
+        work,
+        f"what was computed so far is {kept}",
+        f"interrupted: run again to go on from what is {kept}",
+    )
 
 
 def _compute(flags: argparse.Namespace) -> Compute:
@@ -162,7 +122,7 @@ def _compute(flags: argparse.Namespace) -> Compute:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise KTError(
-            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({first_line(error)})"
+            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({guard.first_line(error)})"
         ) from None
     on_cpu = device.type == "cpu"
     workers = count("workers", processors()) if on_cpu else 1

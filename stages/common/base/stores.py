@@ -19,7 +19,7 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
     Raises:
         KTError: the store is missing or damaged, or does not hold this.
     """
-    found = Pairs(folder)
+    found = Pairs(folder, REMEDY)
     rows = found.mapped()  # which verifies every checksum
     if len(found) < count:
         raise KTError(f"{folder} holds {len(found)} networks, but {count} are needed: {REMEDY}")
