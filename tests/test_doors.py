@@ -252,6 +252,26 @@ def test_nothing_that_is_not_finite_is_published(tmp_path):
     assert inputs.read_json(path) == {"a": None, "b": [1, "x"]}
 
 
+def test_networks_that_diverge_are_not_published(here):
+    before = here.files("data/pairs")
+    here.params["scales"]["tiny"]["recipe"]["lr"] = 100_000.0
+    here.write_params()
+    refused(generate_val, "diverged: its numbers are not finite any more; lower the learning rate")
+    assert here.files("data/pairs") == before
+
+
+@pytest.mark.parametrize("kind", ["merge", "mixer"])
+def test_a_translator_that_diverges_is_not_published(here, kind):
+    here.params["model"]["kind"] = kind
+    here.params["translators"][kind]["train"]["lr"] = 1e6
+    here.params["train"]["optimizer"] = "sgd"
+    here.write_params()
+    refused(
+        train_translator, "translator's training, in epoch .* diverged.*lower the learning rate"
+    )
+    assert not TRANSLATOR.exists()
+
+
 def test_what_has_no_room_is_refused(here):
     with pytest.raises(KTError, match=r"much: takes [\d,]+ MiB of memory, and here are [\d,]+ MiB"):
         room.require_memory(1e18, "much")
