@@ -1,7 +1,9 @@
 """How stages begin and end: settings, scratch space, the last guard, several processes."""
 
+import getpass
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from filelock import FileLock
 from kt.run.errors import KTError
 from stages.common import torchrun
 from stages.common.base import runtime
+from tests.test_layout import imports
+
+STAGES = Path(__file__).resolve().parent.parent / "stages"
 
 
 @pytest.fixture
@@ -143,4 +148,26 @@ def test_processes_of_one_machine_meet_at_its_loopback_address(monkeypatch):
 
 
 def test_drawing_never_depends_on_the_users_matplotlib():
-    assert os.environ["MPLBACKEND"] == "Agg"
+    """matplotlib reads MPLBACKEND at its import, which `stages.figures` comes before."""
+    for path in STAGES.rglob("*.py"):
+        if path.parent.name != "figures":
+            assert not any(name.startswith("matplotlib") for name in imports(path)), path
+    code = "from stages.figures import style, maps; from stages.common.base import runtime"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=STAGES.parent, env=os.environ | {"MPLBACKEND": "none"}
+    )
+    assert done.returncode == 0
+
+
+def test_a_user_without_a_home_or_a_name_gets_both(monkeypatch):
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: fail(KeyError(uid)))
+    removed = []
+    monkeypatch.setattr(runtime.atexit, "register", lambda *call, **_: removed.append(call))
+    runtime.give_home()
+    monkeypatch.setenv("USER", os.environ["USER"])  # to be undone
+    assert Path.home().is_dir() and getpass.getuser()
+    ((delete, home),) = removed
+    delete(home)
+    monkeypatch.setenv("HOME", home)

@@ -1,12 +1,12 @@
 """The table and the figure: what each method leaves of a network's accuracy."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from kt.ensemble import Compute
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.figures import style
+from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
 

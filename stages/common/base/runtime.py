@@ -1,6 +1,7 @@
 """Shared by all stages: the command line, one-line errors, scratch space and progress bars."""
 
 import argparse
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -47,7 +49,7 @@ MOST = 10_000
 """Of workers and of networks in a chunk."""
 TEMPORARY = (".dvc", "tmp", "exps")
 """Where DVC keeps the copies of the project in which it runs experiments, in the project."""
-os.environ["MPLBACKEND"] = "Agg"  # a notebook's backend would draw nothing here, or fail
+os.environ["MPLBACKEND"] = "Agg"  # the images' typefaces come with matplotlib
 
 
 def run(main: Callable[..., None], description: str, cell: str | None = None) -> None:
@@ -69,11 +71,23 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
+    give_home()
     for name in RAY:  # looked up where networks are generated
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
     one_line(lambda: main(checked(), _compute(flags), *named))
+
+
+def give_home() -> None:
+    """Libraries want a name and a home for settings. A container's user may have neither."""
+    try:
+        Path.home()
+    except RuntimeError:
+        home = tempfile.mkdtemp(prefix="kt-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+        os.environ.setdefault("USER", "nobody")
 
 
 def checked() -> Params:
