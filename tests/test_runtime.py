@@ -3,8 +3,10 @@
 import getpass
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,18 @@ def test_processes_of_one_machine_meet_at_its_loopback_address(monkeypatch):
         assert options[:3] == ["--standalone", "--local-addr", "127.0.0.1"]
         assert os.environ["GLOO_SOCKET_IFNAME"] in torchrun.LOOPBACK.values()
         monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+
+
+def test_processes_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    there = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "RANK": 0, "WORLD_SIZE": 2}
+    there |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "KT_WORKERS": 1}
+    for name, value in there.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torchrun, "PATIENCE", timedelta(seconds=2))
+    with pytest.raises(KTError, match=f"processes did not meet at 127.0.0.1:{port} within"):
+        torchrun.join()
 
 
 def test_drawing_never_depends_on_the_users_matplotlib():

@@ -70,8 +70,8 @@ def options_of(words: str) -> list[str]:
     """
     from torch.distributed.run import get_args_parser  # a second that few need
 
-    def refuse(reason: str) -> NoReturn:
-        raise KTError(f"KT_TORCHRUN: got {shown(words)}; accepts options of torchrun ({reason})")
+    def refuse(message: str) -> NoReturn:
+        raise KTError(f"KT_TORCHRUN: got {shown(words)}; accepts options of torchrun ({message})")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]

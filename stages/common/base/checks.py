@@ -59,10 +59,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
             "in this encoding)"
         ) from None
     except YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise KTError(f"{path}{line}: not valid YAML ({_one_line(reason)})") from None
+        raise KTError(f"{place}: not valid YAML ({_one_line(reason)})") from None
     except ValueError as error:  # of the parser itself, about a very long integer
         raise KTError(f"{path}: not valid YAML ({_one_line(error)})") from None
     except RecursionError:
