@@ -31,7 +31,9 @@ def materialise(params: Params) -> None:
     have no small blocks, only large ones are written.
     """
     count, options = params.active.pairs, params.augment
-    chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
+    pairs = Pairs(PAIRS / "train")
+    pairs.require(count)
+    chosen = pairs.mapped("large", "small", first=count, optional=["small"])
 
     def copies() -> Iterator[Weights]:
         for copy in range(options.copies + 1):

@@ -17,7 +17,9 @@ OUT = RESULTS / "baselines"
 
 def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
-    train = Pairs(PAIRS / "train").read("large", "small", first=params.active.pairs)
+    train = Pairs(PAIRS / "train").read(
+        "large", "small", first=params.active.pairs, optional=["small"]
+    )
     train_large, train_small = part(train, "large"), part(train, "small")
     count, seed = len(test), params.seed
     replacements = {

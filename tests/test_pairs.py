@@ -115,8 +115,8 @@ def test_a_truncated_or_missing_shard_is_refused_on_opening(tmp_path):
     whole = shard.read_bytes()
     for content in (whole[:-5], whole + b"0", b""):
         shard.write_bytes(content)
-        with pytest.raises(KTError, match=r"00001\.safetensors is damaged.*size.*delete"):
-            Pairs(tmp_path / "pairs")
+        with pytest.raises(KTError, match=r"00001\.safetensors is damaged.*size.*: again"):
+            Pairs(tmp_path / "pairs", "again")
     shard.unlink()
     with pytest.raises(KTError, match=r"damaged.*missing"):
         Pairs(tmp_path / "pairs")
@@ -199,8 +199,8 @@ def test_writing_takes_the_same_memory_whatever_the_size(tmp_path):
 
 
 def test_a_missing_or_senseless_manifest_is_refused(tmp_path):
-    with pytest.raises(KTError, match="missing: run `dvc repro`"):
-        Pairs(tmp_path / "pairs")
+    with pytest.raises(KTError, match="missing: make it first"):
+        Pairs(tmp_path / "pairs", "make it first")
     (tmp_path / "pairs").mkdir()
     for text in ("", "{}", "[1]"):
         (tmp_path / "pairs" / "manifest.json").write_text(text)

@@ -75,6 +75,8 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise problem(path, "is missing", remedy) from None
     except OSError as error:
+        if error.errno is None:  # a decompressor's
+            raise damaged(path, error, remedy) from None
         raise problem(path, f"cannot be read ({error.strerror or error})", remedy) from None
     except MALFORMED as error:
         raise damaged(path, error, remedy) from None
