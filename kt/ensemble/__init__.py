@@ -19,6 +19,7 @@ from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 from kt.images import ImageSet, ordered_batches, training_batches
 from kt.networks.blocks import Network, initial_weights
 from kt.networks.weights import Weights, concatenated, part, prefixed, take
+from kt.run.finite import finite_networks
 from kt.run.threads import full_precision, one_thread
 
 Progress = Callable[[int], None]
@@ -99,6 +100,7 @@ def train_networks(
     Returns:
         All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`,
         each ((1 + C) * N, ...): the trained networks, then the checkpoints, the latest first.
+        Raises NotFiniteError if one diverged.
     """
     initial = initial_weights(Network, seeds)
     if large is not None:
@@ -119,6 +121,7 @@ def train_networks(
         return {k: w.unflatten(0, (1 + len(steps), -1)).transpose(0, 1) for k, w in trained.items()}
 
     joined = _over_networks(len(seeds), data, compute, progress, work)  # (N, 1 + C, ...)
+    finite_networks(joined)
     return {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in joined.items()}
 
 
@@ -142,7 +145,7 @@ def train_blocks(
         seeds: one a block, for its initial weights.
 
     Returns:
-        The blocks' weights, stacked, without a prefix.
+        The blocks' weights, stacked, without a prefix. Raises NotFiniteError if one diverged.
     """
     initial = initial_weights(kind, seeds)
     engine = compute.engine_for(kind)
@@ -158,7 +161,7 @@ def train_blocks(
             recipe.momentum,
         )
 
-    return _over_networks(len(seeds), data, compute, progress, work)
+    return finite_networks(_over_networks(len(seeds), data, compute, progress, work))
 
 
 def outputs(

@@ -31,15 +31,19 @@ def require_finite(tensors: Mapping[str, Tensor], what: str, remedy: str = LOWER
             raise NotFiniteError(f"{what} ({name} is not finite): {remedy}")
 
 
-def finite_networks(stacked: Mapping[str, Tensor], what: str, remedy: str = LOWER) -> None:
-    """Refuse stacked weights {name: (N, ...)} if those of one network are not finite.
+def finite_networks(
+    stacked: dict[str, Tensor],
+    what: str = "networks diverged",
+    remedy: str = "lower the learning rate they are trained with",
+) -> dict[str, Tensor]:
+    """Stacked weights {name: (N, ...)} as they are, unless those of one network are not finite.
 
-    A network that has learned nothing is none of these: its weights are finite.
+    A network that has died, and always gives one answer, is finite: it is kept.
 
     Raises:
         NotFiniteError: saying how many of them.
     """
     if all(map(is_finite, stacked.values())):
-        return
+        return stacked
     bad = torch.stack([~t.flatten(1).isfinite().all(1).cpu() for t in stacked.values()]).any(0)
     raise NotFiniteError(f"{what}: {int(bad.sum())} of {len(bad)} are not finite: {remedy}")
