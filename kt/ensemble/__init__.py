@@ -87,7 +87,7 @@ def train_networks(
     progress: Progress | None = None,
     checkpoints: Sequence[int] = (),
 ) -> Weights:
-    """Step 1: N networks former -> large -> latter, trained with cross-entropy.
+    """Step 1: N networks former -> large -> latter (cross-entropy); NotFiniteError if one diverges.
 
     Args:
         data: training images, seen by all networks in the order and flips of `stream_seed`.
@@ -100,7 +100,6 @@ def train_networks(
     Returns:
         All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`,
         each ((1 + C) * N, ...): the trained networks, then the checkpoints, the latest first.
-        Raises NotFiniteError if one diverged.
     """
     initial = initial_weights(Network, seeds)
     if large is not None:
