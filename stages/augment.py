@@ -37,7 +37,7 @@ def materialise(params: Params, train: Pairs) -> None:
     have no small blocks, only large ones are written.
     """
     count, options = params.active.pairs, params.augment
-    chosen = train.mapped("large", "small", first=count)
+    chosen = train.mapped("large", "small", first=count, optional=["small"])
     size = sum(rows[:1].nbytes for rows in chosen.values())
     room.require_disk(AUGMENTED, count * (options.copies + 1) * size, "augment.copies")
 

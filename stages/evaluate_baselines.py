@@ -19,7 +19,7 @@ def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set("main", "test"), params.target, "small")
     count = params.active.pairs
     train = pairs(PAIRS / "train", "large", target=params.target, count=count).read(
-        "large", "small", first=count
+        "large", "small", first=count, optional=["small"]
     )
     train_large, train_small = part(train, "large"), part(train, "small")
     count, seed = len(test), params.seed

@@ -79,7 +79,7 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
     dead = is_dead(former, ensemble.features(images, everything, params.target, small, compute))
     shown = median_of(accuracies)
     network = {name: tensor[shown : shown + 1] for name, tensor in everything.items()}
-    replaced = part(train.read("small"), "small")
+    replaced = part(train.read("small", optional=["small"]), "small")
     target, replacement = params.target, {}
     if replaced:
         drawn = baselines.random_replacement(replaced, 1, params.seed)

@@ -27,7 +27,7 @@ from stages import (
     train_translator,
 )
 from stages.common.base import inputs, outputs, params, room
-from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR, checksum_file, sha256
+from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR
 from stages.common.translation import make_model
 from stages.tables import store
 from stages.tables.cells import __main__ as cells
@@ -48,43 +48,52 @@ def refused(stage, message):
     assert "\n" not in str(caught.value)
 
 
-def flip(path: Path, byte: int) -> None:
+def flip_in(path: Path, tensor: str) -> None:
+    """Change one bit of a tensor in a safetensors file."""
     data = bytearray(path.read_bytes())
-    data[byte] ^= 1
+    head = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + head])[tensor]["data_offsets"]
+    data[8 + head + begin] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("part", ["former.conv.weight", "large.conv1.weight", "latter.fc.weight"])
 def test_a_flipped_bit_anywhere_in_a_store_stops_every_stage_that_reads_it(here, part):
-    path = PAIRS / "train" / "00000.safetensors"
-    raw = path.read_bytes()
-    head = int.from_bytes(raw[:8], "little")
-    begin, _ = json.loads(raw[8 : 8 + head])[part]["data_offsets"]
-    flip(path, 8 + head + begin)
+    flip_in(PAIRS / "train" / "00000.safetensors", part)
     for stage in (augment, evaluate_baselines, train_translator):
         refused(stage, f"train/00000.safetensors is damaged .*checksum of {part}")
 
 
-def test_a_flipped_pixel_in_the_images_stops_every_stage_that_reads_them(here):
-    flip(MAIN, MAIN.stat().st_size // 2)
-    for stage in (augment, generate_val, train_translator, evaluate_baselines):
-        refused(stage, "main.safetensors is damaged .*its checksum is not the one in .*sha256")
+@pytest.mark.parametrize(
+    ("split", "stages"),
+    [
+        ("train", (generate_val, train_translator)),
+        ("held_back", (augment, train_translator)),
+        ("test", (evaluate_baselines, train_translator)),
+    ],
+)
+def test_a_flipped_pixel_stops_every_stage_that_reads_these_images(here, split, stages):
+    flip_in(MAIN, f"{split}.images")
+    for stage in stages:
+        refused(stage, f"main.safetensors is damaged .*the checksum of '{split}'")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t | {"train.images": t["train.images"].float()}, "are .* of float32, not some"),
-        (lambda t: t | {"train.images": t["train.images"][:, 1:]}, "are 27 x 28, not 28 x 28"),
-        (lambda t: t | {"train.images": t["train.images"][1:]}, "train.labels are .*, not"),
-        (lambda t: t | {"train.labels": t["train.labels"] + 1}, "train.labels are not all in 0 to"),
-        (lambda t: t | {"train.labels": t["train.labels"].int()}, "train.labels are .* of int32"),
-        (lambda t: {k: v for k, v in t.items() if k != "train.labels"}, "has no train.labels"),
+        (lambda t: t | {"train.images": t["train.images"].float()}, "images are .*float32"),
+        (lambda t: t | {"train.images": t["train.images"][:, 1:]}, "images are .*27, 28"),
+        (lambda t: t | {"train.images": t["train.images"][1:]}, "images are .*, labels "),
+        (lambda t: t | {"train.labels": t["train.labels"] + 1}, "labels are 1 to 10, not 0 to 9"),
+        (lambda t: t | {"train.labels": t["train.labels"].int()}, "labels .*int32"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "train.labels"},
+            "'train.labels' is not in it",
+        ),
     ],
 )
 def test_other_images_than_the_networks_read_are_refused(here, change, message):
     save_tensors(MAIN, change(load_tensors(MAIN)))
-    checksum_file(MAIN).write_text(sha256(MAIN))
     refused(generate_val, f"main.safetensors is damaged .*{message}")
 
 
@@ -103,13 +112,13 @@ def rewritten(split, change):
             "test",
             lambda w: {k: v for k, v in w.items() if not k.startswith("former")},
             train_translator,
-            "test is damaged .it has no former blocks",
+            "test holds no 'former' blocks; it has",
         ),
         (
             "selection",
             lambda w: {k: v for k, v in w.items() if not k.startswith("small")},
             augment,
-            "selection is damaged .it has no small blocks",
+            "selection holds no 'small' blocks; it has",
         ),
         (
             "test",
@@ -179,7 +188,7 @@ def test_a_translator_of_another_target_or_with_nan_is_refused(here):
     about = {METADATA: json.dumps(model.describe())}
     save_file(model.state_dict(), TRANSLATOR, about)
     for stage in (eval_transfer_usps, eval_partial_data):
-        refused(stage, "translator.safetensors is damaged .* not finite.*: run `dvc repro`")
+        refused(stage, "translator.safetensors .* not finite.*: run `dvc repro`")
 
 
 @pytest.mark.parametrize(
@@ -215,13 +224,13 @@ def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
         refused(stage, "metrics.json is damaged .it has no ")
     (RESULTS / "train" / "metrics.json").unlink()
     (RESULTS / "train" / "metrics.json").mkdir()
-    refused(headline, "metrics.json is a folder")
+    refused(headline, "metrics.json is a folder, not a file: run")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is damaged .no table"),
+        ("", "is damaged .No columns to parse"),
         ("step\tloss\n", "has no rows"),
         ("step\n1\n", "no column loss"),
         ("step\tloss\n1\tnan\n", "loss is not made of finite numbers"),
@@ -256,7 +265,10 @@ def test_networks_that_diverge_are_not_published(here):
     before = here.files("data/pairs")
     here.params["scales"]["tiny"]["recipe"]["lr"] = 100_000.0
     here.write_params()
-    refused(generate_val, "diverged: its numbers are not finite any more; lower the learning rate")
+    refused(
+        generate_val,
+        "networks diverged: .* are not finite: lower the learning rate",
+    )
     assert here.files("data/pairs") == before
 
 
@@ -266,15 +278,11 @@ def test_a_translator_that_diverges_is_not_published(here, kind):
     here.params["translators"][kind]["train"]["lr"] = 1e6
     here.params["train"]["optimizer"] = "sgd"
     here.write_params()
-    refused(
-        train_translator, "translator's training, in epoch .* diverged.*lower the learning rate"
-    )
+    refused(train_translator, "the training diverged in epoch .*lower the learning rate")
     assert not TRANSLATOR.exists()
 
 
 def test_what_has_no_room_is_refused(here):
-    with pytest.raises(KTError, match=r"much: takes [\d,]+ MiB of memory, and here are [\d,]+ MiB"):
-        room.require_memory(1e18, "much")
     with pytest.raises(KTError, match=r"much: takes [\d,]+ MiB on the disk, where [\d,]+ MiB are"):
         room.require_disk(Path("not/yet/there"), 1e18, "much")
     here.params["augment"]["copies"] = 10**9
@@ -286,4 +294,7 @@ def test_what_has_no_room_is_refused(here):
     refused(generate_val, r"selection, 1,000,000,000 networks: takes [\d,]+ MiB on the disk")
     here.params["model"]["hidden_size"] = 10**9
     here.write_params()
-    refused(train_translator, "model and translators.merge.model: (takes|sizes)")
+    refused(
+        train_translator,
+        "model.hidden_size: got|hidden_size.*65536|this size needs",
+    )

@@ -11,8 +11,8 @@ from dvc.utils.serialize import dumps_yaml, parse_yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kt.ensemble import Compute
 from kt.run.errors import KTError
+from kt.translators import require_memory
 from stages.common import kinds
 from stages.common.base import params
 from stages.common.base.checks import read_yaml
@@ -138,7 +138,7 @@ def whole(path: Path) -> params.Params:
     loaded = params.load(path)
     kinds.configuration(loaded)
     kinds.learning(loaded)
-    kinds.require_memory(loaded, Compute())
+    require_memory(kinds.chosen(loaded), kinds.configuration(loaded))
     return loaded
 
 

@@ -237,7 +237,9 @@ def test_a_cell_learns_from_its_own_pairs_and_not_from_copies_of_others(prepared
     assert status == 1 and errors.strip().count("\n") == 0
     assert "holds copies of 8 pairs, but 4 are to be learned from" in errors
     status, errors = prepared.run("tables.cells", "table5/blur/1")
-    assert status == 1 and "'blur/1' is no cell: tables/table5/params.yaml has none, masking" in errors
+    assert (
+        status == 1 and "'blur/1' is no cell: tables/table5/params.yaml has none, masking" in errors
+    )
 
 
 def test_a_table_that_shows_a_cell_of_another_says_so_where_there_is_none(prepared):

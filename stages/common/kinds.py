@@ -10,14 +10,14 @@ from pydantic import Field, ValidationError, create_model
 
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import initial_weights, skeleton
+from kt.networks.blocks import initial_weights
 from kt.networks.weights import Weights, part
 from kt.pairs.generate import shared_initial_seed
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.translators.base import Translator, kind_named
 from kt.translators.objectives import Samples
-from stages.common.base import room, runtime
+from stages.common.base import runtime
 from stages.common.base.checks import explain
 from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
 from stages.common.base.params import HIGHEST, MOST, Params, Strict
@@ -81,21 +81,6 @@ def learning(params: Params) -> Any:
     place = ("translators", kind.kind, "train")
     values = _checked(kind.Learning, params.translators[kind.kind].train, place)
     return _made(kind.Learning, values, place)
-
-
-def require_memory(params: Params, compute: Compute) -> None:
-    """Raise KTError if the chosen translator and its training do not fit into memory.
-
-    Beside the weights there are gradients and two moments, and the weights of the best epoch.
-    """
-    kind, config = chosen(params), configuration(params)
-    place = f"params.yaml: model and translators.{kind.kind}.model"
-    try:
-        model = skeleton(lambda: kind(config))
-    except RuntimeError:  # a size that no tensor can have
-        raise KTError(f"{place}: sizes that no computer could hold") from None
-    tensors = (*model.parameters(), *model.buffers())
-    room.require_memory(5 * sum(tensor.nbytes for tensor in tensors), place, compute.device)
 
 
 def _checked(

@@ -16,7 +16,6 @@ from typing import NoReturn
 import torch
 from torch import distributed
 
-from kt.run import guard
 from kt.run.errors import KTError
 from kt.run.threads import processors
 from stages.common.base import params, runtime
@@ -116,5 +115,5 @@ def join() -> None:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise KTError(
             f"KT_TORCHRUN: the processes did not meet at {address} within "
-            f"{PATIENCE.seconds // 60} minutes ({guard.first_line(error)})"
+            f"{PATIENCE.seconds // 60} minutes ({str(error).splitlines()[0]})"
         ) from None

@@ -17,7 +17,7 @@ from kt.ensemble import Compute
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
 from kt.run.statistics import summary
-from kt.translators import Translator, save_translator
+from kt.translators import Translator, require_memory, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
 from stages.common import kinds
 from stages.common.base import outputs, runtime
@@ -72,7 +72,7 @@ def train(
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
     drawn = (seeds.derive(params.seed, "translator", "repeat", i) for i in range(1, repeats))
     trainings = [training_of(params, seed) for seed in (params.seed, *drawn)]
-    kinds.require_memory(params, compute)
+    require_memory(kinds.chosen(params), kinds.configuration(params))
     material = kinds.Stored(params, compute, store)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)

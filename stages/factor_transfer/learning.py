@@ -19,8 +19,7 @@ from kt.rivals import classifier as training
 from kt.rivals.classifier import Losses, Module, Record, Training
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, load_with_metadata, save_tensors
-from kt.run.finite import not_finite
+from kt.run.files import load_metadata, load_tensors, require_tensors, save_tensors
 from kt.run.threads import spread
 from stages.common.base import inputs, outputs, runtime
 from stages.factor_transfer.settings import IMAGES, Settings
@@ -38,7 +37,7 @@ def image_set(split: str, device: torch.device) -> ImageSet:
 
 def image_source() -> str:
     """The form of the images: "original" or "JPEG"."""
-    _, metadata = load_with_metadata(IMAGES, inputs.REMEDY)
+    metadata = load_metadata(IMAGES, inputs.REMEDY)
     if "source" not in metadata:
         raise inputs.damaged(IMAGES, "it does not say what its images are")
     return metadata["source"]
@@ -56,12 +55,8 @@ def stored(module: Module, folder: Path) -> Module:
     """The module with the weights that a stage kept in a folder, frozen."""
     path = folder / WEIGHTS
     kept = load_tensors(path, remedy=inputs.REMEDY)
-    try:
-        module.load_state_dict(kept)
-    except RuntimeError:
-        raise inputs.damaged(path, "it is not of the network that params.yaml names") from None
-    if (name := not_finite(kept)) is not None:
-        raise inputs.damaged(path, f"{name} holds numbers that are not finite")
+    require_tensors(path, kept, module.state_dict(), inputs.REMEDY)
+    module.load_state_dict(kept)
     return training.frozen(module)
 
 

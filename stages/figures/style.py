@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from kt.run.files import write_bytes
+from kt.run.files import save_bytes
 
 matplotlib.use("Agg")
 matplotlib.rcParams |= {
@@ -75,7 +75,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, with the same bytes for the same figure."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
-    write_bytes(path, drawn.getbuffer())
+    save_bytes(path, drawn.getbuffer())
 
 
 def legend(figure: Figure, *sources: Axes, columns: int = 2) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute
 from kt.images import ImageSet, load_images
-from kt.images.base import data_root
+from kt.images.root import data_root
 from kt.real import files
 from kt.real.images import varied
 from kt.run.errors import KTError

@@ -20,6 +20,7 @@ from kt.pairs import generate
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
 from kt.pairs.store import write_store
+from kt.run import memory
 from kt.run.errors import KTError
 from stages.common.base import room, runtime
 from stages.common.base.checks import shown
@@ -109,7 +110,7 @@ def require_room(plan: Plan, folder: Path) -> None:
     size = bytes_of(plan.target)
     what = f"{plan.split}, {plan.stored:,} networks"
     part = min(plan.count, plan.networks_per_stream) * (1 + len(plan.checkpoints))
-    room.require_memory(5 * part * size, f"{what} in parts of {part:,} (networks.per_stream)")
+    memory.require(5 * part * size, f"{what} in parts of {part:,}", "lower networks.per_stream")
     done = sum(f.stat().st_size for f in runtime.SCRATCH.glob(f"generate-*/{plan.split}-*"))
     room.require_disk(folder, 2 * plan.stored * size - done, what)
 

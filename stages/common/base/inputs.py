@@ -4,8 +4,6 @@ Each door checks all that it reads: checksums, shapes, types and ranges. What is
 that names the file.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kt.images import ImageSet
-from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.images.files import read_set
+from kt.networks.blocks import CLASSES
 from kt.run import files
 from kt.run.errors import KTError
 
@@ -37,29 +36,22 @@ def image_set(which: str, split: str) -> ImageSet:
     Raises:
         KTError: the file is missing or damaged, or does not hold such images.
     """
-    path = IMAGES / f"{which}.safetensors"
-    images = images_of(path, split)
-    if (checksum := checksum_file(path)).exists() and checksum.read_text().strip() != sha256(path):
-        raise damaged(path, f"its checksum is not the one in {checksum}")
-    if images.images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
-        found = " x ".join(map(str, images.images.shape[1:]))
-        raise damaged(path, f"{split}.images are {found}, not {IMAGE_SIZE} x {IMAGE_SIZE}")
-    return images
+    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY)
 
 
 def images_of(path: Path, split: str) -> ImageSet:
-    """A split of the images in a file, with their labels.
+    """A split of the images, in colour perhaps, that a stage wrote to a file, with their labels.
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images.
     """
     images, labels = tensors_of(path, f"{split}.images", f"{split}.labels")
     if images.dtype != torch.uint8 or images.dim() not in (3, 4) or not len(images):
-        what = f"{tuple(images.shape)} of {images.dtype}".replace("torch.", "")
-        raise damaged(path, f"{split}.images are {what}, not some images of uint8")
+        what = f"{tuple(images.shape)} of {images.dtype}"
+        raise damaged(path, f"{split}.images are {what}, not some images of torch.uint8")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        what = f"{tuple(labels.shape)} of {labels.dtype}".replace("torch.", "")
-        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of int64")
+        what = f"{tuple(labels.shape)} of {labels.dtype}"
+        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of torch.int64")
     if not 0 <= labels.min() <= labels.max() < CLASSES:
         raise damaged(path, f"{split}.labels are not all in 0 to {CLASSES - 1}")
     return ImageSet(images, labels)
@@ -75,16 +67,6 @@ def tensors_of(path: Path, *names: str) -> list[Tensor]:
     if lacking := [name for name in names if name not in found]:
         raise damaged(path, f"it has no {lacking[0]}")
     return [found[name] for name in names]
-
-
-def checksum_file(path: Path) -> Path:
-    """Where the checksum of a file of images is kept, beside it."""
-    return path.with_suffix(".sha256")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Found(dict):
@@ -103,24 +85,23 @@ def read_json(path: Path) -> Found:
         KTError: the file is missing, no strict JSON, or a summary in it is not whole.
     """
 
-    def section(entries: list[tuple[str, Any]]) -> Found:
-        made = Found(entries)
-        made.path = path
-        if "mean" in made and "ci95" in made and not _is_summary(made):
-            raise ValueError("a summary is not made of finite numbers")
-        return made
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no number of JSON's")
-
-    files.readable(path, REMEDY)
-    try:
-        found = json.loads(path.read_bytes(), object_pairs_hook=section, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON that a stage wrote: {error}") from None
+    found = _named(path, files.load_json(path, REMEDY))
     if not isinstance(found, Found):
         raise damaged(path, "no JSON that a stage wrote")
     return found
+
+
+def _named(path: Path, content: Any) -> Any:
+    """The same with mappings that know their file."""
+    if isinstance(content, list):
+        return [_named(path, value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    made = Found({key: _named(path, value) for key, value in content.items()})
+    made.path = path
+    if "mean" in made and "ci95" in made and not _is_summary(made):
+        raise damaged(path, "a summary is not made of finite numbers")
+    return made
 
 
 def _is_summary(found: dict) -> bool:
@@ -143,12 +124,9 @@ def read_table(
     Raises:
         KTError: the file is missing, empty or no such table.
     """
-    files.readable(path, REMEDY)
     separator = "\t" if path.suffix == ".tsv" else ","
-    try:
+    with files.reading(path, REMEDY):
         table = pd.read_csv(path, sep=separator, keep_default_na=False, dtype=kind)
-    except (ValueError, pd.errors.ParserError) as error:  # empty files and other encodings as well
-        raise damaged(path, f"no table: {str(error).strip()}") from None
     if lacking := [name for name in (*columns, *words) if name not in table]:
         raise damaged(path, f"it has no column {lacking[0]}")
     if table.empty:

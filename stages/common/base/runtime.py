@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
-from kt.run import guard
 from kt.run.errors import KTError
+from kt.run.guard import SCRATCH, guard
 from kt.run.threads import processors
 from stages.common.base import params
 from stages.common.base.checks import shown
 from stages.common.base.params import Params
 
-SCRATCH = guard.KEPT
 RAY = {
     "ray": "generate networks on the Ray cluster with this address; auto: the one started here",
     "ray_cpus": "CPU threads of each of its tasks; 1",
@@ -107,13 +106,9 @@ def checked() -> Params:
 
 
 def one_line(work: Callable[[], object]) -> None:
-    """Do some work. An error, a full disk or an interruption ends it with one line."""
-    kept = f"kept in {SCRATCH}/"
-    guard.one_line(
-        work,
-        f"what was computed so far is {kept}",
-        f"interrupted: run again to go on from what is {kept}",
-    )
+    """Do some work. Whatever goes wrong ends it with one line: `kt.run.guard`."""
+    with guard(kept=f"run again to go on from what is kept in {SCRATCH}/"):
+        work()
 
 
 def _compute(flags: argparse.Namespace) -> Compute:
@@ -135,8 +130,9 @@ def _compute(flags: argparse.Namespace) -> Compute:
             raise RuntimeError(f"accepts {' and '.join(DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
         raise KTError(
-            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({guard.first_line(error)})"
+            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({reason})"
         ) from None
     on_cpu = device.type == "cpu"
     workers = count("workers", processors()) if on_cpu else 1

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from kt.networks.blocks import Former, Latter, block_shapes, skeleton, weights
 from kt.pairs.store import Pairs
-from kt.run.errors import KTError
 from stages.common.base.inputs import REMEDY, damaged
 
 
@@ -20,9 +19,9 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
         KTError: the store is missing or damaged, or does not hold this.
     """
     found = Pairs(folder, REMEDY)
+    found.require(count)
+    found.mapped(*parts)  # are they there?
     rows = found.mapped()  # which verifies every checksum
-    if len(found) < count:
-        raise KTError(f"{folder} holds {len(found)} networks, but {count} are needed: {REMEDY}")
     shapes = {
         "former": _shapes(Former),
         "large": block_shapes("large"),
@@ -30,9 +29,6 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
         "small": block_shapes(target) if target else {},
     }
     held = {name.partition(".")[0] for name in rows}
-    for part in parts:
-        if part not in held:
-            raise damaged(folder, f"it has no {part} blocks")
     for part in held & shapes.keys():
         if part == "small" and target is None:
             continue
@@ -40,8 +36,6 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
         if {name: tuple(tensor[:1].shape[1:]) for name, tensor in own.items()} != shapes[part]:
             what = f"{target!r}, params.yaml's target" if part == "small" else "the networks'"
             raise damaged(folder, f"its {part} blocks do not have the shapes of {what}")
-        if any(len(tensor) != len(found) for tensor in own.values()):
-            raise damaged(folder, f"its shards do not hold {len(found)} {part} blocks")
     return found
 
 
