@@ -47,6 +47,10 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
         line, status = explained(error, folder, kept)
         with contextlib.suppress(OSError, ValueError):  # that one may be closed as well
             print(line, file=stream or sys.stderr, flush=True)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _silence(sys.stdout)
         raise SystemExit(status) from None
 
 
