@@ -19,7 +19,7 @@ from benchmarks.generate import BATCH, Pictures, multiply_add_peak, training_ima
 from kt import ensemble
 from kt.ensemble import Compute, cpu_engine
 from kt.images import ImageSet
-from kt.networks.blocks import IMAGE_SIZE, Network, initial_weights
+from kt.networks.blocks import PAPER, Network, initial_weights
 from kt.networks.cost import multiply_adds
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"plain loop  {1e3 * plain_each:9.1f} ms a network")
     print(f"{engine:11} {1e3 * ours_each:9.1f} ms a network, ratio {plain_each / ours_each:.0f}")
     if cpu_engine.available():
-        image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+        image = torch.zeros(1, 1, PAPER.image_size, PAPER.image_size)
         giga = 2 * len(images) * multiply_adds(Network("conv").eval(), image) / 1e9
         peak = multiply_add_peak(compute.workers)
         reached, least = giga / ours_each, giga / peak

@@ -1,6 +1,6 @@
 """Generating networks: the plain loop and the engines, on the same work in one run.
 
-    python -m benchmarks.generate [--networks 32] [--steps 20]
+    python -m benchmarks.generate [--networks 32] [--steps 20] [--channels 16 --hidden 8]
 
 The plain loop trains one `Network` at a time with `torch.utils.data.DataLoader`, the protocol's
 transforms on PIL images and `torch.optim.SGD`. Times are wall time per network and step,
@@ -31,28 +31,31 @@ from torchvision import transforms
 
 from benchmarks.process import peak_memory, seconds
 from kt.ensemble import cpu_engine, cpu_library, cuda_engine, torch_engine
-from kt.images import ImageSet, load_images, training_batches
-from kt.networks.blocks import BLOCKS, IMAGE_SIZE, TARGETS, Network, initial_weights
+from kt.images import ImageSet, fitted, load_images, training_batches
+from kt.networks.blocks import BLOCKS, PAPER, TARGETS, Network, Sizes, initial_weights
 from kt.networks.weights import part
 from kt.run.threads import one_thread
 
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
-FORMER, LARGE, LATTER = 784 * 54, 2 * 196 * 324, 49 * 72 + 5880
-# Forward, weights' gradient, inputs' gradient (the first layer of what is trained needs none).
-SMALL = {
-    "conv": 5 * 196 * 162,
-    "conv_bias": 5 * 196 * 162,
-    "mlp": 5 * 196 * 72,
-    "attention": 9 * 196 * 36 + 6 * 196 * 196 * 6,
-}
 
-
-def flop(target: str) -> dict[str, int]:
+def flop(target: str, sizes: Sizes) -> dict[str, int]:
     """Floating-point operations of a network's training step, for each of the two trainings."""
+    channels, area, read = sizes.channels, sizes.map_size**2, sizes.read_size**2
+    taps = sizes.kernel**2 * channels
+    former = sizes.image_size**2 * taps * sizes.image_channels
+    large = 2 * area * taps * channels
+    latter = 2 * read * channels**2 + 20 * read * channels
+    # Forward, weights' gradient, inputs' gradient (the first layer of what is trained needs none).
+    small = {
+        "conv": 5 * area * taps * sizes.hidden,
+        "conv_bias": 5 * area * taps * sizes.hidden,
+        "mlp": 10 * area * channels**2,
+        "attention": 9 * area * channels**2 + 6 * area**2 * channels,
+    }
     steps = {
-        "step 1": 2 * BATCH * (2 * FORMER + 3 * LARGE + 3 * LATTER),
-        "step 2": 2 * BATCH * (FORMER + SMALL[target] + 2 * LATTER),
+        "step 1": 2 * BATCH * (2 * former + 3 * large + 3 * latter),
+        "step 2": 2 * BATCH * (former + small[target] + 2 * latter),
     }
     return steps | {"both": sum(steps.values())}
 
@@ -70,7 +73,10 @@ class Pictures(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        picture = Image.fromarray(self.images.images[index].numpy())
+        pixels = self.images.images[index]
+        picture = Image.fromarray(
+            (pixels if pixels.dim() == 2 else pixels.permute(1, 2, 0)).numpy()
+        )
         return self.transform(picture), int(self.images.labels[index])
 
 
@@ -96,29 +102,37 @@ class Clock:
         return 1e3 * statistics.median(spans[self.warm_up :])
 
 
-def training_images(count: int) -> tuple[ImageSet, str]:
-    """Training images and their name; random ones with a fifth of the pixels set if need be."""
+def training_images(count: int, sizes: Sizes = PAPER) -> tuple[ImageSet, str]:
+    """Training images that such networks read, and their name."""
+    images, name = paper_images(count)
+    return fitted(images, sizes.image_channels, sizes.image_size), name
+
+
+def paper_images(count: int) -> tuple[ImageSet, str]:
+    """MNIST's; random ones with a fifth of the pixels set if need be."""
     if "KT_DATA_ROOT" in os.environ:
         with tempfile.TemporaryDirectory() as folder:
             train, _ = load_images("mnist", Path(folder))
         return train.subset(slice(0, count)), "MNIST"
     draw = torch.Generator().manual_seed(0)
-    images = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    images = torch.zeros(count, PAPER.image_size, PAPER.image_size, dtype=torch.uint8)
     strokes = torch.randint(256, (count, 20, 8), generator=draw, dtype=torch.uint8)
     images[:, 4:24, 10:18] = strokes
     return ImageSet(images, torch.randint(10, (count,), generator=draw)), "random images"
 
 
-def plain_loop(images: ImageSet, step: str, target: str, networks: int, loaders: int) -> float:
+def plain_loop(
+    images: ImageSet, step: str, target: str, networks: int, loaders: int, sizes: Sizes
+) -> float:
     """Milliseconds per network and step of the plain loop."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=loaders)
     spans = []
     for _ in range(networks):
-        network = Network()
+        network = Network(sizes=sizes)
         parameters = list(network.parameters())
         if step == "step 2":
             network.eval().requires_grad_(False)
-            network.block = BLOCKS[target]()
+            network.block = BLOCKS[target](sizes)
             parameters = list(network.block.parameters())
         optimizer = torch.optim.SGD(parameters, LR, MOMENTUM)
         clock = Clock(loader, warm_up=2)
@@ -131,14 +145,21 @@ def plain_loop(images: ImageSet, step: str, target: str, networks: int, loaders:
 
 
 def engine_loop(
-    engine, images: ImageSet, step: str, target: str, networks: int, device: str = "cpu", **options
+    engine,
+    images: ImageSet,
+    step: str,
+    target: str,
+    networks: int,
+    sizes: Sizes = PAPER,
+    device: str = "cpu",
+    **options,
 ) -> float:
     """Milliseconds per network and step of an engine that trains all networks together."""
 
-    def weights(part: type | str) -> dict[str, torch.Tensor]:
-        return {k: v.to(device) for k, v in initial_weights(part, range(networks)).items()}
+    def weights(part: Callable[[], Network] | str) -> dict[str, torch.Tensor]:
+        return {k: v.to(device) for k, v in initial_weights(part, range(networks), sizes).items()}
 
-    whole = weights(Network)
+    whole = weights(lambda: Network(sizes=sizes))
     images = images.to(torch.device(device))
     batches = Clock(training_batches(images, BATCH, 1, True, seed=0), device=device)
     if step == "step 1":
@@ -168,14 +189,25 @@ def main() -> None:
     parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
     parser.add_argument("--target", choices=TARGETS, default="conv", help="small block of step 2")
     parser.add_argument("--loaders", type=int, default=0, help="the plain loop's loading processes")
+    parser.add_argument("--channels", type=int, default=PAPER.channels)
+    parser.add_argument("--hidden", type=int, default=PAPER.hidden)
+    parser.add_argument("--image-channels", type=int, choices=[1, 3], default=PAPER.image_channels)
+    parser.add_argument("--image-size", type=int, default=PAPER.image_size)
     options = parser.parse_args()
 
     threads, target = torch.get_num_threads(), options.target
-    images, name = training_images(BATCH * options.steps)
+    sizes = Sizes(
+        channels=options.channels,
+        hidden=options.hidden,
+        image_channels=options.image_channels,
+        image_size=options.image_size,
+    )
+    images, name = training_images(BATCH * options.steps, sizes)
+    print(sizes)
     print(f"{name}, batch {BATCH}, {options.steps} steps, {threads} threads")
     peak = None
     print(f"PyTorch: {torch.backends.cpu.get_cpu_capability()}")
-    if cpu_engine.available():
+    if cpu_engine.available(sizes):
         peak = multiply_add_peak(threads)
         print(f"engine: {cpu_library.isa()}, multiply-add peak {peak:.0f} GFLOP/s (all threads)")
 
@@ -183,28 +215,26 @@ def main() -> None:
         def run(step: str) -> float:
             with one_thread():  # PyTorch's, as in `kt.ensemble`: idle ones spin and take a core
                 return engine_loop(
-                    cpu_engine, images, step, target, options.networks, threads=threads
+                    cpu_engine, images, step, target, options.networks, sizes, threads=threads
                 )
 
         return run
 
     runs: dict[str, Callable[[str], float]] = {}
-    if cpu_engine.available():
+    if cpu_engine.available(sizes):
         runs |= {f"cpu engine, {n} thread{'s' * (n > 1)}": cpu(n) for n in sorted({1, threads})}
     else:
-        print(cpu_engine.reason())
-    if cuda_engine.available() and cuda_engine.supports(
-        target
-    ):  # a GPU needs many networks: --networks 256
-        runs["cuda engine"] = lambda step: engine_loop(
-            cuda_engine, images, step, target, options.networks, "cuda"
+        print(cpu_engine.reason(sizes))
+    if cuda_engine.available(sizes) and cuda_engine.supports(target):
+        runs["cuda engine"] = lambda step: engine_loop(  # a GPU needs many: --networks 256
+            cuda_engine, images, step, target, options.networks, sizes, "cuda"
         )
     runs |= {
         "torch engine": lambda step: engine_loop(
-            torch_engine, images, step, target, options.networks
+            torch_engine, images, step, target, options.networks, sizes
         ),
         "plain loop": lambda step: plain_loop(
-            images, step, target, options.plain_networks, options.loaders
+            images, step, target, options.plain_networks, options.loaders, sizes
         ),
     }
     measured: dict[str, dict[str, float]] = {}
@@ -214,7 +244,7 @@ def main() -> None:
         measured[label]["both"] = sum(measured[label].values())
         peaks[label] = peak_memory()
 
-    operations = flop(target)
+    operations = flop(target, sizes)
     print(f"{'':24}{'':8}{'ms/network':>11}{'ratio':>8}{'GFLOP/s':>9}{'share':>7}{'peak GiB':>10}")
     for label, times in reversed(measured.items()):
         for step, ms in times.items():

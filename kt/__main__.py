@@ -12,7 +12,7 @@ import torch
 
 from kt import single
 from kt.images import IMAGE_SETS, ImageSet
-from kt.networks.blocks import IMAGE_SIZE, Network, parameter_count
+from kt.networks.blocks import Network, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.run.files import check_output
 from kt.run.guard import guard
@@ -113,7 +113,8 @@ def _compare(networks: dict[str, Network], test: ImageSet | None, seconds: float
     """Print a row for each network: its size, its cost and, on test images, its accuracy."""
     print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
     print(f"{'accuracy':>12}" if test else "")
-    image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+    sizes = networks["before"].sizes
+    image = torch.zeros(1, sizes.image_channels, sizes.image_size, sizes.image_size)
     for label, network in networks.items():
         products = multiply_adds(network, image)
         print(f"{label:10}{parameter_count(network):12,}{products:15,}", end="")

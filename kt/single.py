@@ -9,8 +9,8 @@ from pathlib import Path
 from kt import ensemble, images, translators
 from kt.ensemble import Recipe
 from kt.images import IMAGE_SETS, ImageSet
-from kt.networks.blocks import Network, require_possible, skeleton, weights
-from kt.networks.weights import part, prefixed, stack_of_one
+from kt.networks.blocks import Network, Sizes, require_possible, sizes_of, skeleton, weights
+from kt.networks.weights import Weights, part, prefixed, stack_of_one
 from kt.run.errors import KTError
 from kt.run.files import require_tensors, save_tensors
 from kt.run.state_dicts import load_state_dict
@@ -58,18 +58,27 @@ def load_network(path: Path | str) -> Network:
             stored variance negative.
     """
     path = Path(path)
-    expected = weights(skeleton(Network))
     stored = load_state_dict(path)
     kept = {name: t for name, t in stored.items() if not name.endswith("num_batches_tracked")}
+    sizes = _sizes(kept)
+    expected = weights(skeleton(lambda: Network(sizes=sizes)))
     try:
         kept = {name: t.float() if t.is_floating_point() else t for name, t in kept.items()}
         require_tensors(path, kept, expected)
     except KTError as error:
         raise KTError(f"{error}: kt.Network('large') is what can be translated") from None
     require_possible(kept, str(path))
-    network = Network()
+    network = Network(sizes=sizes)
     network.load_state_dict(kept, strict=False)
     return network.eval()
+
+
+def _sizes(stored: Weights) -> Sizes:
+    """Of one network; the paper's if its tensors are none of a network's."""
+    try:
+        return sizes_of(stack_of_one(stored))
+    except (LookupError, ValueError, ArithmeticError):
+        return Sizes()
 
 
 def save_network(path: Path | str, network: Network) -> None:
@@ -83,8 +92,10 @@ def save_network(path: Path | str, network: Network) -> None:
 
 def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Network:
     """Train one network with a large block, in evaluation mode afterwards."""
-    trained = ensemble.train_networks(data, [seed], seed, recipe)
-    network = Network()
+    channels = data.images.shape[1] if data.images.dim() == 4 else 1
+    sizes = Sizes(image_channels=channels, image_size=data.images.shape[-1])
+    trained = ensemble.train_networks(data, [seed], seed, recipe, sizes=sizes)
+    network = Network(sizes=sizes)
     network.load_state_dict({name: t[0] for name, t in trained.items()}, strict=False)
     return network.eval()
 

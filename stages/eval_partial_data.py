@@ -13,10 +13,10 @@ OUT = RESULTS / "partial"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = translator(TRANSLATOR, params.target, compute.device)
+    model = translator(TRANSLATOR, params, compute.device)
     images = image_set("main", "test")
     stores = {
-        fraction: Subjects.of_store(fraction_name(fraction), images, params.target)
+        fraction: Subjects.of_store(fraction_name(fraction), images, params)
         for fraction in params.partial.fractions
     }
     metrics, rows = {}, []

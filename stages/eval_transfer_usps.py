@@ -16,10 +16,10 @@ OUT = RESULTS / "transfer"
 
 
 def main(params: Params, compute: Compute) -> None:
-    transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params.target, "small")
-    model = translator(TRANSLATOR, params.target, compute.device)
+    transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params, "small")
+    model = translator(TRANSLATOR, params, compute.device)
     accuracies = transfer.compared(model, params.seed, compute)
-    identity = baselines.identity(params.target, len(transfer))
+    identity = baselines.identity(params.target, len(transfer), params.sizes)
     accuracies["identity"] = transfer.with_small(identity, compute)
     chosen = params.active.images
     metrics: dict[str, Any] = {"from": chosen.main, "to": chosen.transfer}

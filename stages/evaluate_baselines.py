@@ -16,15 +16,17 @@ OUT = RESULTS / "baselines"
 
 
 def main(params: Params, compute: Compute) -> None:
-    test = Subjects.of_store("test", image_set("main", "test"), params.target, "small")
+    test = Subjects.of_store("test", image_set("main", "test"), params, "small")
     count = params.active.pairs
-    train = pairs(PAIRS / "train", "large", target=params.target, count=count).read(
+    train = pairs(PAIRS / "train", params.sizes, "large", target=params.target, count=count).read(
         "large", "small", first=count, optional=["small"]
     )
     train_large, train_small = part(train, "large"), part(train, "small")
     count, seed = len(test), params.seed
     replacements = {
-        "random_initialisation": baselines.random_initialisation(params.target, count, seed),
+        "random_initialisation": baselines.random_initialisation(
+            params.target, count, seed, params.sizes
+        ),
     }
     if train_small:  # not where generate.small_blocks is false
         replacements |= {
@@ -34,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
             ),
         }
     replacements |= {
-        "identity": baselines.identity(params.target, count),
+        "identity": baselines.identity(params.target, count, params.sizes),
         "retrained": part(test.networks, "small"),
     }
     with runtime.progress_bar(len(replacements) + 1, "baselines", "block") as bar:

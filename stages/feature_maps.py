@@ -18,6 +18,20 @@ from stages.figures import maps
 from stages.figures.style import Figure
 
 SHOWN_IMAGES = 4
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 LARGE, DEAD = "large block", "re-trained"
 UNCHANGED = 1e-3
 """A block is dead if it changes maps by less than this share of their squared norm."""
@@ -34,6 +48,7 @@ class FeatureMaps:
             the latter's squared norm.
         dead: test networks whose re-trained block passes its input on nearly unchanged.
         networks: test networks.
+        channels: of every block's maps.
     """
 
     figure: Figure
@@ -42,14 +57,15 @@ class FeatureMaps:
     distance: float
     dead: int
     networks: int
+    channels: int
 
     def caption(self) -> str:
         """What the figure shows, in words."""
         return (
             f"Each row is one of the first {SHOWN_IMAGES} test images, each column a block with "
-            "its six channels: the former block (the large block's input), then the large block "
-            "and what may stand in its place. All maps share one colour scale, which ends where "
-            "the large block's brightest do. The network is "
+            f"its {in_words(self.channels)} channels: the former block (the large block's input), "
+            "then the large block and what may stand in its place. All maps share one colour "
+            "scale, which ends where the large block's brightest do. The network is "
             f"number {self.network + 1} of {self.networks} test networks, the median by accuracy "
             f"after translation ({self.accuracy:.2f} %). Its translated block's maps have a "
             f"squared distance of {self.distance:.3f} to the large block's, relative to the "
@@ -66,8 +82,8 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
     """
     images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
     kind = params.target
-    test = pairs(PAIRS / "test", "former", "large", "latter", "small", target=kind)
-    train = pairs(PAIRS / "train", "large", target=kind)
+    test = pairs(PAIRS / "test", params.sizes, "former", "large", "latter", "small", target=kind)
+    train = pairs(PAIRS / "train", params.sizes, "large", target=kind)
     everything = test.read()
     if len(accuracies) != len(test):
         raise KTError(
@@ -81,13 +97,14 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
     network = {name: tensor[shown : shown + 1] for name, tensor in everything.items()}
     replaced = part(train.read("small", optional=["small"]), "small")
     target, replacement = params.target, {}
+    fresh = baselines.random_initialisation(target, 1, params.seed, params.sizes)
     if replaced:
         drawn = baselines.random_replacement(replaced, 1, params.seed)
         replacement = {"random replacement": (target, drawn)}
     blocks = {
         "former block": (None, {}),
         LARGE: ("large", part(network, "large")),
-        "random initialisation": (target, baselines.random_initialisation(target, 1, params.seed)),
+        "random initialisation": (target, fresh),
         **replacement,
         "translation": (target, translate(model, network, compute)),
         DEAD: (target, part(network, "small")),
@@ -104,7 +121,13 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
         distance(made["translation"], made[LARGE]),
         int(dead.sum()),
         len(dead),
+        former.shape[2],
     )
+
+
+def in_words(number: int) -> str:
+    """A small number in letters, others in figures."""
+    return WORDS[number - 1] if number <= len(WORDS) else str(number)
 
 
 def median_of(accuracies: pd.Series) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from kt.ensemble import Compute
-from kt.images import load_images
+from kt.images import ImageSet, fitted, load_images
 from kt.images.files import write_sets
 from kt.run import seeds
 from kt.run.errors import KTError
@@ -16,7 +16,7 @@ from stages.common.base.params import Params
 
 def main(params: Params, compute: Compute) -> None:
     chosen = params.active.images
-    train, test = load_images(chosen.main, Path("data"))
+    train, test = shaped(params, chosen.main)
     if chosen.held_back >= len(train):
         raise KTError(
             f"params.yaml: scales.{params.scale}.images.held_back: got {chosen.held_back}; "
@@ -29,10 +29,18 @@ def main(params: Params, compute: Compute) -> None:
         "held_back": train.subset(order[: chosen.held_back]),
         "test": test,
     }
-    transfer_train, transfer_test = load_images(chosen.transfer, Path("data"))
+    transfer_train, transfer_test = shaped(params, chosen.transfer)
     write_sets(IMAGES / "main.safetensors", chosen.main, main_sets)
     transfer_sets = {"train": transfer_train, "test": transfer_test}
     write_sets(IMAGES / "transfer.safetensors", chosen.transfer, transfer_sets)
+
+
+def shaped(params: Params, name: str) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a set, as the networks read them."""
+    sizes = params.sizes
+    train, test = load_images(name, Path("data"))
+    channels, size = sizes.image_channels, sizes.image_size
+    return fitted(train, channels, size), fitted(test, channels, size)
 
 
 if __name__ == "__main__":

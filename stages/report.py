@@ -34,7 +34,7 @@ def main(params: Params, compute: Compute) -> None:
         for name in LABELS
         if name == "translation" or name in baselines
     }
-    model = translator(TRANSLATOR, params.target, compute.device)
+    model = translator(TRANSLATOR, params, compute.device)
     translated = read_table("train/accuracies.csv", "translation")["translation"]
     draw(params, accuracies, transfer)
     features = feature_maps.draw(params, compute, model, translated)

@@ -9,10 +9,12 @@ from torch.testing import assert_close
 
 from kt.ensemble import cpu_engine, cpu_library, torch_engine
 from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
+from kt.networks.channels import subsets
 from kt.networks.weights import part
 from kt.rivals import pruning
 from kt.run.errors import KTError
 
+SUBSETS = subsets(6, 3)
 LR, MOMENTUM = 0.05, 0.9
 NETWORKS = 3
 PINNED = {
@@ -210,8 +212,8 @@ def test_equations_are_the_references(isa, networks, kind):
                 probe.fit_second_convolution(kind, block, slice(None), 1e-2),
                 probe.fit_second_convolution(kind, block, some, 1e-2),
                 *probe.whitening(kind, block, some, 0.1).values(),
-                probe.score_subsets(wide, pruning.SUBSETS, metric, slice(None), 1e-2),
-                probe.score_subsets(wide, pruning.SUBSETS[3:9], metric, some, 1e-2),
+                probe.score_subsets(wide, SUBSETS, metric, slice(None), 1e-2),
+                probe.score_subsets(wide, SUBSETS[3:9], metric, some, 1e-2),
             ]
         )
     assert_close(*found, rtol=1e-4, atol=1e-4)

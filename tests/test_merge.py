@@ -162,7 +162,7 @@ def test_the_encoder_is_shown_turned_kernels(networks, images):
     turns = []
 
     class Seen(Merge):
-        def forward(self, networks, compute=None, turn=0):
+        def forward(self, networks, compute=None, turn=0, hidden=None):
             turns.append(turn)
             return super().forward(networks, Compute(), turn)
 

@@ -20,6 +20,7 @@ USUAL = {
     "scale": "quick",
     "seed": 1,
     "target": "conv",
+    "network": {"channels": 6, "hidden": 3, "kernel": 3, "image_channels": 1, "image_size": 28},
     "model": {"kind": "merge", "layers": 8, "hidden_size": 32},
 }
 """What a user of the project may have chosen otherwise when the tests are run."""

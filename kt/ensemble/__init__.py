@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 from kt.images import ImageSet, ordered_batches, training_batches
-from kt.networks.blocks import Network, initial_weights
+from kt.networks import channels
+from kt.networks.blocks import PAPER, Network, Sizes, initial_weights, sizes_of
 from kt.networks.weights import Weights, concatenated, part, prefixed, take
 from kt.run.finite import finite_networks
 from kt.run.threads import full_precision, one_thread
@@ -54,8 +55,8 @@ class Compute:
     chunk: int = 16
     engine: str = "auto"
 
-    def engine_for(self, kind: str) -> ModuleType:
-        """The engine that trains and evaluates blocks of `kind`.
+    def engine_for(self, kind: str, sizes: Sizes = PAPER) -> ModuleType:
+        """The engine that trains and evaluates blocks of `kind` in networks of these sizes.
 
         Raises:
             KTError: `engine` is "cpu" or "cuda" and that engine is not available here.
@@ -66,8 +67,8 @@ class Compute:
         if self.engine not in ("auto", self.device.type) or not own.supports(kind):
             return torch_engine
         if self.engine == "cpu":
-            cpu_engine.library()
-        return own if own.available() else torch_engine
+            cpu_engine.library(sizes)
+        return own if own.available(sizes) else torch_engine
 
 
 EVALUATION_BATCH = 250
@@ -86,6 +87,7 @@ def train_networks(
     large: Weights | None = None,
     progress: Progress | None = None,
     checkpoints: Sequence[int] = (),
+    sizes: Sizes = PAPER,
 ) -> Weights:
     """Step 1: N networks former -> large -> latter (cross-entropy); NotFiniteError if one diverges.
 
@@ -96,15 +98,16 @@ def train_networks(
             evaluation mode (the USPS experiment, Section 5.5). None: the large block is trained.
         checkpoints: increasing numbers of epochs, C of them, below the recipe's: the networks as
             they are then are returned as well.
+        sizes: of the networks; the images must have theirs.
 
     Returns:
         All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`,
         each ((1 + C) * N, ...): the trained networks, then the checkpoints, the latest first.
     """
-    initial = initial_weights(Network, seeds)
+    initial = initial_weights(lambda: Network(sizes=sizes), seeds)
     if large is not None:
         initial |= prefixed("block", take(large, device=torch.device("cpu")))
-    engine = compute.engine_for("large")
+    engine = compute.engine_for("large", sizes)
     steps = [epoch * -(-len(data) // recipe.batch_size) for epoch in checkpoints]
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
@@ -133,6 +136,7 @@ def train_blocks(
     recipe: Recipe,
     compute: Compute = Compute(),
     progress: Progress | None = None,
+    sizes: Sizes = PAPER,
 ) -> Weights:
     """Step 2: fresh blocks of `kind`, trained between frozen former and latter blocks.
 
@@ -142,12 +146,13 @@ def train_blocks(
         kind: a target, `kt.networks.blocks.TARGETS`.
         networks: stacked `former.*` and `latter.*` (others are ignored).
         seeds: one a block, for its initial weights.
+        sizes: of the networks and the blocks.
 
     Returns:
         The blocks' weights, stacked, without a prefix. Raises NotFiniteError if one diverged.
     """
-    initial = initial_weights(kind, seeds)
-    engine = compute.engine_for(kind)
+    initial = initial_weights(kind, seeds, sizes)
+    engine = compute.engine_for(kind, sizes)
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         return engine.train_blocks(
@@ -235,7 +240,7 @@ class Probe:
     def __init__(
         self, kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()
     ) -> None:
-        engine = compute.engine_for(kind)
+        engine = compute.engine_for(kind, sizes_of(networks, images.shape[-1]))
         options = {"threads": compute.workers} if engine is cpu_engine else {}
         self._device = compute.device
         former, latter = (self._taken(part(networks, name)) for name in ("former", "latter"))
@@ -306,6 +311,22 @@ class Probe:
         return self._probe.score_subsets(self._taken(wide), kept, metric, images, DECAY)
 
     @full_precision()
+    def choose(
+        self, wide: Weights, kept: int, metric: Tensor, images: slice = slice(None)
+    ) -> Tensor:
+        """The hidden channels (N, kept), in increasing order, that explain most (`score_subsets`).
+
+        All ways are tried if they are few; else channels go one by one (`channels.eliminated`).
+        """
+        count = wide["conv1.weight"].shape[1]
+        if channels.are_few(count, kept):
+            ways = channels.subsets(count, kept)
+            return ways[self.score_subsets(wide, ways, metric, images).argmax(1).cpu()]
+        equations = self._probe.equations(self._taken(wide), images)
+        products, wanted = (t.cpu() for t in equations)
+        return channels.eliminated(products, wanted, metric.cpu(), count, kept, DECAY)
+
+    @full_precision()
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, images: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
@@ -345,7 +366,7 @@ def _assembled(
     reduce: Callable[[Iterator[Tensor], Tensor], Tensor],
 ) -> Tensor:
     """`reduce` of all batches' logits (N, B, 10) and the labels (M,), joined over networks."""
-    engine = compute.engine_for(kind)
+    engine = compute.engine_for(kind, sizes_of(networks, data.images.shape[-1], block))
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = _counted(ordered_batches(device_data, EVALUATION_BATCH), chunk, tick)

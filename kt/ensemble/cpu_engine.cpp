@@ -125,6 +125,15 @@ const Vec* followed(const void* ys, int pack, const Shown& shown) {
   return static_cast<const Vec*>(ys) + (int64_t(pack) * shown.kept + shown.first) * READ;
 }
 
+// The equations of second convolutions behind the candidates' hidden channels.
+inline void add_all(FirstConvolution<CHANNELS>& first, const Candidates& w, const Shown& shown,
+                    int pack, const void* ys, Equations<CHANNELS>& all) {
+  first.conv1 = w.conv1, first.bias1 = w.bias1, first.bias2 = w.bias2;
+  const auto of = shown.of(pack);
+  const Vec* y = followed(ys, pack, shown);
+  for (int n = 0; n < shown.images; ++n) first.add(of(n, nullptr), y + n * READ, all);
+}
+
 // The second convolutions [packs][6][3][3][3] that bring small blocks nearest to `ys`.
 template <class Small>
 void nearest(int packs, const void* weights, const Shown& shown, const void* ys, float decay,
@@ -138,7 +147,7 @@ void nearest(int packs, const void* weights, const Shown& shown, const void* ys,
     auto& [first, equations] = scratch;
     first.conv1 = w.conv1, first.bias1 = first.bias2 = ZEROS;
     if constexpr (Small::BIASED) first.bias1 = w.bias1, first.bias2 = w.bias2;
-    equations = {};
+    equations.clear();
     const auto maps = shown.of(pack);
     const Vec* y = followed(ys, pack, shown);
     for (int n = 0; n < shown.images; ++n) first.add(maps(n, nullptr), y + n * READ, equations);
@@ -161,7 +170,7 @@ void whitening(int packs, const void* weights, const Shown& shown, float damping
     const Small& w = static_cast<const Small*>(weights)[pack];
     const Vec* bias1 = ZEROS;
     if constexpr (Small::BIASED) bias1 = w.bias1;
-    scratch.first.equations = {}, scratch.second.equations = {};
+    scratch.first.equations.clear(), scratch.second.equations.clear();
     const auto maps = shown.of(pack);
     for (int n = 0; n < shown.images; ++n) {
       const Vec* h = maps(n, nullptr);
@@ -311,6 +320,19 @@ void kt_whitening_conv_bias(int packs, const void* weights, const void* around, 
                                         damping, whitened, threads);
 }
 
+// The normal equations of second convolutions behind all of the candidates' hidden channels:
+// found [packs][54][54 + 6][LANES], of the products only what is on and above the diagonal.
+void kt_equations(int packs, const void* candidates, const void* around, const void* maps, int kept,
+                  int first, int images, const void* ys, void* found, int threads) {
+  using namespace kt;
+  const Shown shown{around, maps, kept, first, images};
+  for_each_pack(packs, threads, created<FirstConvolution<CHANNELS>>, [&](int pack, auto& scratch) {
+    auto& all = static_cast<Equations<CHANNELS>*>(found)[pack];
+    all.clear();
+    add_all(scratch, static_cast<const Candidates*>(candidates)[pack], shown, pack, ys, all);
+  });
+}
+
 // For each of `choices` [count][3] among the candidates' hidden channels, in increasing order, how
 // much second convolutions of least squares explain in the metric [packs][6][6][LANES]: explained
 // [packs][count][LANES].
@@ -325,13 +347,9 @@ void kt_choices(int packs, const void* candidates, const void* around, const voi
     Equations<HIDDEN> some;
   };
   for_each_pack(packs, threads, created<Scratch>, [&](int pack, Scratch& scratch) {
-    const Candidates& w = static_cast<const Candidates*>(candidates)[pack];
     auto& [first, all, some] = scratch;
-    first.conv1 = w.conv1, first.bias1 = w.bias1, first.bias2 = w.bias2;
-    all = {};
-    const auto of = shown.of(pack);
-    const Vec* y = followed(ys, pack, shown);
-    for (int n = 0; n < images; ++n) first.add(of(n, nullptr), y + n * READ, all);
+    all.clear();
+    add_all(first, static_cast<const Candidates*>(candidates)[pack], shown, pack, ys, all);
     for (int choice = 0; choice < count; ++choice) {
       some.take(all, choices + choice * HIDDEN);
       some.factorise(decay);

@@ -7,12 +7,15 @@ the number of threads, and on all processors with fused multiply-adds: a lane do
 operations in the same order, and a pack of networks is computed by one thread.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from kt.ensemble.cpu_library import KINDS, lanes, library
+from kt.ensemble.cpu_library import KINDS, library, network_library
 from kt.ensemble.cpu_library import available as available
 from kt.ensemble.cpu_library import forget as forget
 from kt.ensemble.cpu_library import reason as reason
@@ -29,16 +32,9 @@ from kt.ensemble.cpu_packs import (
     packed_frozen,
     tensor_names,
 )
-from kt.networks.blocks import (
-    CHANNELS,
-    CLASSES,
-    HIDDEN,
-)
-from kt.networks.weights import Weights
+from kt.networks.blocks import CLASSES, CONVOLUTIONAL, Sizes, sizes_of
+from kt.networks.weights import Weights, prefixed
 from kt.run.errors import KTError
-
-READ_AREA = 7 * 7
-"""Positions that the latter block reads."""
 
 
 def supports(kind: str) -> bool:
@@ -71,13 +67,14 @@ def train_networks(
     Raises:
         KTError: the engine is not available here.
     """
-    library()
+    batches, image_size = _looked_ahead(batches)
+    compiled = network_library(sizes_of(initial, image_size))
     names = tensor_names("network")
-    trained = Packs([n for n in names if not is_statistic(n)], initial)
-    statistics = Packs([n for n in names if is_statistic(n)], initial)
+    trained = Packs(compiled, [n for n in names if not is_statistic(n)], initial)
+    statistics = Packs(compiled, [n for n in names if is_statistic(n)], initial)
     momenta = torch.zeros_like(trained.values)
-    check_layout("network_weights", trained)
-    check_layout("network_statistics", statistics)
+    check_layout(compiled, "network_weights", trained)
+    check_layout(compiled, "network_statistics", statistics)
     memory = torch.empty(0)
 
     def now() -> Weights:
@@ -85,11 +82,11 @@ def train_networks(
         return learned | statistics.unpacked(statistics.values.clone())
 
     kept = []
-    for step, (images, labels) in enumerate(checked_batches(batches), 1):
-        needed = threads * library().kt_step1_memory(len(labels)) * lanes()
+    for step, (images, labels) in enumerate(batches, 1):
+        needed = threads * compiled.kt_step1_memory(len(labels)) * trained.lanes
         if memory.numel() < needed:
             memory = on_huge_pages(needed)
-        library().kt_train_networks(
+        compiled.kt_train_networks(
             trained.count,
             _address(trained.values),
             _address(momenta),
@@ -124,10 +121,13 @@ def train_blocks(
     Raises:
         KTError: the engine is not available here, or does not train this kind of block.
     """
-    step = _function("train", kind)
-    trained, frozen = packed_block(kind, initial), packed_frozen(former, latter)
+    batches, image_size = _looked_ahead(batches)
+    compiled = _library_for(_sizes(former, image_size, initial), kind)
+    step = _function(compiled, "train", kind)
+    trained = packed_block(compiled, kind, initial)
+    frozen = packed_frozen(compiled, former, latter)
     momenta = torch.zeros_like(trained.values)
-    for images, labels in checked_batches(batches):
+    for images, labels in batches:
         step(
             trained.count,
             _address(trained.values),
@@ -156,10 +156,14 @@ def outputs(
     Raises:
         KTError: the engine is not available here, or does not know this kind of block.
     """
-    run = _function("outputs", kind)
-    packed, frozen = packed_block(kind, block), packed_frozen(former, latter)
-    for batch in map(checked_images, images):
-        logits = torch.empty(packed.count, len(batch), CLASSES, lanes())
+    images = map(checked_images, images)
+    first = next(images)
+    compiled = _library_for(_sizes(former, first.shape[-1], block), kind)
+    run = _function(compiled, "outputs", kind)
+    packed = packed_block(compiled, kind, block)
+    frozen = packed_frozen(compiled, former, latter)
+    for batch in chain([first], images):
+        logits = torch.empty(packed.count, len(batch), CLASSES, packed.lanes)
         run(
             packed.count,
             _address(packed.values),
@@ -177,14 +181,15 @@ class Probe:
 
     def __init__(self, former: Weights, latter: Weights, images: Tensor, threads: int = 1) -> None:
         """Raises KTError: the engine is not available here."""
-        library()
         images = checked_images(images)
+        self._sizes = _sizes(former, images.shape[-1])
+        compiled = network_library(self._sizes)
         self.images, self.threads = len(images), threads
-        self._frozen = packed_frozen(former, latter)
-        packs = self._frozen.count
-        self._around = torch.empty(packs, library().kt_around(), lanes())
-        self._maps = on_huge_pages(packs * len(images) * library().kt_map() * lanes())
-        library().kt_show(
+        self._frozen = packed_frozen(compiled, former, latter)
+        packs, lanes = self._frozen.count, self._frozen.lanes
+        self._around = torch.empty(packs, compiled.kt_around(), lanes)
+        self._maps = on_huge_pages(packs * len(images) * compiled.kt_map() * lanes)
+        compiled.kt_show(
             packs,
             _address(self._frozen.values),
             _address(images),
@@ -198,15 +203,14 @@ class Probe:
         return self._outputs(kind, block, images, None)
 
     def watch_teacher(self, large: Weights) -> Tensor:
-        self._large = on_huge_pages(
-            self._frozen.count * self.images * CHANNELS * READ_AREA * lanes()
-        )
+        read = self._sizes.channels * self._sizes.read_size**2
+        self._large = on_huge_pages(self._frozen.count * self.images * read * self._frozen.lanes)
         return self._outputs("large", large, slice(None), _address(self._large))
 
     def _outputs(self, kind: str, block: Weights, images: slice, kept: int | None) -> Tensor:
-        run = _function("shown_outputs", kind)
-        packed, (first, count) = packed_block(kind, block), self._range(images)
-        logits = torch.empty(packed.count, count, CLASSES, lanes())
+        run, packed = self._ready("shown_outputs", kind, block)
+        first, count = self._range(images)
+        logits = torch.empty(packed.count, count, CLASSES, packed.lanes)
         run(
             packed.count,
             _address(packed.values),
@@ -222,9 +226,9 @@ class Probe:
     def fit_second_convolution(
         self, kind: str, block: Weights, images: slice, decay: float
     ) -> Tensor:
-        run = _function("nearest", kind)
-        packed, (first, count) = packed_block(kind, block), self._range(images)
-        found = torch.empty(packed.count, CHANNELS, HIDDEN, 3, 3, lanes())
+        run, packed = self._ready("nearest", kind, block)
+        first, count = self._range(images)
+        found = torch.empty(packed.count, *packed.shapes["conv2.weight"], packed.lanes)
         run(
             packed.count,
             _address(packed.values),
@@ -239,10 +243,10 @@ class Probe:
         return found.movedim(-1, 1).flatten(0, 1)[: packed.networks]
 
     def whitening(self, kind: str, block: Weights, images: slice, damping: float) -> Weights:
-        run = _function("whitening", kind)
-        packed, (first, count) = packed_block(kind, block), self._range(images)
-        sizes = {"conv1.weight": CHANNELS * 9, "conv2.weight": HIDDEN * 9}
-        found = torch.empty(packed.count, sum(s * s for s in sizes.values()), lanes())
+        run, packed = self._ready("whitening", kind, block)
+        first, count = self._range(images)
+        sizes = {name: packed.shapes[name][1:].numel() for name in ("conv1.weight", "conv2.weight")}
+        found = torch.empty(packed.count, sum(s * s for s in sizes.values()), packed.lanes)
         run(
             packed.count,
             _address(packed.values),
@@ -261,13 +265,12 @@ class Probe:
         self, wide: Weights, kept: Tensor, metric: Tensor, images: slice, decay: float
     ) -> Tensor:
         first, count = self._range(images)
-        none = torch.zeros(len(wide["conv1.weight"]), CHANNELS)
-        biases = {f"conv{i}.bias": wide.get(f"conv{i}.bias", none) for i in (1, 2)}
-        packed = Packs(["conv1.weight", *biases], wide | biases)
-        weighed = Packs(["metric"], {"metric": metric})
+        compiled = library(replace(self._sizes, hidden=kept.shape[1]))
+        packed = _candidates(compiled, wide)
+        weighed = Packs(compiled, ["metric"], {"metric": metric})
         kept = kept.to(torch.int32).contiguous()
-        explained = torch.empty(packed.count, len(kept), lanes())
-        library().kt_choices(
+        explained = torch.empty(packed.count, len(kept), packed.lanes)
+        compiled.kt_choices(
             packed.count,
             _address(packed.values),
             *self._kept(),
@@ -283,15 +286,36 @@ class Probe:
         )
         return explained.transpose(1, 2).flatten(0, 1)[: packed.networks]
 
+    def equations(self, wide: Weights, images: slice) -> tuple[Tensor, Tensor]:
+        compiled, (first, count) = network_library(self._sizes), self._range(images)
+        packed = _candidates(compiled, wide)
+        channels, taps = self._sizes.channels, wide["conv1.weight"][0, 0].numel()
+        found = torch.empty(packed.count, taps, taps + channels, packed.lanes)
+        compiled.kt_equations(
+            packed.count,
+            _address(packed.values),
+            *self._kept(),
+            first,
+            count,
+            _address(self._large),
+            _address(found),
+            self.threads,
+        )
+        found = found.movedim(-1, 1).flatten(0, 1)[: packed.networks]
+        upper = found[:, :, :taps].triu()
+        return upper + upper.mT - torch.diag_embed(upper.diagonal(dim1=1, dim2=2)), found[
+            :, :, taps:
+        ]
+
     def behaviour(
         self, kind: str, block: Weights, targets: Tensor, images: slice = slice(None)
     ) -> tuple[Tensor, Weights]:
-        run = _function("behaviour", kind)
-        packed, (first, count) = packed_block(kind, block), self._range(images)
+        run, packed = self._ready("behaviour", kind, block)
+        first, count = self._range(images)
         assert targets.shape[1:] == (count, CLASSES), targets.shape
-        wanted = Packs(["targets"], {"targets": targets})
+        wanted = Packs(self._library(kind, block), ["targets"], {"targets": targets})
         gradient = torch.empty_like(packed.values)
-        losses = torch.empty(packed.count, lanes())
+        losses = torch.empty(packed.count, packed.lanes)
         run(
             packed.count,
             _address(packed.values),
@@ -305,6 +329,13 @@ class Probe:
         )
         return losses.flatten()[: packed.networks], packed.unpacked(gradient)
 
+    def _library(self, kind: str, block: Weights) -> ctypes.CDLL:
+        return _library_for(_with_hidden(self._sizes, block), kind)
+
+    def _ready(self, name: str, kind: str, block: Weights) -> tuple[Callable, Packs]:
+        compiled = self._library(kind, block)
+        return _function(compiled, name, kind), packed_block(compiled, kind, block)
+
     def _kept(self) -> tuple[int, int, int]:
         return _address(self._around), _address(self._maps), self.images
 
@@ -314,10 +345,39 @@ class Probe:
         return first, stop - first
 
 
-def _function(name: str, kind: str):
+def _candidates(compiled: ctypes.CDLL, wide: Weights) -> Packs:
+    """Hidden channels to choose from, with biases, zero if they have none."""
+    none = wide["conv1.weight"].new_zeros(wide["conv1.weight"].shape[:2])
+    biases = {f"conv{i}.bias": wide.get(f"conv{i}.bias", none) for i in (1, 2)}
+    return Packs(compiled, ["conv1.weight", *biases], wide | biases)
+
+
+def _sizes(former: Weights, image_size: int, block: Weights | None = None) -> Sizes:
+    return sizes_of(prefixed("former", former), image_size, block)
+
+
+def _with_hidden(sizes: Sizes, block: Weights) -> Sizes:
+    """With as many hidden channels as a convolutional block has; others have none."""
+    weight = block.get("conv1.weight")
+    return sizes if weight is None else replace(sizes, hidden=weight.shape[1])
+
+
+def _looked_ahead(batches: Batches) -> tuple[Batches, int]:
+    """Checked batches, and the side of their images."""
+    checked = iter(checked_batches(batches))
+    first = next(checked)
+    return chain([first], checked), first[0].shape[-1]
+
+
+def _library_for(sizes: Sizes, kind: str) -> ctypes.CDLL:
+    """The library of these sizes; for blocks without hidden channels of their own, one like it."""
+    return library(sizes) if kind in CONVOLUTIONAL else network_library(sizes)
+
+
+def _function(compiled: ctypes.CDLL, name: str, kind: str) -> Callable:
     """The library's `name` for blocks of `kind`."""
     try:
-        return getattr(library(), f"kt_{name}_{kind}")
+        return getattr(compiled, f"kt_{name}_{kind}")
     except AttributeError:
         raise KTError(f"the cpu engine has no {name!r} for {kind!r} blocks: use torch's") from None
 

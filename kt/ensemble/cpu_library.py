@@ -1,9 +1,9 @@
 """The compiled library behind `kt.ensemble.cpu_engine`: its compiler, its cache, its interface.
 
-It is compiled with the system's C++ compiler on first use and kept in the user's cache folder
-(`$XDG_CACHE_HOME/kt`), under a name that depends on the sources, the compiler and its flags; its
-size and checksum are beside it. It has a plain C interface and uses no PyTorch headers, which alone
-take a minute to compile.
+It is compiled with the system's C++ compiler on first use, anew for networks of other sizes, and
+kept in the user's cache folder (`$XDG_CACHE_HOME/kt`), under a name that depends on the sources,
+the compiler and its flags, the sizes among them; its size and checksum are beside it. It has a
+plain C interface and uses no PyTorch headers, which alone take a minute to compile.
 
 `KT_ISA` chooses the instruction set: `avx512`, `avx2`, `neon` or `generic`; without it the best
 that the processor has. All but `generic` give the same bytes: it has no fused multiply-add.
@@ -19,11 +19,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from kt.networks.blocks import PAPER, Sizes
 from kt.run.errors import KTError
 from kt.run.files import read_bytes, replacing, save_text, writing
 
@@ -31,7 +33,7 @@ SOURCE = Path(__file__).parent / "cpu_engine.cpp"
 HEADERS = SOURCE.parent / "cpu"
 FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-shared", "-pthread", "-Wno-psabi"),
+    *("-fPIC", "-shared", "-pthread", "-Wno-psabi", "-Wfatal-errors"),
 ]
 NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
@@ -52,42 +54,46 @@ MACROS = {
 KINDS = ("large", "conv", "conv_bias", "mlp", "attention")
 
 
-def available() -> bool:
+def available(sizes: Sizes = PAPER) -> bool:
     """Whether the engine can be used here; the first call compiles it. See `reason`."""
-    return reason() is None
+    return reason(sizes) is None
 
 
-def reason() -> str | None:
-    """Why the engine cannot be used here, in one line; None if it can.
+def reason(sizes: Sizes = PAPER) -> str | None:
+    """Why the engine cannot be used here for networks of these sizes, in one line; None if it can.
 
     Raises:
         KTError: `KT_ISA` is no instruction set that this processor has.
     """
-    loaded = _loaded()
+    loaded = _loaded(sizes)
     return _not_available(loaded) if isinstance(loaded, str) else None
 
 
 def forget() -> None:
     """Look for the compiler and the library again: the environment has changed."""
     _load.cache_clear()
+    _alike.clear()
 
 
-def library() -> ctypes.CDLL:
-    """The compiled library, built if it is not in the cache.
+def library(sizes: Sizes = PAPER) -> ctypes.CDLL:
+    """The compiled library for networks of these sizes, built if it is not in the cache.
 
     Raises:
-        KTError: there is no C++ compiler, or it does not compile the sources; or `KT_ISA` is no
-            instruction set that this processor has.
+        KTError: there is no C++ compiler, or it does not compile the sources, or they cannot do
+            these sizes; or `KT_ISA` is no instruction set that this processor has.
     """
-    loaded = _loaded()
+    loaded = _loaded(sizes)
     if isinstance(loaded, str):
         raise KTError(_not_available(loaded))
     return loaded
 
 
-def lanes() -> int:
-    """Networks in a pack. Raises as `library` does."""
-    return library().kt_lanes()
+def network_library(sizes: Sizes) -> ctypes.CDLL:
+    """A library for what does not depend on hidden channels: one that is loaded, if there is any.
+
+    Raises as `library` does.
+    """
+    return library(_alike.get(replace(sizes, hidden=0), sizes))
 
 
 def executable() -> list[str]:
@@ -115,7 +121,7 @@ def _chosen(wanted: str, here: list[str]) -> str:
     return wanted or here[0]
 
 
-def built(source: Path, isa: str) -> Path:
+def built(source: Path, isa: str, sizes: Sizes = PAPER) -> Path:
     """A C++ file's library in the cache, compiled if need be, by one process at a time.
 
     The compiler's macros tell its version: a cache shared between machines never mixes their
@@ -124,7 +130,8 @@ def built(source: Path, isa: str) -> Path:
     Raises:
         KTError: there is no C++ compiler, or it does not compile the file.
     """
-    compiler = [*_compiler(), *FLAGS, *ISAS[isa]]
+    defined = [f"-DKT_{name.upper()}={value}" for name, value in asdict(sizes).items()]
+    compiler = [*_compiler(), *FLAGS, *ISAS[isa], *defined]
     texts = [path.read_bytes() for path in [source, *_headers()]]
     key = hashlib.blake2b(digest_size=8)
     key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
@@ -199,13 +206,20 @@ def _not_available(why: str) -> str:
 _loading = threading.Lock()
 
 
-def _loaded() -> ctypes.CDLL | str:
+_alike: dict[Sizes, Sizes] = {}
+"""Sizes of loaded libraries, by the same with any number of hidden channels."""
+
+
+def _loaded(sizes: Sizes) -> ctypes.CDLL | str:
     with _loading:
-        return _load(os.environ.get("KT_ISA", ""))
+        loaded = _load(os.environ.get("KT_ISA", ""), sizes)
+        if not isinstance(loaded, str):
+            _alike.setdefault(replace(sizes, hidden=0), sizes)
+        return loaded
 
 
 @functools.cache
-def _load(wanted: str) -> ctypes.CDLL | str:
+def _load(wanted: str, sizes: Sizes) -> ctypes.CDLL | str:
     """The library, or why there is none: tried once in a process."""
     try:
         here = executable()
@@ -213,7 +227,7 @@ def _load(wanted: str) -> ctypes.CDLL | str:
         return str(error)
     chosen = _chosen(wanted, here)
     try:
-        return _opened(built(SOURCE, chosen))
+        return _opened(built(SOURCE, chosen, sizes))
     except (KTError, OSError) as error:
         return str(error)
 
@@ -231,6 +245,9 @@ def _opened(path: Path) -> ctypes.CDLL:
     loaded.kt_choices.argtypes = [
         *(count, address, address, address, count, count, count, address, address, count),
         *(address, real, address, count),
+    ]
+    loaded.kt_equations.argtypes = [
+        *(count, address, address, address, count, count, count, address, address, count)
     ]
     for kind in KINDS:
         for name, types in {
@@ -280,5 +297,6 @@ def _run(command: list[str]) -> bytes:
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").splitlines()
         why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")
+        why = why.partition("error: #error ")[2] or why  # the sources say themselves why not
         raise KTError(f"{command[0]} failed: {why.strip()}")
     return done.stdout

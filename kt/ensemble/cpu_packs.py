@@ -1,6 +1,7 @@
 """Weights as the compiled engine reads them: packs of networks, one in each SIMD lane."""
 
 import contextlib
+import ctypes
 import functools
 import mmap
 from collections.abc import Iterable
@@ -8,24 +9,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kt.ensemble.cpu_library import lanes, library
-from kt.networks.blocks import (
-    CLASSES,
-    IMAGE_SIZE,
-    Network,
-    block_shapes,
-    skeleton,
-    weights,
-)
+from kt.networks.blocks import CLASSES, Network, block_shapes, skeleton, weights
 from kt.networks.weights import Weights, prefixed
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
 
 
-def packed_block(kind: str, block: Weights) -> "Packs":
-    packed = Packs(tensor_names(kind), block)
-    check_layout(f"{kind}_weights", packed)
+def packed_block(library: ctypes.CDLL, kind: str, block: Weights) -> "Packs":
+    packed = Packs(library, tensor_names(kind), block)
+    check_layout(library, f"{kind}_weights", packed)
     return packed
 
 
@@ -44,16 +37,16 @@ def is_statistic(name: str) -> bool:
 
 
 class Packs:
-    """Stacked tensors {name: (N, ...)} as packs of as many networks as there are lanes.
+    """Stacked tensors {name: (N, ...)} as packs of as many networks as the library has lanes.
 
     `values` is (packs, elements, lanes): the named tensors one after another, networks innermost.
     The last pack is filled up with copies of the last network.
     """
 
-    def __init__(self, names: list[str], stacked: Weights) -> None:
+    def __init__(self, library: ctypes.CDLL, names: list[str], stacked: Weights) -> None:
         self.shapes = {name: stacked[name].shape[1:] for name in names}
         self.networks = len(stacked[names[0]])
-        self.lanes = lanes()
+        self.lanes = library.kt_lanes()
         self.count = -(-self.networks // self.lanes)
         sizes = [shape.numel() for shape in self.shapes.values()]
         self.values = torch.empty(self.count, sum(sizes), self.lanes)
@@ -78,18 +71,18 @@ class Packs:
         }
 
 
-def packed_frozen(former: Weights, latter: Weights) -> Packs:
+def packed_frozen(library: ctypes.CDLL, former: Weights, latter: Weights) -> Packs:
     both = prefixed("former", former) | prefixed("latter", latter)
     names = [n for n in tensor_names("network") if not n.startswith("block.")]
-    packed = Packs(names, both)
-    check_layout("frozen_weights", packed)
+    packed = Packs(library, names, both)
+    check_layout(library, "frozen_weights", packed)
     return packed
 
 
-def check_layout(layout: str, packed: Packs) -> None:
+def check_layout(library: ctypes.CDLL, layout: str, packed: Packs) -> None:
     """The C++ structs and the names here describe the same layout."""
-    expected = getattr(library(), f"kt_{layout}")()
-    assert packed.values.shape[1:] == (expected, lanes()), (layout, packed.values.shape, expected)
+    expected = (getattr(library, f"kt_{layout}")(), packed.lanes)
+    assert packed.values.shape[1:] == expected, (layout, packed.values.shape, expected)
 
 
 def checked_batches(batches: Batches) -> Batches:
@@ -102,7 +95,6 @@ def checked_batches(batches: Batches) -> Batches:
 
 def checked_images(images: Tensor) -> Tensor:
     assert images.dtype == torch.float32
-    assert images.shape[1:] == (1, IMAGE_SIZE, IMAGE_SIZE), images.shape
     return images.contiguous()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kt.ensemble import torch_engine
 from kt.ensemble.cuda_tiles import GPU, INTERPRETED, Tiles
+from kt.networks.blocks import PAPER, Sizes
 from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
@@ -38,13 +39,18 @@ def supports(kind: str) -> bool:
     return kind in KINDS
 
 
-def available() -> bool:
+def available(sizes: Sizes = PAPER) -> bool:
     """Whether the engine can be used here. See `reason`."""
-    return reason() is None
+    return reason(sizes) is None
 
 
-def reason() -> str | None:
-    """Why the engine cannot be used here, in one line; None if it can."""
+def reason(sizes: Sizes = PAPER) -> str | None:
+    """Why the engine cannot be used here for networks of these sizes, in one line; None if it can.
+
+    Its tiles are laid out for the paper's sizes.
+    """
+    if sizes != PAPER:
+        return f"the cuda engine is not available: it trains networks of {PAPER} only"
     if not torch.cuda.is_available():
         return "the cuda engine is not available: no CUDA device"
     if torch.cuda.get_device_capability() < (8, 0):

@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kt.networks.blocks import BLOCKS, CHANNELS, Former, LargeBlock, Latter, Network, skeleton
-from kt.networks.weights import Weights, network_count, prefixed
+from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, Network, Sizes, skeleton
+from kt.networks.weights import Weights, network_count, part, prefixed
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
+
+
+def _lent(former: Weights) -> Sizes:
+    """Sizes for a skeleton. Its padding goes by the kernel's size; weights bring all others."""
+    return Sizes(kernel=former["conv.weight"].shape[-1])
 
 
 def _vectorised(
@@ -90,7 +95,8 @@ def train_networks(
     """
     count = network_count(initial)
     weights = _trainable(_in_company(initial))
-    network = skeleton(Network)
+    sizes = _lent(part(initial, "former"))
+    network = skeleton(lambda: Network(sizes=sizes))
     if freeze_block:
         network.get_submodule("block").eval()
         for name, tensor in weights.items():
@@ -119,7 +125,7 @@ def train_blocks(
     """Step 2: train blocks between frozen parts. See `kt.ensemble.train_blocks`."""
     count = network_count(initial)
     block = _trainable(_in_company(initial))
-    forward = _vectorised(skeleton(lambda: Network(kind)).eval())
+    forward = _vectorised(skeleton(lambda: Network(kind, _lent(former))).eval())
     frozen = _in_company(prefixed("former", former) | prefixed("latter", latter))
 
     def logits(x: Tensor) -> Tensor:
@@ -145,7 +151,7 @@ def features(
     kind: str | None, former: Weights, block: Weights, images: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Feature maps (N, B, 6, 14, 14) for every batch of images. See `kt.ensemble.features`."""
-    forward = _vectorised(skeleton(lambda: _Front(kind)).eval())
+    forward = _vectorised(skeleton(lambda: _Front(kind, _lent(former))).eval())
     count = len(former["bn.weight"])
     weights = _in_company(prefixed("former", former) | prefixed("block", block))
     for batch in images:
@@ -155,10 +161,10 @@ def features(
 class _Front(nn.Module):
     """The former block, and a block of `kind` behind it if that is not None."""
 
-    def __init__(self, kind: str | None) -> None:
+    def __init__(self, kind: str | None, sizes: Sizes) -> None:
         super().__init__()
-        self.former = Former()
-        self.block = nn.Identity() if kind is None else BLOCKS[kind]()
+        self.former = Former(sizes)
+        self.block = nn.Identity() if kind is None else BLOCKS[kind](sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(self.former(x))
@@ -170,9 +176,11 @@ class Probe:
     @torch.no_grad()
     def __init__(self, former: Weights, latter: Weights, images: Tensor) -> None:
         self.count = len(latter["fc.bias"])
+        self._sizes = _lent(former)
         self._latter = _in_company(prefixed("latter", latter))
         former = _in_company(prefixed("former", former))
-        self._maps = _vectorised(skeleton(lambda: _Front(None)).eval())(former, images)
+        front = skeleton(lambda: _Front(None, self._sizes)).eval()
+        self._maps = _vectorised(front)(former, images)
 
     @torch.no_grad()
     def outputs(self, kind: str, block: Weights, images: slice = slice(None)) -> Tensor:
@@ -181,7 +189,8 @@ class Probe:
     @torch.no_grad()
     def watch_teacher(self, large: Weights) -> Tensor:
         block = prefixed("block", _in_company(large))
-        self._large = _vectorised(skeleton(_LargeSum).eval(), 0)(block, self._maps)[..., ::2, ::2]
+        before_relu = _vectorised(skeleton(lambda: _LargeSum(self._sizes)).eval(), 0)
+        self._large = before_relu(block, self._maps)[..., ::2, ::2]
         return self.outputs("large", large)
 
     @torch.no_grad()
@@ -190,16 +199,15 @@ class Probe:
     ) -> Tensor:
         products, wanted = self._products(_in_company(block), images)
         solution = torch.cholesky_solve(wanted, _factors(products, decay))
-        return solution.mT.unflatten(2, (-1, 3, 3))[: self.count]
+        return solution.mT.unflatten(2, block["conv2.weight"].shape[2:])[: self.count]
 
     @torch.no_grad()
     def whitening(self, kind: str, block: Weights, images: slice, damping: float) -> Weights:
         block, maps = _in_company(block), self._maps[:, images]
-        bias = block.get("conv1.bias", _no_bias(block, 1))
-        hidden = torch.vmap(_hidden)(maps, block["conv1.weight"], bias)
+        hidden = torch.vmap(_hidden)(maps, block["conv1.weight"], _bias(block))
         found = {}
         for name, read in {"conv1.weight": maps, "conv2.weight": hidden}.items():
-            patches = torch.vmap(_patches)(read)
+            patches = torch.vmap(self._patches)(read)
             products = patches.mT @ patches
             mean = products.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-6
             identity = torch.eye(products.shape[1], device=products.device)
@@ -212,14 +220,19 @@ class Probe:
         self, wide: Weights, kept: Tensor, metric: Tensor, images: slice, decay: float
     ) -> Tensor:
         products, wanted = self._products(_in_company(wide), images)
-        explained = []
+        explained, taps = [], self._sizes.kernel**2
         for channels in kept:
-            rows = (9 * channels[:, None] + torch.arange(9, device=channels.device)).flatten()
+            rows = (taps * channels[:, None] + torch.arange(taps, device=channels.device)).flatten()
             factors = _factors(products[:, rows][:, :, rows], decay)
             half = torch.linalg.solve_triangular(factors, wanted[:, rows], upper=False)
             half = half[: self.count]
             explained.append((metric * (half.mT @ half)).sum((1, 2)))
         return torch.stack(explained, 1)
+
+    @torch.no_grad()
+    def equations(self, wide: Weights, images: slice) -> tuple[Tensor, Tensor]:
+        products, wanted = self._products(_in_company(wide), images)
+        return products[: self.count], wanted[: self.count]
 
     def _products(self, block: Weights, images: slice) -> tuple[Tensor, Tensor]:
         """The normal equations of second convolutions behind C hidden channels, without decay.
@@ -227,10 +240,11 @@ class Probe:
         (N, 9 * C, 9 * C) and the right side (N, 9 * C, 6).
         """
         maps = self._maps[:, images]
-        bias = block.get("conv1.bias", _no_bias(block, 1))
-        patches = torch.vmap(_patches)(torch.vmap(_hidden)(maps, block["conv1.weight"], bias))
+        hidden = torch.vmap(_hidden)(maps, block["conv1.weight"], _bias(block))
+        patches = torch.vmap(self._patches)(hidden)
         wanted = self._large[:, images] - maps[..., ::2, ::2]
-        wanted = wanted - block.get("conv2.bias", _no_bias(block, 2))[:, None, :, None, None]
+        if "conv2.bias" in block:
+            wanted = wanted - block["conv2.bias"][:, None, :, None, None]
         wanted = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
         return patches.mT @ patches, patches.mT @ wanted
 
@@ -246,8 +260,17 @@ class Probe:
         return losses.detach(), dict(named)
 
     def _logits(self, kind: str, block: Weights, images: slice) -> Tensor:
-        forward = _vectorised(skeleton(lambda: _Back(kind)).eval(), 0)
+        forward = _vectorised(skeleton(lambda: _Back(kind, self._sizes)).eval(), 0)
         return forward(prefixed("block", block) | self._latter, self._maps[:, images])
+
+    def _patches(self, maps: Tensor) -> Tensor:
+        """What a convolution of maps (B, C, 14, 14) reads where latter blocks read.
+
+        (B * 49, 9 * C).
+        """
+        kernel = self._sizes.kernel
+        patches = F.unfold(maps, kernel, padding=kernel // 2, stride=2)
+        return patches.transpose(1, 2).flatten(0, 1)
 
 
 def _factors(products: Tensor, decay: float) -> Tensor:
@@ -258,25 +281,21 @@ def _factors(products: Tensor, decay: float) -> Tensor:
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.relu(F.conv2d(maps, weight, bias, padding=1))
+    return F.relu(F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2))
 
 
-def _patches(maps: Tensor) -> Tensor:
-    """What a convolution of maps (B, C, 14, 14) reads where latter blocks read: (B * 49, 9 * C)."""
-    return F.unfold(maps, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
-
-
-def _no_bias(block: Weights, i: int) -> Tensor:
-    count, channels = block["conv1.weight"].shape[:2]
-    return block["conv1.weight"].new_zeros(count, channels if i == 1 else CHANNELS)
+def _bias(block: Weights) -> Tensor:
+    """That of the first convolutions, (N, hidden); zero if they have none."""
+    weight = block["conv1.weight"]
+    return block.get("conv1.bias", weight.new_zeros(weight.shape[:2]))
 
 
 class _LargeSum(nn.Module):
     """The large block without its last ReLU."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.block = LargeBlock()
+        self.block = LargeBlock(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block.before_relu(x)
@@ -285,10 +304,10 @@ class _LargeSum(nn.Module):
 class _Back(nn.Module):
     """A block of `kind` and the latter block behind it."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, sizes: Sizes) -> None:
         super().__init__()
-        self.block = BLOCKS[kind]()
-        self.latter = Latter()
+        self.block = BLOCKS[kind](sizes)
+        self.latter = Latter(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.latter(self.block(x))
@@ -298,7 +317,7 @@ def _assembled(
     kind: str, former: Weights, block: Weights, latter: Weights
 ) -> tuple[Callable[[Weights, Tensor], Tensor], Weights, int]:
     """The networks as a function, their weights (see `_in_company`), and how many they are."""
-    forward = _vectorised(skeleton(lambda: Network(kind)).eval())
+    forward = _vectorised(skeleton(lambda: Network(kind, _lent(former))).eval())
     weights = _in_company(
         prefixed("former", former) | prefixed("block", block) | prefixed("latter", latter)
     )

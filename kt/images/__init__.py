@@ -9,7 +9,9 @@ import pkgutil
 
 from kt.images.base import (
     IMAGE_SETS,
+    LOADERS,
     ImageSet,
+    fitted,
     image_set,
     load_images,
     ordered_batches,
@@ -19,7 +21,9 @@ from kt.images.base import (
 
 __all__ = [
     "IMAGE_SETS",
+    "LOADERS",
     "ImageSet",
+    "fitted",
     "image_set",
     "load_images",
     "ordered_batches",

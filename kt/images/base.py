@@ -6,14 +6,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kt.run import seeds
 from kt.run.errors import KTError
 
+RESIZED = 4096
+"""Images that are resized at once."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (M, 28, 28) uint8, or (M, 3, H, W) in colour, and labels (M,) int64 in 0..9."""
+    """Images (M, H, W) uint8, or (M, 3, H, W) in colour, and labels (M,) int64 in 0..9."""
 
     images: Tensor
     labels: Tensor
@@ -29,8 +33,33 @@ class ImageSet:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """(B, 28, 28) uint8 -> (B, 1, 28, 28) float32 in [0, 1], the scripts' only normalisation."""
-    return images.unsqueeze(1).float().div_(255)
+    """(B, 28, 28) uint8 -> (B, 1, 28, 28) float32 in [0, 1], the scripts' only normalisation.
+
+    Colour images (B, 3, H, W) keep their shape.
+    """
+    return (images.unsqueeze(1) if images.dim() == 3 else images).float().div_(255)
+
+
+def fitted(data: ImageSet, channels: int, size: int) -> ImageSet:
+    """The same images with 1 or 3 channels, `size` x `size` pixels: enlarged or shrunk bilinearly.
+
+    The grey of a colour image is the mean of its channels.
+    """
+    images = data.images
+    if (3 if images.dim() == 4 else 1) != channels:
+        if channels == 1:
+            images = images.float().mean(1).round().to(torch.uint8)
+        else:
+            images = images[:, None].repeat(1, 3, 1, 1)
+    if images.shape[-1] != size:
+        shown = pixels(images)
+        resized = [
+            F.interpolate(few, size=size, mode="bilinear", align_corners=False, antialias=True)
+            for few in shown.split(RESIZED)
+        ]
+        images = torch.cat(resized).clamp(0, 1).mul(255).round().to(torch.uint8)
+        images = images.squeeze(1) if channels == 1 else images
+    return ImageSet(images, data.labels)
 
 
 def ordered_batches(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -69,7 +98,7 @@ Loader = Callable[[Path], tuple[ImageSet, ImageSet]]
 LOADERS: dict[str, Loader] = {}
 """All image sets by name."""
 IMAGE_SETS: dict[str, Loader] = {}
-"""Those that the paper's networks read: 28 x 28, grey."""
+"""Those that the paper's networks read as they are: 28 x 28, grey."""
 
 
 def image_set(name: str, grey: bool = True) -> Callable[[Loader], Loader]:

@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kt.images.base import ImageSet, image_set
-from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.networks.blocks import CLASSES
 from kt.run import seeds
 
 EMBEDDED_SEED = 20240112
 """Fixed once: the embedded sets and their splits are data, not an experiment's random draw."""
+SIDE = 28
 GLYPHS = (1200, 600)
 """Training and test images."""
 
@@ -38,15 +39,15 @@ def glyphs(folder: Path) -> tuple[ImageSet, ImageSet]:
 
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     text_faces = [f for f in sorted(fonts.glob("*.ttf")) if _has_text_digits(f.name)]
-    drawn = torch.zeros(len(text_faces), CLASSES, IMAGE_SIZE, IMAGE_SIZE)
+    drawn = torch.zeros(len(text_faces), CLASSES, SIDE, SIDE)
     for f, path in enumerate(text_faces):
         font = ImageFont.truetype(str(path), 24)
         for digit in range(CLASSES):
-            picture = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
-            centre = (IMAGE_SIZE / 2, IMAGE_SIZE / 2)
+            picture = Image.new("L", (SIDE, SIDE))
+            centre = (SIDE / 2, SIDE / 2)
             ImageDraw.Draw(picture).text(centre, str(digit), fill=255, font=font, anchor="mm")
             flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-            drawn[f, digit] = flat.view(IMAGE_SIZE, IMAGE_SIZE) / 255
+            drawn[f, digit] = flat.view(SIDE, SIDE) / 255
 
     draw = seeds.generator(EMBEDDED_SEED, "glyphs")
     count = sum(GLYPHS)
@@ -62,7 +63,7 @@ def glyphs(folder: Path) -> tuple[ImageSet, ImageSet]:
     shearing[:, 0, 1] = shear
     shift = torch.stack([uniform(-0.15, 0.15), uniform(-0.15, 0.15)], 1)
     affine = torch.cat([rotation @ shearing * scale[:, None, None], shift[:, :, None]], 2)
-    grid = F.affine_grid(affine, [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    grid = F.affine_grid(affine, [count, 1, SIDE, SIDE], align_corners=False)
     warped = F.grid_sample(drawn[faces, labels].unsqueeze(1), grid, align_corners=False)
     images = warped.squeeze(1).mul(255).round().to(torch.uint8)
     whole = ImageSet(images, labels)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from kt.images.base import ImageSet
-from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.networks.blocks import CLASSES
 from kt.run.files import checksum, damaged, load_json, load_tensors, save_json, save_tensors
 
 
@@ -27,7 +27,7 @@ def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
 
 
 def read_set(path: Path, split: str, remedy: str = "") -> ImageSet:
-    """One of the sets that `write_sets` wrote: grey images of 28 x 28 pixels.
+    """One of the sets that `write_sets` wrote: square images, grey or in colour.
 
     Raises:
         KTError: a file is missing or damaged, or holds images of another size or type, labels that
@@ -58,7 +58,8 @@ def _wrong(data: ImageSet) -> str | None:
     images, labels = data.images, data.labels
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         return f"images are {images.dtype}, labels {labels.dtype}, not uint8 and int64"
-    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or labels.shape != images.shape[:1]:
+    *colours, height, width = images.shape[1:] if images.dim() > 2 else (0, 0, 0)
+    if height != width or colours not in ([], [3]) or labels.shape != images.shape[:1]:
         return f"images are {tuple(images.shape)}, labels {tuple(labels.shape)}"
     if not len(labels):
         return "there are no images"

@@ -1,14 +1,16 @@
 """The paper's networks as plain modules: the reference that every engine is tested against.
 
 A network is former -> block -> latter (paper, Figures 2 and 3). The block is the large one that
-the network was trained with, or one of the small ones that may take its place. Images are
-(B, 1, 28, 28) in [0, 1]; the block maps (B, 6, 14, 14) to the same shape; the output is
-(B, 10) logits. Initialisation is PyTorch's default everywhere.
+the network was trained with, or one of the small ones that may take its place. With the paper's
+`Sizes`, images are (B, 1, 28, 28) in [0, 1]; the block maps (B, 6, 14, 14) to the same shape; the
+output is (B, 10) logits. Initialisation is PyTorch's default everywhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from math import isqrt
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,51 @@ from torch.nn import functional as F
 from kt.run.errors import KTError
 from kt.run.finite import is_finite
 
-CHANNELS = 6
-HIDDEN = 3
 CLASSES = 10
-IMAGE_SIZE = 28
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a network that is made; of one that is there, its weights tell them.
+
+    Attributes:
+        channels: of the residual path, and hidden ones of the large block.
+        hidden: hidden channels of a convolutional small block.
+        kernel: side of the former's and the blocks' kernels, odd.
+        image_channels: 1 or 3.
+        image_size: side of the images.
+    """
+
+    channels: int = 6
+    hidden: int = 3
+    kernel: int = 3
+    image_channels: int = 1
+    image_size: int = 28
+
+    @property
+    def map_size(self) -> int:
+        """Side of the block's maps, behind the max-pool."""
+        return (self.image_size + 1) // 2
+
+    @property
+    def read_size(self) -> int:
+        """Side of what the latter block's stride-2 convolution reads."""
+        return (self.map_size + 1) // 2
+
+    def convolution(self, into: int, out: int, bias: bool = False) -> nn.Conv2d:
+        return nn.Conv2d(into, out, self.kernel, padding=self.kernel // 2, bias=bias)
+
+
+PAPER = Sizes()
 
 
 class Former(nn.Module):
     """Conv 3x3, BN, ReLU, max-pool: (B, 1, 28, 28) -> (B, 6, 14, 14). 54 + 12 parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = PAPER) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, CHANNELS, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(CHANNELS)
+        self.conv = sizes.convolution(sizes.image_channels, sizes.channels)
+        self.bn = nn.BatchNorm2d(sizes.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu(self.bn(self.conv(x))), 3, stride=2, padding=1)
@@ -38,12 +72,12 @@ class Former(nn.Module):
 class LargeBlock(nn.Module):
     """ResNet's basic block, (B, 6, 14, 14) -> same. 324 + 12 + 324 + 12 parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = PAPER) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(CHANNELS)
-        self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(CHANNELS)
+        self.conv1 = sizes.convolution(sizes.channels, sizes.channels)
+        self.bn1 = nn.BatchNorm2d(sizes.channels)
+        self.conv2 = sizes.convolution(sizes.channels, sizes.channels)
+        self.bn2 = nn.BatchNorm2d(sizes.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.before_relu(x))
@@ -59,10 +93,10 @@ class SmallBlock(nn.Module):
     With `bias`, as folding batch norm gives them, 3 + 6 more.
     """
 
-    def __init__(self, bias: bool = False) -> None:
+    def __init__(self, sizes: Sizes = PAPER, bias: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1, bias=bias)
-        self.conv2 = nn.Conv2d(HIDDEN, CHANNELS, 3, padding=1, bias=bias)
+        self.conv1 = sizes.convolution(sizes.channels, sizes.hidden, bias)
+        self.conv2 = sizes.convolution(sizes.hidden, sizes.channels, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
@@ -71,30 +105,31 @@ class SmallBlock(nn.Module):
 class Latter(nn.Module):
     """Conv 1x1 stride 2, BN, ReLU, linear: (B, 6, 14, 14) -> (B, 10); 72 + 24 + 5,890 weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = PAPER) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(CHANNELS, 2 * CHANNELS, 1, stride=2, bias=False)
-        self.bn = nn.BatchNorm2d(2 * CHANNELS)
-        self.fc = nn.Linear(2 * CHANNELS * 7 * 7, CLASSES)
+        width = 2 * sizes.channels
+        self.conv = nn.Conv2d(sizes.channels, width, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width * sizes.read_size**2, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.relu(self.bn(self.conv(x))).flatten(1))
 
 
-BLOCKS: dict[str, Callable[[], nn.Module]] = {
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "large": LargeBlock,
     "conv": SmallBlock,
     "conv_bias": partial(SmallBlock, bias=True),
 }
-"""All kinds of blocks by name; `kt.networks.targets` adds others."""
+"""All kinds of blocks by name, made from `Sizes`; `kt.networks.targets` adds others."""
 CONVOLUTIONAL = ("conv", "conv_bias")
 TARGETS: list[str] = [*CONVOLUTIONAL]
 """The kinds of small blocks."""
-Make = TypeVar("Make", bound=Callable[[], nn.Module])
+Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
 
 def small_block(name: str) -> Callable[[Make], Make]:
-    """Make a module known as a kind of small block: (B, 6, 14, 14) -> same."""
+    """Make a module of `Sizes` known as a kind of small block: (B, 6, 14, 14) -> same."""
 
     def register(make: Make) -> Make:
         BLOCKS[name] = make
@@ -107,12 +142,12 @@ def small_block(name: str) -> Callable[[Make], Make]:
 class Network(nn.Module):
     """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`)."""
 
-    def __init__(self, kind: str = "large") -> None:
+    def __init__(self, kind: str = "large", sizes: Sizes = PAPER) -> None:
         super().__init__()
-        self.kind = kind
-        self.former = Former()
-        self.block = BLOCKS[kind]()
-        self.latter = Latter()
+        self.kind, self.sizes = kind, sizes
+        self.former = Former(sizes)
+        self.block = BLOCKS[kind](sizes)
+        self.latter = Latter(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.latter(self.block(self.former(x)))
@@ -146,12 +181,15 @@ def require_possible(network: Mapping[str, Tensor], what: str) -> None:
             raise KTError(f"{what} holds a negative variance ({name}), which no training makes")
 
 
-def initial_weights(part: Callable[[], nn.Module] | str, seeds: Sequence[int]) -> dict[str, Tensor]:
+def initial_weights(
+    part: Callable[[], nn.Module] | str, seeds: Sequence[int], sizes: Sizes = PAPER
+) -> dict[str, Tensor]:
     """PyTorch's default initialisation of one part per seed, stacked: {name: (N, ...)}.
 
-    `part` makes a module, or is a key of `BLOCKS`. The global random state is left as it was.
+    `part` makes a module, or is a key of `BLOCKS`, of `sizes`. The global random state is left as
+    it was.
     """
-    make = BLOCKS[part] if isinstance(part, str) else part
+    make = partial(BLOCKS[part], sizes) if isinstance(part, str) else part
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for seed in seeds:
@@ -160,9 +198,33 @@ def initial_weights(part: Callable[[], nn.Module] | str, seeds: Sequence[int]) -
     return {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]}
 
 
-def block_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+def block_shapes(kind: str, sizes: Sizes = PAPER) -> dict[str, tuple[int, ...]]:
     """Shapes of the block's tensors, in the order in which they are flattened."""
-    return {name: tuple(tensor.shape) for name, tensor in weights(skeleton(BLOCKS[kind])).items()}
+    block = skeleton(partial(BLOCKS[kind], sizes))
+    return {name: tuple(tensor.shape) for name, tensor in weights(block).items()}
+
+
+def sizes_of(
+    networks: Mapping[str, Any],
+    image_size: int | None = None,
+    block: Mapping[str, Any] | None = None,
+) -> Sizes:
+    """The sizes of networks that are there.
+
+    Args:
+        networks: stacked `former.*`, tensors (N, ...); and `latter.*` where no image size is given.
+        image_size: of the images that they are shown, which their weights do not tell exactly;
+            None: the largest that they can be shown.
+        block: stacked weights of their small block; without any, or if it is not convolutional,
+            `hidden` is half of the channels.
+    """
+    channels, image_channels, kernel, _ = networks["former.conv.weight"].shape[1:]
+    hidden = (channels + 1) // 2
+    if image_size is None:
+        image_size = 4 * isqrt(networks["latter.fc.weight"].shape[2] // (2 * channels))
+    if block is not None and "conv1.weight" in block:
+        hidden = block["conv1.weight"].shape[1]
+    return Sizes(channels, hidden, kernel, image_channels, image_size)
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:

@@ -10,11 +10,14 @@ rows and columns, which a reflection of an even-sized map does not keep.)
 from itertools import permutations
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import BatchNorm2d
 
 from kt.networks.weights import Weights, part
 
+TRIED = 4
+"""Hidden channels whose orders are all tried, at most."""
 TURNS = 8
 """Rotations and reflections of a square."""
 _EPSILON = BatchNorm2d(1).eps
@@ -131,12 +134,15 @@ def balance(block: Weights) -> Weights:
 def align(block: Weights, reference: Weights) -> Weights:
     """Small blocks balanced, and in the order of hidden channels that is nearest to a reference.
 
-    Every order is tried; distance is Euclidean, over all weights of the balanced blocks.
+    Distance is Euclidean, over all weights of the balanced blocks. Every order is tried, or of more
+    than four channels the best assignment is found.
 
     Args:
         reference: as many blocks as `block` has, or one, which stands for all.
     """
     block, reference = balance(block), balance(reference)
+    if block["conv1.weight"].shape[1] > TRIED:
+        return _assigned(block, reference)
     orders = [torch.tensor(o) for o in permutations(range(block["conv1.weight"].shape[1]))]
     candidates = [permute_hidden(block, order) for order in orders]
     zero = torch.zeros(())
@@ -149,3 +155,26 @@ def align(block: Weights, reference: Weights) -> Weights:
     best = distances.argmin(0)
     each = torch.arange(len(best))
     return {name: torch.stack([c[name] for c in candidates])[best, each] for name in block}
+
+
+def _assigned(block: Weights, reference: Weights) -> Weights:
+    """`align` by the assignment of hidden channels that has the least total distance."""
+
+    def each(block: Weights) -> Tensor:  # (N, hidden, numbers)
+        parts = [block["conv1.weight"].flatten(2), block["conv2.weight"].transpose(1, 2).flatten(2)]
+        if "conv1.bias" in block:
+            parts.append(block["conv1.bias"][:, :, None])
+        return torch.cat(parts, 2)
+
+    distances = torch.cdist(each(reference).expand(len(block["conv1.weight"]), -1, -1), each(block))
+    orders = torch.stack(
+        [
+            torch.from_numpy(linear_sum_assignment(one)[1])
+            for one in distances.square().cpu().numpy()
+        ]
+    ).to(distances.device)
+    rows = torch.arange(len(orders), device=orders.device)[:, None]
+    aligned = {k: w[rows, orders] if k.startswith("conv1.") else w for k, w in block.items()}
+    return aligned | {
+        "conv2.weight": block["conv2.weight"].transpose(1, 2)[rows, orders].transpose(1, 2)
+    }

@@ -13,6 +13,7 @@ import torch
 
 import kt
 from kt.ensemble import Compute, cpu_engine
+from kt.networks.blocks import PAPER, Sizes
 from kt.networks.weights import Weights
 from kt.run.errors import KTError
 
@@ -37,15 +38,15 @@ class Cluster:
     cpus: int = 1
     gpus: float = 0.0
 
-    def compute(self, here: Compute) -> Compute:
-        """How a task computes, given how this machine would.
+    def compute(self, here: Compute, sizes: Sizes = PAPER) -> Compute:
+        """How a task computes networks of these sizes, given how this machine would.
 
         All nodes must take the same engine as this machine, because engines round differently.
         """
         if self.gpus:
             return replace(here, device=torch.device("cuda"), workers=self.cpus, chunk=GPU_CHUNK)
         here = replace(here, device=torch.device("cpu"), workers=self.cpus)
-        engine = "cpu" if here.engine_for("large") is cpu_engine else "torch"
+        engine = "cpu" if here.engine_for("large", sizes) is cpu_engine else "torch"
         return replace(here, engine=engine)
 
     def __call__(

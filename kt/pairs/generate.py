@@ -5,13 +5,15 @@ seed, the split and its index. So the result does not depend on who computes whi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kt import ensemble
 from kt.ensemble import Compute, Progress, Recipe
 from kt.images import ImageSet
+from kt.networks.blocks import PAPER, Sizes
 from kt.networks.weights import Weights, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError, notice
@@ -32,6 +34,7 @@ class Plan:
         networks_per_stream: networks that see the same images in the same order: one part.
         target: kind of the small block trained in step 2; None for step 1 only.
         recipe: how both steps train.
+        sizes: of the networks and their small blocks.
         seed: the seed that everything random is derived from.
         shared_init: start all small blocks from the same weights (`shared_initial_seed`).
         checkpoints: increasing numbers of epochs of step 1, below the recipe's. The networks as
@@ -50,6 +53,14 @@ class Plan:
     seed: int
     shared_init: bool = False
     checkpoints: tuple[int, ...] = ()
+    sizes: Sizes = PAPER
+
+    def describe(self) -> dict[str, Any]:
+        """What a store tells of it: without the paper's sizes."""
+        about = asdict(self)
+        if self.sizes == PAPER:
+            del about["sizes"]
+        return about
 
     @property
     def stored(self) -> int:
@@ -122,6 +133,7 @@ def compute_part(
             None if large is None else take(large, own),
             progress,
             plan.checkpoints,
+            plan.sizes,
         )
         result = {
             name.replace("block.", "large.") if name.startswith("block.") else name: tensor
@@ -138,6 +150,7 @@ def compute_part(
             plan.recipe,
             compute,
             progress,
+            plan.sizes,
         )
         result |= prefixed("small", small)
     return result

@@ -9,6 +9,7 @@ No images are needed. The architecture stays: a residual block with 3x3 receptiv
 
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS, LargeBlock, block_shapes
+from kt.networks.blocks import PAPER, LargeBlock, Sizes, block_shapes
 from kt.networks.weights import Weights
 
+Chain = Callable[[int, Any], nn.Sequential]
+"""Makes the convolutions that stand for one, from the number of channels and a rank."""
 SPATIAL_RANKS = (4, 5)
 """Of both convolutions: 36 weights a rank, 324 in all, as the small block `conv` has."""
 TUCKER_RANKS = ((2, 5), (4, 4))
@@ -35,34 +38,55 @@ class LowRankBlock(nn.Module):
     """The large block with a chain of convolutions in place of each, (B, 6, 14, 14) -> same.
 
     Args:
-        chain: makes the convolutions that stand for one, from a rank; the last has a bias.
+        chain: makes the convolutions that stand for one; the last has a bias.
         ranks: of the first and of the second chain.
     """
 
-    def __init__(self, chain: Callable[..., nn.Sequential], ranks: tuple) -> None:
+    def __init__(self, chain: Chain, ranks: tuple, channels: int = PAPER.channels) -> None:
         super().__init__()
-        self.conv1, self.conv2 = (chain(rank) for rank in ranks)
+        self.conv1, self.conv2 = (chain(channels, rank) for rank in ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
 
 
-def separable(rank: int) -> nn.Sequential:
+def separable(channels: int, rank: int) -> nn.Sequential:
     """Columns, then rows: 3x1 from 6 to `rank` channels, 1x3 back. 36 weights a rank."""
     return nn.Sequential(
-        nn.Conv2d(CHANNELS, rank, (3, 1), padding=(1, 0), bias=False),
-        nn.Conv2d(rank, CHANNELS, (1, 3), padding=(0, 1)),
+        nn.Conv2d(channels, rank, (3, 1), padding=(1, 0), bias=False),
+        nn.Conv2d(rank, channels, (1, 3), padding=(0, 1)),
     )
 
 
-def bottleneck(ranks: tuple[int, int]) -> nn.Sequential:
+def bottleneck(channels: int, ranks: tuple[int, int]) -> nn.Sequential:
     """A core 3x3 between the ranks, 1x1 before and behind. 6 a + 9 a b + 6 b weights."""
     into, out = ranks
     return nn.Sequential(
-        nn.Conv2d(CHANNELS, into, 1, bias=False),
+        nn.Conv2d(channels, into, 1, bias=False),
         nn.Conv2d(into, out, 3, padding=1, bias=False),
-        nn.Conv2d(out, CHANNELS, 1),
+        nn.Conv2d(out, channels, 1),
     )
+
+
+def spatial_ranks(sizes: Sizes) -> tuple[int, int]:
+    """With as many weights as the small block `conv` has: `SPATIAL_RANKS` for the paper's sizes."""
+    both = sizes.kernel * sizes.hidden
+    return max(1, both // 2), max(1, both - both // 2)
+
+
+def tucker_ranks(sizes: Sizes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """With at most as many weights: `TUCKER_RANKS` for the paper's sizes.
+
+    For others input and output have the same rank in both convolutions.
+    """
+    if sizes == PAPER:
+        return TUCKER_RANKS
+    channels, weights = sizes.channels, sizes.channels * sizes.hidden * sizes.kernel**2
+    fits = (
+        r for r in range(channels, 1, -1) if 2 * channels * r + (sizes.kernel * r) ** 2 <= weights
+    )
+    rank = next(fits, 1)
+    return (rank, rank), (rank, rank)
 
 
 def spatial_svd(large: Weights, ranks: tuple[int, int] = SPATIAL_RANKS) -> Weights:
@@ -123,8 +147,9 @@ def dense(block: Weights) -> Weights:
 
     Their batch norm only adds the biases: its mean is 0, its scale exactly 1.
     """
-    count = len(block["conv1.0.weight"])
-    large = {k: torch.zeros(count, *shape) for k, shape in block_shapes("large").items()}
+    count, _, channels = block["conv1.0.weight"].shape[:3]
+    shapes = block_shapes("large", Sizes(channels))
+    large = {k: torch.zeros(count, *shape) for k, shape in shapes.items()}
     for i in (1, 2):
         names = sorted(k for k in block if k.startswith(f"conv{i}.") and k.endswith("weight"))
         large[f"conv{i}.weight"] = reduce(_then, (block[name] for name in names))

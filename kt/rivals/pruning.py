@@ -1,7 +1,8 @@
-"""Pruning: the large block keeps three of its six hidden channels, batch norm folded in.
+"""Pruning: the large block keeps some of its hidden channels, batch norm folded in.
 
-Which three is decided by the norms of their weights (as Li et al., 2017, do with filters), or by
-trying all twenty on unlabelled images. The second convolution can then be fitted anew by least
+Which ones is decided by the norms of their weights (as Li et al., 2017, do with filters), or by
+trying all choices on unlabelled images (twenty, of three among six; of very many, by backward
+elimination). The second convolution can then be fitted anew by least
 squares, so that the kept channels stand in for the others (He et al., 2017, and Luo et al., 2017).
 The small block `conv` has no biases: those of the folded batch norm are dropped.
 """
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
-from kt.networks import symmetry
-from kt.networks.blocks import CONVOLUTIONAL, HIDDEN, block_shapes
-from kt.networks.channels import SUBSETS, reading
+from kt.networks import channels, symmetry
+from kt.networks.blocks import CONVOLUTIONAL, PAPER, block_shapes
+from kt.networks.channels import reading
 from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 
@@ -26,7 +27,7 @@ def keep(wide: Weights, kept: Tensor) -> Weights:
 
     Args:
         wide: stacked blocks (N, ...): large ones, `folded`.
-        kept: the channels that stay, (N, 3) or for all blocks (3,).
+        kept: the channels that stay, (N, hidden) or for all blocks (hidden,).
     """
     each = torch.arange(len(wide["conv1.weight"]))[:, None]
     block = {k: w[each, kept] if k.startswith("conv1.") else w for k, w in wide.items()}
@@ -46,15 +47,15 @@ def folded(kind: str, large: Weights) -> Weights:
     return {name: block[name] for name in block_shapes(kind)}
 
 
-def by_norm(kind: str, large: Weights) -> Weights:
-    """The channels with the largest product of what goes in and what comes out.
+def by_norm(kind: str, large: Weights, hidden: int = PAPER.hidden) -> Weights:
+    """The `hidden` channels with the largest product of what goes in and what comes out.
 
     The product does not depend on how a hidden channel is scaled.
     """
     wide = folded(kind, large)
     into = wide["conv1.weight"].flatten(2).norm(dim=2)
     out = wide["conv2.weight"].transpose(1, 2).flatten(2).norm(dim=2)
-    return keep(wide, (into * out).topk(HIDDEN).indices.sort().values)
+    return keep(wide, (into * out).topk(hidden).indices.sort().values)
 
 
 def best_subset(
@@ -63,11 +64,12 @@ def best_subset(
     images: ImageSet,
     compute: Compute = Compute(),
     refitted: bool = False,
+    hidden: int = PAPER.hidden,
 ) -> Weights:
-    """Of all twenty subsets the one whose network's outputs diverge least from the original's.
+    """Of all subsets of `hidden` channels the one whose network's outputs diverge least.
 
-    With `refitted` second convolutions, the one that leaves the least squared error, as the latter
-    block reads it.
+    With `refitted` second convolutions, or where there are too many subsets to try them, the one
+    that leaves the least squared error, as the latter block reads it (`Probe.choose`).
 
     Args:
         networks: stacked `former.*`, `large.*` and `latter.*`.
@@ -78,12 +80,15 @@ def best_subset(
     wide = folded(kind, large)
     probe = Probe(kind, networks, pixels(images.images), compute)
     answers = probe.watch_teacher(large)
-    if refitted:
-        explained = probe.score_subsets(wide, SUBSETS, reading(part(networks, "latter")))
-        block = keep(wide, SUBSETS[explained.argmax(1)])
+    count = wide["conv1.weight"].shape[1]
+    if refitted or not channels.are_few(count, hidden):
+        block = keep(wide, probe.choose(wide, hidden, reading(part(networks, "latter"))))
+        if not refitted:
+            return block
         return block | {"conv2.weight": probe.fit_second_convolution(kind, block)}
+    ways = channels.subsets(count, hidden)
     wanted, losses = answers.softmax(-1), []
-    for subset in SUBSETS:
+    for subset in ways:
         answers = probe.outputs(kind, keep(wide, subset)).log_softmax(-1)
         losses.append(-(wanted * answers).sum(-1).mean(-1))  # divergence and a constant
-    return keep(wide, SUBSETS[torch.stack(losses).argmin(0)])
+    return keep(wide, ways[torch.stack(losses).argmin(0)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kt.networks.blocks import CHANNELS, block_shapes
+from kt.networks.blocks import PAPER, Sizes, block_shapes
 from kt.networks.weights import Weights
 from kt.run.files import load_tensors, save_tensors
 
@@ -68,14 +68,14 @@ def quantised(large: Weights, bits: int, least_squares: bool = False) -> Weights
     return block
 
 
-def block_bytes(bits: int) -> int:
+def block_bytes(bits: int, sizes: Sizes = PAPER) -> int:
     """What a quantised large block takes: packed codes, a float32 scale and bias a channel.
 
     Batch norm in evaluation mode is a scale and a bias: it takes no more.
     """
-    shapes = block_shapes("large")
+    shapes = block_shapes("large", sizes)
     count = sum(prod(shapes[f"conv{i}.weight"]) for i in (1, 2))
-    return ceil(count * bits / 8) + 2 * CHANNELS * 2 * 4
+    return ceil(count * bits / 8) + 2 * sizes.channels * 2 * 4
 
 
 def save_int8(path: Path, network: Weights) -> None:

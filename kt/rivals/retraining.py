@@ -17,7 +17,7 @@ from torch.func import functional_call
 from kt import ensemble
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
-from kt.networks.blocks import CHANNELS, initial_weights
+from kt.networks.blocks import initial_weights
 from kt.networks.weights import Weights, network_count, part, prefixed
 from kt.rivals import distillation, factor_transfer
 from kt.run import seeds
@@ -155,12 +155,12 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
     labels, and a translator that is trained along with the block. Arguments and result are those of
     `cross_entropy`.
     """
-    count = network_count(block)
-    paraphraser = factor_transfer.Paraphraser(CHANNELS)
+    count, channels = network_count(block), retraining.networks["former.bn.weight"].shape[1]
+    paraphraser = factor_transfer.Paraphraser(channels)
     width = paraphraser.factor_channels
 
     def translator() -> nn.Module:
-        return factor_transfer.FactorTranslator(CHANNELS, width)
+        return factor_transfer.FactorTranslator(channels, width)
 
     def drawn(make: Callable[[], nn.Module], name: str) -> Weights:
         return initial_weights(make, [seeds.derive(retraining.seed, name, i) for i in range(count)])
@@ -171,7 +171,7 @@ def transferred_factors(retraining: Retraining, block: Weights) -> Weights:
         maps = batch.teacher_maps
         return _summed(factor_transfer.reconstruction_loss, rebuild(learned, maps), maps, NORM)
 
-    start = drawn(lambda: factor_transfer.Paraphraser(CHANNELS), "paraphraser")
+    start = drawn(lambda: factor_transfer.Paraphraser(channels), "paraphraser")
     trained = retraining.minimise(unsupervised, start, retraining.steps // 2, "paraphraser")
     encoder = part(trained, "encoder")
 

@@ -13,7 +13,7 @@ import torch
 
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import Network, require_possible, skeleton, weights
+from kt.networks.blocks import Network, Sizes, require_possible, sizes_of, skeleton, weights
 from kt.networks.weights import (
     Weights,
     concatenated,
@@ -61,6 +61,8 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
     try:
         about = json.loads(load_metadata(path, remedy)[METADATA])
         make = kind_named(about.pop("kind"))
+        if "sizes" in about:
+            about["sizes"] = Sizes(**about["sizes"])
         config = make.Config(**about)
         require_bounds(config)
         expected = skeleton(lambda: make(config)).state_dict()
@@ -139,7 +141,8 @@ def compress(model: Translator, network: Network) -> Network:
         raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
     stacked = stack_of_one(weights(network))
     small = translate(model, stacked | prefixed("large", part(stacked, "block")))
-    compressed = Network(model.config.target)
+    sizes = sizes_of(stacked, network.sizes.image_size, small)
+    compressed = Network(model.config.target, sizes)
     kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}
     kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}
     compressed.load_state_dict(kept, strict=False)

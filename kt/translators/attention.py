@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kt.run.bounds import bounded
 from kt.run.errors import KTError
-from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceTranslator
+from kt.translators.sequence import SequenceConfig, SequenceTranslator
 
 POSITION_STD = 0.02
 
@@ -52,7 +52,8 @@ class Attention(SequenceTranslator, kind="attention"):
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__(config)
-        self.position = nn.Parameter(POSITION_STD * torch.randn(SEQUENCE, config.hidden_size))
+        drawn = torch.randn(config.sequence, config.hidden_size)
+        self.position = nn.Parameter(POSITION_STD * drawn)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         return super().embedded(tokens) + self.position

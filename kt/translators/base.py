@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import TARGETS
+from kt.networks.blocks import PAPER, TARGETS
 from kt.networks.weights import Weights, part
 from kt.run.bounds import bounded
 from kt.run.errors import KTError
@@ -82,8 +82,8 @@ class Translator(nn.Module):
 
     Attributes:
         kind: its name.
-        Config: a dataclass. Fields named `layers`, `hidden_size`, `dropout` and `target` are filled
-            with the parameters of these names, which all kinds share.
+        Config: a dataclass. Fields named `layers`, `hidden_size`, `dropout`, `target` and `sizes`
+            are filled with the parameters of these names, which all kinds share.
         Learning: a dataclass, a subclass of `Learning`.
         targets: kinds of blocks that it translates to.
         learns_from_small_blocks: whether its training asks for `Material.small`.
@@ -122,12 +122,15 @@ class Translator(nn.Module):
         return WeightObjective(material.large, material.small, workers=material.compute.workers)
 
     def own_images(self) -> Tensor | None:
-        """Images (P, 28, 28) uint8 that it stores; None if it stores none."""
+        """Images uint8 that it stores, as an image set has them; None if it stores none."""
         return None
 
-    def describe(self) -> dict[str, str | int | float]:
-        """The configuration, as kept in a translator's file."""
-        return {"kind": self.kind} | asdict(self.config)
+    def describe(self) -> dict[str, Any]:
+        """The configuration, as kept in a translator's file: without the paper's sizes."""
+        about = {"kind": self.kind} | asdict(self.config)
+        if getattr(self.config, "sizes", None) == PAPER:
+            del about["sizes"]
+        return about
 
 
 def kind_named(kind: str) -> type[Translator]:

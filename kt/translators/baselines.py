@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor
 
-from kt.networks.blocks import block_shapes, initial_weights
+from kt.networks.blocks import PAPER, Sizes, block_shapes, initial_weights
 from kt.networks.weights import Weights, network_count
 from kt.run import seeds
 
 
-def random_initialisation(target: str, count: int, seed: int) -> Weights:
+def random_initialisation(target: str, count: int, seed: int, sizes: Sizes = PAPER) -> Weights:
     """PyTorch's fresh default initialisation, another one for each network."""
-    return initial_weights(
-        target, [seeds.derive(seed, "random initialisation", i) for i in range(count)]
-    )
+    drawn = [seeds.derive(seed, "random initialisation", i) for i in range(count)]
+    return initial_weights(target, drawn, sizes)
 
 
 def random_replacement(small: Weights, count: int, seed: int) -> Weights:
@@ -34,9 +33,9 @@ def greedy_replacement(large: Weights, train_large: Weights, train_small: Weight
     return {name: tensor[index] for name, tensor in train_small.items()}
 
 
-def identity(target: str, count: int) -> Weights:
+def identity(target: str, count: int, sizes: Sizes = PAPER) -> Weights:
     """Zero weights: every target block then passes its (non-negative) input through."""
-    return {name: torch.zeros(count, *shape) for name, shape in block_shapes(target).items()}
+    return {name: torch.zeros(count, *shape) for name, shape in block_shapes(target, sizes).items()}
 
 
 def nearest(queries: Tensor, points: Tensor, block: int = 16384) -> Tensor:

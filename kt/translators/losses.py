@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kt.ensemble import Probe
 from kt.networks import symmetry
-from kt.networks.blocks import BLOCKS, CLASSES, HIDDEN, skeleton
+from kt.networks.blocks import BLOCKS, CLASSES, PAPER, Sizes, skeleton
 from kt.networks.weights import Weights, concatenated, network_count
 from kt.run.bounds import bounded
 from kt.run.errors import KTError
@@ -124,7 +124,8 @@ def deviation(blocks: Iterable[Weights], align: bool = False) -> Weights:
 def _all_orders(block: Weights) -> Weights:
     """Balanced blocks with every hidden channel once in every place: (B, ...) -> (3 B, ...)."""
     block = symmetry.balance(block)
-    turns = [symmetry.permute_hidden(block, torch.arange(HIDDEN).roll(i)) for i in range(HIDDEN)]
+    order = torch.arange(block["conv1.weight"].shape[1])
+    turns = [symmetry.permute_hidden(block, order.roll(i)) for i in range(len(order))]
     return concatenated(turns)
 
 
@@ -171,7 +172,9 @@ def feature_error(kind: str, block: Weights, maps: Tensor, wanted: Tensor) -> Te
 
 def behind(kind: str, block: Weights, maps: Tensor) -> Tensor:
     """What stacked blocks of `kind` make of feature maps: (N, B, 6, 14, 14) -> same, contiguous."""
-    module = skeleton(BLOCKS[kind]).eval()
+    convolution = block.get("conv1.weight")
+    sizes = PAPER if convolution is None else Sizes(kernel=convolution.shape[-1])
+    module = skeleton(lambda: BLOCKS[kind](sizes)).eval()
 
     def single(weights: Weights, x: Tensor) -> Tensor:
         return functional_call(module, weights, (x,))

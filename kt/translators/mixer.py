@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kt.translators.sequence import SEQUENCE, SequenceConfig, SequenceMLP, SequenceTranslator
+from kt.translators.sequence import SequenceConfig, SequenceMLP, SequenceTranslator
 
 MixerConfig = SequenceConfig
 PAPER_SIZES = {
@@ -18,4 +18,5 @@ class Mixer(SequenceTranslator, kind="mixer"):
     """An MLP along the sequence mixes the tokens (Tolstikhin et al., 2021)."""
 
     def token_mixing(self) -> nn.Module:
-        return SequenceMLP(SEQUENCE, self.config.sequence_dim, SEQUENCE, self.config.dropout)
+        config = self.config
+        return SequenceMLP(config.sequence, config.sequence_dim, config.sequence, config.dropout)

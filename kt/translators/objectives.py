@@ -4,7 +4,7 @@ An objective has samples, `len(objective)`, and adds the gradient of its loss on
 translator's: `objective.backward(model, index, epoch)`. `kt.translators.fit` does the rest.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -17,7 +17,6 @@ from kt import ensemble
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS
 from kt.networks.weights import Rows, Weights, network_count, part, take
 from kt.pairs.augment import Side, augment
 from kt.run.threads import one_thread, spread
@@ -64,6 +63,7 @@ class BehaviourObjective:
         images_per_step: how many of them, drawn anew for every batch of networks.
         flip: mirror half of the batches.
         target: kind of the translated block.
+        hidden: its hidden channels, of a translator that can be asked for any; None: its own.
     """
 
     networks: Samples
@@ -72,13 +72,18 @@ class BehaviourObjective:
     compute: Compute
     images_per_step: int = 64
     flip: bool = True
+    hidden: int | None = None
     draws_for_samples: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
 
-    def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
+    def backward(
+        self, model: nn.Module, index: Tensor, epoch: int = 0, share: float = 1.0
+    ) -> Tensor:
         """Add the gradient of the networks at `index` (B,); returns their mean loss, a scalar.
+
+        Both times `share`.
 
         The model is shown kernels that are turned by chance, and so mean the same, and returns a
         list of blocks. The last one, the translation, is judged, and one of the others at random.
@@ -92,13 +97,13 @@ class BehaviourObjective:
             return _tamed(losses.divergence(self.target, block, probe, wanted))
 
         with one_thread():
-            *before, translation = model(networks, self.compute, turn)
+            *before, translation = model(networks, self.compute, turn, self.hidden)
             final = loss(translation)
             total = final
             if before:
                 total = final + 0.5 * loss(before[int(torch.randint(len(before), ()))])
-            total.backward()
-        return final.detach()
+            (share * total).backward()
+        return share * final.detach()
 
     def alone(self) -> "BehaviourObjective":
         """The same, computed by the caller's thread alone."""
@@ -135,6 +140,27 @@ class BehaviourObjective:
             return _tamed(losses.feature_error(self.target, block, maps, wanted))
 
         return {"behaviour": behaviour, "cross_entropy": cross_entropy, "features": features}
+
+
+@dataclass(frozen=True)
+class SeveralWidths:
+    """The same for networks of several widths together: the samples of all, one after another."""
+
+    parts: Sequence[BehaviourObjective]
+    draws_for_samples: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def backward(self, model: nn.Module, index: Tensor, epoch: int = 0) -> Tensor:
+        """Add the gradient of the networks at `index` (B,); returns their mean loss, a scalar."""
+        total, start = torch.zeros((), device=next(model.parameters()).device), 0
+        for one in self.parts:
+            own = index[(index >= start) & (index < start + len(one))] - start
+            start += len(one)
+            if len(own):
+                total += one.backward(model, own, epoch, len(own) / len(index))
+        return total
 
 
 @dataclass(frozen=True)
@@ -184,7 +210,8 @@ class WeightObjective:
         large, small = augment(large, small, self.masking, self.noise, self.side)
         back = None
         if self.reorder:
-            hidden, ends = torch.randperm(CHANNELS), torch.randperm(CHANNELS)
+            channels = large["conv1.weight"].shape[1]
+            hidden, ends = torch.randperm(channels), torch.randperm(channels)
             large = symmetry.permute_ends(symmetry.permute_hidden(large, hidden), ends)
             back = ends.argsort()
         spreads, shares = _spreads(model), self.shares.at(epoch)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from kt import ensemble
 from kt.ensemble import Compute, Probe
-from kt.images import ImageSet, pixels
-from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
+from kt.images import ImageSet, fitted, pixels
+from kt.networks.blocks import CONVOLUTIONAL, PAPER, Network, Sizes, sizes_of, skeleton
 from kt.networks.weights import Weights, part, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError
@@ -75,7 +75,8 @@ def refine(
         for number in chosen.unique().tolist():
             which = chosen == number
             scale, width = STROKES[number]
-            drawn = strokes(DRAWN, scale, width, seeds.generator(seed, "strokes", number))
+            draw = seeds.generator(seed, "strokes", number)
+            drawn = strokes(DRAWN, scale, width, draw, sizes_of(networks))
             some, start = take(networks, which), take(block, which)
             for name, t in _descended(kind, some, start, drawn, steps, seed, compute).items():
                 refined[name][which] = t
@@ -106,15 +107,18 @@ def _descended(
     return minimise(block, loss, pieces, steps, RATE)
 
 
-def strokes(count: int, scale: float, width: float, generator: torch.Generator) -> ImageSet:
+def strokes(
+    count: int, scale: float, width: float, generator: torch.Generator, sizes: Sizes = PAPER
+) -> ImageSet:
     """White lines on black: level lines of smooth random fields. The labels are zeros.
 
     Args:
         scale: of the Gaussian that smooths the fields, in pixels: how far a line goes on as it is.
         width: half the lines' width in pixels.
+        sizes: of the networks that are to be shown them.
     """
     reach = int(3 * scale)
-    size = IMAGE_SIZE + 2 * reach
+    size = sizes.image_size + 2 * reach
     bell = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * scale**2))
     field = torch.randn(count, 1, size, size, generator=generator)
     field = F.conv2d(F.conv2d(field, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
@@ -123,14 +127,15 @@ def strokes(count: int, scale: float, width: float, generator: torch.Generator) 
     down, right = torch.gradient(field, dim=(2, 3))
     distance = (field - level).abs() / (down.square() + right.square()).sqrt().clamp(min=0.02)
     drawn = (width + 0.5 - distance).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return ImageSet(drawn.squeeze(1), torch.zeros(count, dtype=torch.int64))
+    shown = ImageSet(drawn.squeeze(1), torch.zeros(count, dtype=torch.int64))
+    return fitted(shown, sizes.image_channels, sizes.image_size)
 
 
 def fitting_strokes(networks: Weights, seed: int) -> Tensor:
     """For each network the kind of strokes, an index of `STROKES`, that fits it best: (N,)."""
-    fits = []
+    fits, sizes = [], sizes_of(networks)
     for number, kind in enumerate(STROKES):
-        drawn = strokes(COMPARED, *kind, seeds.generator(seed, "strokes", number))
+        drawn = strokes(COMPARED, *kind, seeds.generator(seed, "strokes", number), sizes)
         fits.append(misfit(networks, drawn))
     return torch.stack(fits).argmin(0)
 
@@ -152,7 +157,8 @@ def misfit(networks: Weights, images: ImageSet) -> Tensor:
         shift = (mean - norm.running_mean).square() / variance
         found.append((shift + (var / variance).log().square() / 4).mean())
 
-    plain = skeleton(Network).eval()
+    sizes = sizes_of(networks)
+    plain = skeleton(lambda: Network(sizes=sizes)).eval()
     for module in plain.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(compare)

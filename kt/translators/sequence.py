@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kt.ensemble import Compute
 from kt.networks import symmetry
-from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, block_shapes
+from kt.networks.blocks import CONVOLUTIONAL, PAPER, Sizes, block_shapes
 from kt.networks.weights import Weights, concatenated, network_count, part, take
 from kt.pairs.augment import Side
 from kt.run.bounds import bounded
@@ -26,10 +26,6 @@ from kt.translators.base import MOST_LAYERS, MOST_WIDE, Learning, Material, Tran
 from kt.translators.losses import LossWeights
 from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
 
-KERNEL = 9
-"""Channels of the sequence: the 3 x 3 entries of one kernel."""
-SEQUENCE = 2 * CHANNELS * CHANNELS
-"""Its length: the kernels of both large convolutions."""
 STATISTICS = 4096
 """Blocks in memory at a time while their statistics are taken."""
 PIECE = 16
@@ -45,6 +41,7 @@ class SequenceConfig:
         channel_dim: width of MLPs along the channels.
         fold: read the large block with batch norm folded in: each kernel comes scaled, with its
             output channel's bias as a tenth channel. The paper's mixer does not see batch norm.
+        sizes: of the networks: such a translator belongs to one size.
     """
 
     layers: int = bounded(8, ge=1, le=MOST_LAYERS)
@@ -54,6 +51,17 @@ class SequenceConfig:
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = False
+    sizes: Sizes = PAPER
+
+    @property
+    def sequence(self) -> int:
+        """Length of the sequence: the kernels of both large convolutions."""
+        return 2 * self.sizes.channels**2
+
+    @property
+    def kernel(self) -> int:
+        """Channels of the sequence: the 3 x 3 entries of one kernel."""
+        return self.sizes.kernel**2
 
 
 @dataclass(frozen=True)
@@ -145,17 +153,17 @@ class SequenceTranslator(Translator):
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
-        self.shapes = block_shapes(config.target)
+        self.shapes = block_shapes(config.target, config.sizes)
         numbers = sum(prod(shape) for shape in self.shapes.values())
         self.register_buffer("initial", torch.zeros(numbers))
-        self.embed = nn.Linear(KERNEL + config.fold, config.hidden_size)
+        self.embed = nn.Linear(config.kernel + config.fold, config.hidden_size)
         layers = (Layer(config, self.token_mixing()) for _ in range(config.layers))
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.sequence_head = SequenceMLP(
-            SEQUENCE, config.sequence_dim, -(-numbers // KERNEL), config.dropout
+            config.sequence, config.sequence_dim, -(-numbers // config.kernel), config.dropout
         )
-        self.head = nn.Linear(config.hidden_size, KERNEL)
+        self.head = nn.Linear(config.hidden_size, config.kernel)
 
     def token_mixing(self) -> nn.Module:
         """A new module that mixes a layer's tokens, (B, 72, hidden size) -> same."""
@@ -178,6 +186,12 @@ class SequenceTranslator(Translator):
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
         """The translation of the networks' large blocks: the output and the initial weights."""
         large, initial = part(networks, "large"), self.initial_block()
+        channels, sizes = large["conv1.weight"].shape[1], self.config.sizes
+        if channels != sizes.channels:
+            raise KTError(
+                f"this {self.kind} translates blocks of {sizes.channels} channels, "
+                f"not of {channels}"
+            )
         on_cpu = self.initial.device.type == "cpu"
         output = self._in_pieces(large, compute.workers) if on_cpu else self(large)
         return {name: t + initial[name] for name, t in output.items()}
@@ -245,7 +259,9 @@ class SequenceTranslator(Translator):
         kernels = [read[f"conv{i}.weight"].flatten(3).flatten(1, 2) for i in (1, 2)]
         if not self.config.fold:
             return torch.cat(kernels, 1)
-        biases = [read[f"conv{i}.bias"].repeat_interleave(CHANNELS, 1) for i in (1, 2)]
+        biases = [
+            read[f"conv{i}.bias"].repeat_interleave(self.config.sizes.channels, 1) for i in (1, 2)
+        ]
         return torch.cat([torch.cat(kernels, 1), torch.cat(biases, 1)[:, :, None]], 2)
 
     def _block(self, flat: Tensor) -> Weights:

@@ -9,14 +9,16 @@ from torch import Tensor
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
+from kt.networks.blocks import Sizes
 from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 from kt.translators import Translator, baselines, load_translator, translate
 from stages.common.base.inputs import PAIRS, REMEDY
+from stages.common.base.params import Params
 from stages.common.base.stores import pairs
 
 
-def translator(path: Path, target: str, device: torch.device) -> Translator:
+def translator(path: Path, params: Params, device: torch.device) -> Translator:
     """A translator that a stage trained.
 
     Raises:
@@ -24,9 +26,10 @@ def translator(path: Path, target: str, device: torch.device) -> Translator:
             another kind of block.
     """
     model = load_translator(path, device, REMEDY)
-    if (own := model.config.target) != target:
+    if (own := model.config.target) != params.target:
         raise KTError(
-            f"{path} translates to {own} blocks, but params.yaml's target is {target}: {REMEDY}"
+            f"{path} translates to {own} blocks, but params.yaml's target is {params.target}: "
+            f"{REMEDY}"
         )
     return model
 
@@ -38,9 +41,10 @@ class Subjects:
     networks: Weights
     images: ImageSet
     target: str
+    sizes: Sizes
 
     @classmethod
-    def of_store(cls, split: str, images: ImageSet, target: str, *parts: str) -> "Subjects":
+    def of_store(cls, split: str, images: ImageSet, params: Params, *parts: str) -> "Subjects":
         """The networks of data/pairs/<split>.
 
         Args:
@@ -49,9 +53,10 @@ class Subjects:
         Raises:
             KTError: the store is missing or damaged, or does not hold them.
         """
-        kind = target if "small" in parts else None
-        store = pairs(PAIRS / split, "former", "large", "latter", *parts, target=kind)
-        return cls(store.read(), images, target)
+        kind = params.target if "small" in parts else None
+        wanted = ("former", "large", "latter", *parts)
+        store = pairs(PAIRS / split, params.sizes, *wanted, target=kind)
+        return cls(store.read(), images, params.target, params.sizes)
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
@@ -79,7 +84,7 @@ class Subjects:
         Args:
             seed: of the fresh blocks.
         """
-        fresh = baselines.random_initialisation(self.target, len(self), seed)
+        fresh = baselines.random_initialisation(self.target, len(self), seed, self.sizes)
         accuracies = {
             "random_initialisation": self.with_small(fresh, compute),
             "translation": self.translated(model, compute),

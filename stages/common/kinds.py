@@ -64,10 +64,12 @@ def configuration(params: Params) -> Any:
         "target": params.target,
     }
     shared = {name: value for name, value in common.items() if name in names}
-    own = names - common.keys()
+    own = names - common.keys() - {"sizes"}
     values = _checked(kind.Config, shared, ("model",), set(shared))
     place = ("translators", kind.kind, "model")
     values |= _checked(kind.Config, params.translators[kind.kind].model, place, own)
+    if "sizes" in names:
+        values["sizes"] = params.sizes
     return _made(kind.Config, values, place)
 
 
@@ -116,7 +118,7 @@ def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) ->
     nested = {
         name: _made(hint, values[name], (*place, name))
         for name, hint in get_type_hints(of).items()
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        if isinstance(values[name], dict) and dataclasses.is_dataclass(hint)
     }
     try:
         return of(**values | nested)
@@ -146,10 +148,12 @@ class Stored:
         own = [] if self.augmented else learned
         target, count = params.target if learned else None, params.active.pairs
         networks = ("former", "large", "latter", *own)
-        self._store = pairs(store, *networks, target=target if own else None, count=count)
+        self._store = pairs(
+            store, params.sizes, *networks, target=target if own else None, count=count
+        )
         self._pairs = self._store
         if self.augmented:  # the copies of the networks' blocks that the stage `augment` has made
-            self._pairs = pairs(AUGMENTED, "large", *learned, target=target)
+            self._pairs = pairs(AUGMENTED, params.sizes, "large", *learned, target=target)
             if (made := self._pairs.about.get("pairs")) != count:
                 raise KTError(
                     f"{AUGMENTED} holds copies of {made} pairs, but {count} are to be learned "
@@ -181,7 +185,8 @@ class Stored:
                 "params.yaml: small blocks have no initial weights in common to predict the "
                 "difference from: loss.difference needs generate.small_init shared"
             )
-        return initial_weights(self._params.target, [shared_initial_seed(self._params.seed)])
+        drawn = [shared_initial_seed(self._params.seed)]
+        return initial_weights(self._params.target, drawn, self._params.sizes)
 
     @property
     def checksums(self) -> list[str]:

@@ -26,7 +26,7 @@ def main(params: Params, compute: Compute) -> None:
         raise inputs.damaged(RESULTS / "partial" / "partial.csv", f"it has no row {lacking[0]}")
     images, rows, metrics = image_set("main", "test"), [], {}
     for fraction in params.partial.fractions:
-        subjects = Subjects.of_store(fraction_name(fraction), images, params.target)
+        subjects = Subjects.of_store(fraction_name(fraction), images, params)
         accuracies = subjects.compared(model, params.seed, compute)
         results = {name: summary(values) for name, values in accuracies.items()}
         main_gain = {"mean": ours["gain"][fraction], "ci95": ours["gain_ci95"][fraction]}

@@ -24,7 +24,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     known = None
     if plain and count <= made and changed.active.recipe == params.active.recipe:
         parts = ("former", "large", "latter")
-        known = pairs(PAIRS / "train", *parts, count=count).read(*parts, first=count)
+        known = pairs(PAIRS / "train", params.sizes, *parts, count=count).read(*parts, first=count)
     make_training_store(changed, compute, PAIRS / name, known)
 
 

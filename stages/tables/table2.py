@@ -1,5 +1,7 @@
 """Table 2 of the paper: the translator's four sizes, counted."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from kt.ensemble import Compute
@@ -14,10 +16,10 @@ MEGA = 2**20
 
 
 def main(params: Params, compute: Compute) -> None:
-    large = initial_weights("large", [0])
+    large = initial_weights("large", [0], params.sizes)
     metrics, rows = {}, []
     for size, config in PAPER_SIZES.items():
-        model = Mixer(config)
+        model = Mixer(replace(config, sizes=params.sizes))
         parameters, products = parameter_count(model), multiply_adds(model, large)
         metrics[size] = {"parameters": parameters, "multiply_adds": products}
         rows.append(
@@ -34,8 +36,8 @@ def main(params: Params, compute: Compute) -> None:
             }
         )
     caption = (
-        "The paper's MLP-Mixers, counted: sequence length 72, conv target. Its M is 2^20. "
-        "Multiply-adds are of one translation, in linear layers."
+        f"The paper's MLP-Mixers, counted: sequence length {model.config.sequence}, conv target. "
+        "Its M is 2^20. Multiply-adds are of one translation, in linear layers."
     )
     output.write(params, "table2", caption, metrics, pd.DataFrame(rows))
 

@@ -17,7 +17,7 @@ constexpr int PAIRS = CHANNELS * (CHANNELS + 1) / 2;  // of channels, i <= j
 
 template <>
 struct Passage<AttentionWeights> {
-  Vec x[READ], query[READ], probe[READ];  // probe = K^T q / sqrt(6): a score is its product with x
+  Vec x[READ], query[READ], probe[READ];  // probe = K^T q / sqrt(channels): a score is its product with x
   Vec mean[READ], value[READ];            // the mean of x under the softmax, and V times that
   Vec products[PAIRS * READ_AREA];        // the means of x_i x_j
 };
@@ -87,8 +87,8 @@ inline void forward(const AttentionWeights& block, const Vec* h, Passage<Attenti
                     Vec* y) {
   auto& [x, query, probe, mean, value, products] = passage;
   const auto to = [](Vec* out) {
-    return [out](int c, int at, const Vec* values) {
-      for (int k = 0; k < TILE; ++k) out[c * READ_AREA + at + k] = values[k];
+    return [out](int c, int at, const Vec* values, auto count) {
+      for (int k = 0; k < count; ++k) out[c * READ_AREA + at + k] = values[k];
     };
   };
   take_read<CHANNELS>(h, x);
@@ -104,8 +104,8 @@ inline void forward(const AttentionWeights& block, const Vec* h, Passage<Attenti
   });
   pointwise_convolve<CHANNELS, CHANNELS>(mean, block.value, ZEROS, {}, to(value));
   pointwise_convolve<CHANNELS, CHANNELS>(value, block.proj, ZEROS, {},
-                                         [&](int c, int at, const Vec* values) {
-    for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p) y[p] = values[k] + x[p];
+                                         [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0, p = c * READ_AREA + at; k < count; ++k, ++p) y[p] = values[k] + x[p];
   });
 }
 
@@ -134,8 +134,8 @@ inline void backward(const AttentionWeights& block, const Vec*, const Vec*,
   // K^T q is linear in K and in q.
   add_pointwise_weight_gradient<CHANNELS, CHANNELS>(dprobe, query, gradient.key);
   pointwise_convolve<CHANNELS, CHANNELS>(dprobe, block.key, ZEROS, {},
-                                         [&](int c, int at, const Vec* values) {
-    for (int k = 0; k < TILE; ++k) dquery[c * READ_AREA + at + k] = values[k];
+                                         [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0; k < count; ++k) dquery[c * READ_AREA + at + k] = values[k];
   });
   add_pointwise_weight_gradient<CHANNELS, CHANNELS>(x, dquery, gradient.query);
 }

@@ -17,8 +17,8 @@ namespace kt {
 template <int IN>
 inline void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Vec* h, Vec* y,
                       Vec* before = nullptr) {
-  convolve_read<IN, CHANNELS>(hidden, w, bias, [&](int c, int at, const Vec* values) {
-    for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p) {
+  convolve_read<IN, CHANNELS>(hidden, w, bias, [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0, p = c * READ_AREA + at; k < count; ++k, ++p) {
       const Vec sum = values[k] + h[c * AREA + read_position(at + k)];
       if (before) before[p] = sum;
       y[p] = relu(sum);
@@ -28,8 +28,8 @@ inline void to_output(const Vec* hidden, const Vec* w, const Vec* bias, const Ve
 
 template <int OUT>
 inline void to_hidden(const Vec* h, const Vec* w, const Vec* bias, Vec* hidden) {
-  convolve<CHANNELS, OUT>(h, w, bias, {}, [&](int c, int at, const Vec* values) {
-    for (int k = 0; k < TILE; ++k) hidden[c * AREA + at + k] = relu(values[k]);
+  convolve<CHANNELS, OUT>(h, w, bias, {}, [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0; k < count; ++k) hidden[c * AREA + at + k] = relu(values[k]);
   });
 }
 
@@ -67,8 +67,8 @@ inline void backward(const Small& block, const Vec* h, const Vec* y, const Passa
   Vec dhidden[HIDDEN * AREA];
   for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
   add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
-  read_input_gradient<CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d) {
-    for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
+  read_input_gradient<HIDDEN, CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d, auto count) {
+    for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
   });
   add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, {}, gradient.conv1);
   if constexpr (Small::BIASED) {
@@ -89,12 +89,12 @@ inline void forward(const MlpWeights& block, const Vec* h, Passage<MlpWeights>& 
   auto& [x, hidden] = passage;
   take_read<CHANNELS>(h, x);
   pointwise_convolve<CHANNELS, WIDTH>(x, block.fc1, block.bias1, {},
-                                      [&](int c, int at, const Vec* values) {
-    for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p) hidden[p] = relu(values[k]);
+                                      [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0, p = c * READ_AREA + at; k < count; ++k, ++p) hidden[p] = relu(values[k]);
   });
   pointwise_convolve<WIDTH, CHANNELS>(hidden, block.fc2, block.bias2, {},
-                                      [&](int c, int at, const Vec* values) {
-    for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p) y[p] = relu(values[k] + x[p]);
+                                      [&](int c, int at, const Vec* values, auto count) {
+    for (int k = 0, p = c * READ_AREA + at; k < count; ++k, ++p) y[p] = relu(values[k] + x[p]);
   });
 }
 

@@ -9,7 +9,7 @@ namespace kt {
 
 // The former and latter blocks with batch norm folded into their convolutions.
 struct Frozen {
-  Vec former[CHANNELS * 9], former_bias[CHANNELS];
+  Vec former[CHANNELS * PATCH], former_bias[CHANNELS];
   Vec latter[WIDTH * CHANNELS], latter_bias[WIDTH];
   Vec linear[FEATURES * CLASSES];  // transposed
   const Vec* linear_bias;
@@ -18,7 +18,7 @@ struct Frozen {
     transpose_linear(w.latter.fc, linear);
     Norm norms[CHANNELS], norms3[WIDTH];
     frozen_norms(w.former.bn, w.former_running, norms);
-    fold<CHANNELS, 9>(w.former.conv, norms, former, former_bias);
+    fold<CHANNELS, PATCH>(w.former.conv, norms, former, former_bias);
     frozen_norms(w.latter.bn, w.latter_running, norms3);
     fold<WIDTH, CHANNELS>(w.latter.conv, norms3, latter, latter_bias);
   }
@@ -35,8 +35,8 @@ struct Frozen {
   }
   void to_features(const Vec* y, Vec* features) const {
     pointwise_convolve<CHANNELS, WIDTH>(y, latter, latter_bias, {},
-                                        [&](int c, int at, const Vec* values) {
-      for (int k = 0; k < TILE; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
+                                        [&](int c, int at, const Vec* values, auto count) {
+      for (int k = 0; k < count; ++k) features[c * READ_AREA + at + k] = relu(values[k]);
     });
   }
 };

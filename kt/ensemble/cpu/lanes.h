@@ -30,9 +30,9 @@ constexpr int LANES = 4, REGISTERS = 32;
 constexpr int LANES = 4, REGISTERS = 16;
 #endif
 
-// Convolutions keep tiles of OUTS output channels x SPAN positions in registers, beside weights and
-// inputs; their results are handed on, and summed, TILE positions at a time.
-constexpr int OUTS = 3, TILE = 7, SPAN = REGISTERS == 32 ? 7 : 4;
+// Convolutions keep tiles of up to OUTS output channels x SPAN positions in registers, beside weights
+// and inputs; their results are handed on, and summed, up to TILE positions at a time (tiles.h).
+constexpr int OUTS = 3, TILE = 8, SPAN = REGISTERS == 32 ? 8 : 4;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Int __attribute__((vector_size(4 * LANES)));

@@ -9,7 +9,7 @@ namespace kt {
 // Hidden maps with zeros above and on the left, where the strided positions' patches leave them.
 template <int C>
 struct PaddedHidden {
-  static constexpr int PADDED_SIDE = SIDE + 1;
+  static constexpr int PADDED_SIDE = 2 * READ_SIDE + 1;
   Vec values[C][PADDED_SIDE][PADDED_SIDE];
 
   PaddedHidden() = default;
@@ -35,7 +35,9 @@ inline Vec inverse_root(Vec x) {
 template <int C, int RIGHT = CHANNELS>
 struct Equations {
   static constexpr int TAPS = C * 9, COLUMNS = TAPS + RIGHT;
-  Vec sums[TAPS][COLUMNS] = {};
+  Vec sums[TAPS][COLUMNS];
+
+  void clear() { std::memset(sums, 0, sizeof sums); }
 
   // Adds an image's products.
   void add(const PaddedHidden<C>& hidden) {
@@ -68,19 +70,22 @@ struct Equations {
     for (int i = 0; i < C; ++i)
       for (int kh = 0; kh < 3; ++kh) {
         Vec(*const target)[COLUMNS] = &sums[i * 9 + kh * 3];
-        Vec acc[3][CHANNELS] = {};
-        for (int row = 0; row < READ_SIDE; ++row)
-          for (int column = 0; column < READ_SIDE; ++column) {
-            const Vec* left = hidden.at(i, kh, row, column);
+        in_pieces<CHANNELS, 6>([&](auto outs, int out) {
+          constexpr int O = decltype(outs)::value;
+          Vec acc[3][O] = {};
+          for (int row = 0; row < READ_SIDE; ++row)
+            for (int column = 0; column < READ_SIDE; ++column) {
+              const Vec* left = hidden.at(i, kh, row, column);
+              const Vec* right = wanted + out * READ_AREA + row * READ_SIDE + column;
 #pragma GCC unroll 6
-            for (int o = 0; o < CHANNELS; ++o)
+              for (int o = 0; o < O; ++o)
 #pragma GCC unroll 3
-              for (int a = 0; a < 3; ++a)
-                acc[a][o] =
-                    fma(left[a], wanted[o * READ_AREA + row * READ_SIDE + column], acc[a][o]);
-          }
-        for (int a = 0; a < 3; ++a)
-          for (int o = 0; o < CHANNELS; ++o) target[a][TAPS + o] += acc[a][o];
+                for (int a = 0; a < 3; ++a)
+                  acc[a][o] = fma(left[a], right[o * READ_AREA], acc[a][o]);
+            }
+          for (int a = 0; a < 3; ++a)
+            for (int o = 0; o < O; ++o) target[a][TAPS + out + o] += acc[a][o];
+        });
       }
   }
 

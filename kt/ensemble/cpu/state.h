@@ -13,7 +13,6 @@ namespace kt {
 
 constexpr int MAP = CHANNELS * AREA;        // values of a block's map
 constexpr int READ = CHANNELS * READ_AREA;  // those of them that the latter block reads
-constexpr int HIDDEN = 3;
 
 template <int C>
 struct Affine {
@@ -25,7 +24,7 @@ struct Running {
 };
 
 struct FormerWeights {
-  Vec conv[CHANNELS * 9];
+  Vec conv[CHANNELS * PATCH];
   Affine<CHANNELS> bn;
 };
 struct LargeWeights {

@@ -37,7 +37,7 @@ struct Step1 {
   const bool frozen;  // whether the large block is
   const int images;
 
-  Vec former_weights[CHANNELS * 9], former_bias[CHANNELS];  // batch norm folded in
+  Vec former_weights[CHANNELS * PATCH], former_bias[CHANNELS];  // batch norm folded in
   Norm former[CHANNELS], norm1[CHANNELS], norm2[CHANNELS], norm3[WIDTH];
   Sums<CHANNELS> sums1, sums2, back1, back2;
   Sums<WIDTH> sums3, back3;
@@ -76,16 +76,16 @@ struct Step1 {
     const PatchMoments& moments = batch.moments;
     Sums<CHANNELS> sums;
     for (int o = 0; o < CHANNELS; ++o)
-      for (int s = 0; s < 9; ++s) {
+      for (int s = 0; s < PATCH; ++s) {
         Wide row = {};
-        for (int t = 0; t < 9; ++t)
-          row = fma(splat(moments.second[s][t]), widen(weights.former.conv[o * 9 + t]), row);
+        for (int t = 0; t < PATCH; ++t)
+          row = fma(splat(moments.second[s][t]), widen(weights.former.conv[o * PATCH + t]), row);
         sums.first[o] =
-            fma(splat(moments.first[s]), widen(weights.former.conv[o * 9 + s]), sums.first[o]);
-        sums.second[o] = fma(row, widen(weights.former.conv[o * 9 + s]), sums.second[o]);
+            fma(splat(moments.first[s]), widen(weights.former.conv[o * PATCH + s]), sums.first[o]);
+        sums.second[o] = fma(row, widen(weights.former.conv[o * PATCH + s]), sums.second[o]);
       }
     training_norms(sums, former_count(), weights.former.bn, running.former, former);
-    fold<CHANNELS, 9>(weights.former.conv, former, former_weights, former_bias);
+    fold<CHANNELS, PATCH>(weights.former.conv, former, former_weights, former_bias);
   }
 
   void to_first() {
@@ -117,8 +117,8 @@ struct Step1 {
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k)
           a.y[k] = relu(norm2[c](a.dy[k]) + a.y[k]);
-      to_third(a, ahead(n, a.dy, a.dlogits), [&](int c, int, const Vec* values) {
-        sums3.add<TILE>(c, values, values);
+      to_third(a, ahead(n, a.dy, a.dlogits), [&](int c, int, const Vec* values, auto count) {
+        sums3.add<decltype(count)::value>(c, values, values);
       });
       sums3.end_image();
     }
@@ -143,8 +143,8 @@ struct Step1 {
       classify_backward<COUNT>(dlogits, scratch.linear, features, scratch.dlinear);
       for (int n = 0; n < COUNT; ++n) {
         const Vec* d = features + n * FEATURES;
-        to_third(kept[first_image + n], {}, [&](int c, int at, const Vec* values) {
-          back3.add<TILE>(c, d + c * READ_AREA + at, values);
+        to_third(kept[first_image + n], {}, [&](int c, int at, const Vec* values, auto length) {
+          back3.add<decltype(length)::value>(c, d + c * READ_AREA + at, values);
         });
         back3.end_image();
       }
@@ -165,8 +165,8 @@ struct Step1 {
       for (int n = 0; n < COUNT; ++n) {
         Activations& a = kept[first_image + n];
         Vec* dthird = scratch.features + n * FEATURES;
-        to_third(a, {a.dy, a.y}, [&](int c, int at, const Vec* values) {
-          for (int k = 0, p = c * READ_AREA + at; k < TILE; ++k, ++p)
+        to_third(a, {a.dy, a.y}, [&](int c, int at, const Vec* values, auto length) {
+          for (int k = 0, p = c * READ_AREA + at; k < length; ++k, ++p)
             dthird[p] = chain[c](dthird[p], values[k]);
         });
         add_pointwise_weight_gradient<CHANNELS, WIDTH>(a.y, dthird, gradient.latter.conv);
@@ -203,11 +203,12 @@ struct Step1 {
       if (!frozen)
         add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, ahead(n, a.first, a.second),
                                                 gradient.block.conv2);
-      const auto emit = [&](int c, int at, const Vec* values) {
-        Vec out[TILE];
-        for (int k = 0; k < TILE; ++k) out[k] = gated(values[k], hidden[c * AREA + at + k]);
-        back1.add<TILE>(c, out, a.first + c * AREA + at);
-        for (int k = 0; k < TILE; ++k) a.second[c * AREA + at + k] = out[k];
+      const auto emit = [&](int c, int at, const Vec* values, auto count) {
+        constexpr int COUNT = decltype(count)::value;
+        Vec out[COUNT];
+        for (int k = 0; k < COUNT; ++k) out[k] = gated(values[k], hidden[c * AREA + at + k]);
+        back1.add<COUNT>(c, out, a.first + c * AREA + at);
+        for (int k = 0; k < COUNT; ++k) a.second[c * AREA + at + k] = out[k];
       };
       convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
       back1.end_image();
@@ -232,8 +233,8 @@ struct Step1 {
       if (!frozen)
         add_weight_gradient<CHANNELS, CHANNELS>(h, d, ahead(n, a.first, a.second),
                                                 gradient.block.conv1);
-      const auto emit = [&](int c, int at, const Vec* values) {
-        for (int k = 0, p = c * AREA + at; k < TILE; ++k, ++p) dh[p] = gated(values[k], h[p]);
+      const auto emit = [&](int c, int at, const Vec* values, auto count) {
+        for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dh[p] = gated(values[k], h[p]);
       };
       convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
       for (int c = 0; c < CHANNELS; ++c)
@@ -251,17 +252,17 @@ struct Step1 {
     const Vec* w = weights.former.conv;
     for (int o = 0; o < CHANNELS; ++o) {
       Wide along = {};  // the sum of the gradient times the convolution's output
-      for (int t = 0; t < 9; ++t) along = fma(widen(w[o * 9 + t]), sums.patches[o * 9 + t], along);
+      for (int t = 0; t < PATCH; ++t) along = fma(widen(w[o * PATCH + t]), sums.patches[o * PATCH + t], along);
       const NormGradient chain =
           batch_norm_gradient(former[o], sums.gradient[o], along, former_count(),
                               gradient.former.bn.weight[o], gradient.former.bn.bias[o]);
-      for (int t = 0; t < 9; ++t) {
+      for (int t = 0; t < PATCH; ++t) {
         Wide outputs = {};  // the sum of the convolution's output times pixel t
-        for (int s = 0; s < 9; ++s)
-          outputs = fma(splat(moments.second[s][t]), widen(w[o * 9 + s]), outputs);
-        gradient.former.conv[o * 9 + t] =
+        for (int s = 0; s < PATCH; ++s)
+          outputs = fma(splat(moments.second[s][t]), widen(w[o * PATCH + s]), outputs);
+        gradient.former.conv[o * PATCH + t] =
             narrow(fma(widen(chain.constant), splat(moments.first[t]),
-                       fma(widen(chain.slope), sums.patches[o * 9 + t],
+                       fma(widen(chain.slope), sums.patches[o * PATCH + t],
                            widen(chain.along) * outputs)));
       }
     }
@@ -299,18 +300,19 @@ struct Step1 {
     for (int n = 0; n < COUNT; ++n) {
       const Activations& a = kept[first_image + n];
       const Ahead next = ahead(first_image + n, a.y, a.dlogits);
-      to_third(a, next, [&](int c, int at, const Vec* values) {
+      to_third(a, next, [&](int c, int at, const Vec* values, auto length) {
         Vec* features = scratch.features + n * FEATURES + c * READ_AREA + at;
-        for (int k = 0; k < TILE; ++k) features[k] = relu(norm3[c](values[k]));
+        for (int k = 0; k < length; ++k) features[k] = relu(norm3[c](values[k]));
       });
     }
   }
 
   static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
                                  Sums<CHANNELS>& sums) {
-    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values) {
-      for (int k = 0; k < TILE; ++k) out[c * AREA + at + k] = values[k];
-      sums.add<TILE>(c, values, values);
+    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values,
+                                                         auto count) {
+      for (int k = 0; k < count; ++k) out[c * AREA + at + k] = values[k];
+      sums.add<decltype(count)::value>(c, values, values);
     });
     sums.end_image();
   }

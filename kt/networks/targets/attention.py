@@ -2,22 +2,23 @@
 
 from torch import Tensor, nn
 
-from kt.networks.blocks import CHANNELS, small_block
+from kt.networks.blocks import PAPER, Sizes, small_block
 
 
 @small_block("attention")
 class AttentionBlock(nn.Module):
     """Table 6: self-attention over the positions, added to the input. 4 x 36 parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = PAPER) -> None:
         super().__init__()
-        self.query = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.key = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.value = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
-        self.proj = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+        channels = sizes.channels
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.proj = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part(x).flatten(2) for part in (self.query, self.key, self.value))
-        attention = (q.transpose(1, 2) @ k * CHANNELS**-0.5).softmax(-1)  # (B, HW, HW)
+        attention = (q.transpose(1, 2) @ k * x.shape[1] ** -0.5).softmax(-1)  # (B, HW, HW)
         y = (v @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
         return self.proj(y) + x

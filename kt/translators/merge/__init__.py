@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
-from kt.networks.blocks import CHANNELS, CONVOLUTIONAL, IMAGE_SIZE
-from kt.networks.channels import SUBSETS
+from kt.networks.blocks import CONVOLUTIONAL, PAPER, Sizes
 from kt.networks.weights import Weights, part, take
 from kt.run import seeds
 from kt.run.bounds import bounded
@@ -32,10 +31,9 @@ from kt.run.threads import one_thread
 from kt.translators.base import MOST_LAYERS, MOST_WIDE, Learning, Material, Translator
 from kt.translators.merge.descent import Descent
 from kt.translators.merge.encoder import (
-    FEATURES,
-    KERNEL,
     Exchangeable,
     channels_of,
+    features_for,
     features_of,
     strengths,
     strongest,
@@ -43,7 +41,6 @@ from kt.translators.merge.encoder import (
 from kt.translators.merge.prototypes import make_prototypes
 from kt.translators.objectives import BehaviourObjective
 
-KERNELS = CHANNELS * KERNEL
 CHOOSING = 8
 """Prototypes on which all ways to keep three channels are tried, at most."""
 LEAVING = 0.1
@@ -68,6 +65,8 @@ class MergeConfig:
             False: with those of the largest kernels.
         fit: it begins with the second convolution of least squares.
         whiten: steps outside the span follow gradients that are whitened: see `Probe.whitening`.
+        sizes: of images and kernels; and how many hidden channels small blocks have where nothing
+            else is asked for. The learned weights belong to no number of channels.
     """
 
     layers: int = bounded(8, ge=0, le=MOST_LAYERS)
@@ -80,6 +79,7 @@ class MergeConfig:
     choose: bool = True
     fit: bool = True
     whiten: bool = True
+    sizes: Sizes = PAPER
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Merge(Translator, kind="merge"):
     """Networks' large blocks to small blocks, {name: (N, ...)}.
 
     Attributes:
-        prototypes: (P, 28, 28) uint8, set by `prepare`.
+        prototypes: (P, 28, 28) uint8, or in colour (P, 3, H, W), set by `prepare`.
     """
 
     Config, Learning = MergeConfig, MergeLearning
@@ -107,12 +107,13 @@ class Merge(Translator, kind="merge"):
     def __init__(self, config: MergeConfig) -> None:
         super().__init__(config)
         width = max(8, config.hidden_size // 4)
-        self.register_buffer(
-            "prototypes", torch.zeros(config.prototypes, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-        )
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("std", torch.ones(FEATURES))
-        self.embed = nn.Linear(FEATURES, width)
+        size, features = config.sizes.image_size, features_for(config.sizes)
+        colours = () if config.sizes.image_channels == 1 else (config.sizes.image_channels,)
+        shape = (config.prototypes, *colours, size, size)
+        self.register_buffer("prototypes", torch.zeros(shape, dtype=torch.uint8))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.embed = nn.Linear(features, width)
         self.encoder = nn.Sequential(
             *(Exchangeable(width, config.dropout) for _ in range(2)), nn.LayerNorm(width)
         )
@@ -157,7 +158,11 @@ class Merge(Translator, kind="merge"):
         return self.prototypes
 
     def forward(
-        self, networks: Weights, compute: Compute = Compute(), turn: int = 0
+        self,
+        networks: Weights,
+        compute: Compute = Compute(),
+        turn: int = 0,
+        hidden: int | None = None,
     ) -> list[Weights]:
         """The blocks after the proposal and after each layer; the last one is the translation.
 
@@ -165,18 +170,23 @@ class Merge(Translator, kind="merge"):
             networks: stacked `former.*`, `large.*` and `latter.*`.
             turn: which of the eight turned versions of the kernels the encoder is shown. They have
                 the same coefficients.
+            hidden: channels of the small blocks; None: as the configuration says.
         """
+        hidden = self.config.sizes.hidden if hidden is None else hidden
         channels = channels_of(networks)
         kernels = self._kernels(channels)
         features = (features_of(channels, turn) - self.mean) / self.std
         tokens = self.encoder(self.embed(features)).mean(2)  # (N, hidden channel, width)
         if self.config.layers == 0:
-            x = self._proposal(tokens, strongest(channels))
+            x = self._proposal(tokens, strongest(channels, hidden))
             return [self._block(_mixed(x, kernels), channels)]
         images = self.prototypes[: self._rounds * self._at_once]
         probe = Probe(self.config.target, networks, pixels(images), compute)
         wanted = probe.watch_teacher(part(networks, "large")).softmax(-1).to(kernels.device)
-        kept = self._best(channels, probe) if self.config.choose else strongest(channels)
+        if self.config.choose:
+            kept = self._best(channels, hidden, probe)
+        else:
+            kept = strongest(channels, hidden)
         x = self._proposal(tokens, kept)
         outside = self._fitted(_mixed(x, kernels), channels, probe) if self.config.fit else 0.0
         return self._descended(x, outside, kernels, tokens, channels, probe, wanted)
@@ -231,10 +241,12 @@ class Merge(Translator, kind="merge"):
             blocks.append(self._block(_mixed(x, kernels) + outside, channels))
         return blocks
 
-    def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
+    def translate(
+        self, networks: Weights, compute: Compute = Compute(), hidden: int | None = None
+    ) -> Weights:
         """The translation of the networks' large blocks: see `forward`."""
         with one_thread():
-            return self(networks, compute)[-1]
+            return self(networks, compute, hidden=hidden)[-1]
 
     def _proposal(self, tokens: Tensor, kept: Tensor) -> Tensor:
         """Coefficients (N, 2, 6, 3) that keep the channels (N, 3), and what the encoder adds."""
@@ -245,17 +257,16 @@ class Merge(Translator, kind="merge"):
         return keeping.transpose(1, 2)[:, None] + added.permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def _best(self, channels: Weights, probe: Probe) -> Tensor:
-        """The three hidden channels (N, 3) that explain most on the prototypes, strongest first.
+    def _best(self, channels: Weights, hidden: int, probe: Probe) -> Tensor:
+        """The hidden channels (N, hidden) that explain most on the prototypes, strongest first.
 
-        All twenty ways are tried, each with the second convolution of least squares.
+        With the second convolution of least squares: see `Probe.choose`.
         """
         few = slice(min(CHOOSING, self._rounds * self._at_once))
         wide = {"conv1.weight": channels["conv1"]}
         if self.config.target == "conv_bias":
             wide |= {"conv1.bias": channels["bias1"], "conv2.bias": channels["bias2"]}
-        explained = probe.score_subsets(wide, SUBSETS, channels["metric"], few)
-        kept = SUBSETS[explained.argmax(1).cpu()].to(explained.device)
+        kept = probe.choose(wide, hidden, channels["metric"], few).to(channels["conv1"].device)
         strongest_first = strengths(channels).gather(1, kept).argsort(1, descending=True)
         return kept.gather(1, strongest_first)
 
@@ -281,12 +292,13 @@ class Merge(Translator, kind="merge"):
 
     def _block(self, small: Tensor, channels: Weights) -> Weights:
         """The small block of (N, 2, 3, numbers)."""
-        into, out = (w[..., :KERNELS].unflatten(-1, (CHANNELS, 3, 3)) for w in small.unbind(1))
+        shape = channels["conv1"].shape[2:]
+        into, out = (w[..., : shape.numel()].unflatten(-1, shape) for w in small.unbind(1))
         if self.config.target == "conv":
             return {"conv1.weight": into, "conv2.weight": out.transpose(1, 2)}
         return {
             "conv1.weight": into,
-            "conv1.bias": small[:, 0, :, KERNELS],
+            "conv1.bias": small[:, 0, :, -1],
             "conv2.weight": out.transpose(1, 2),
             "conv2.bias": channels["bias2"],
         }

@@ -4,17 +4,21 @@ import torch
 from torch import Tensor, nn
 
 from kt.networks import symmetry
-from kt.networks.blocks import HIDDEN
+from kt.networks.blocks import Sizes
 from kt.networks.channels import reading
 from kt.networks.weights import Weights, part
 
-KERNEL = 9
-FEATURES = 4 * KERNEL + 3 + 5 + 10
-"""Of a pair of a hidden and a residual channel: kernels, their sums, and what is known of each."""
+
+def features_for(sizes: Sizes) -> int:
+    """Of a pair of a hidden and a residual channel: kernels, their sums, and what is known of each.
+
+    The number of channels does not matter.
+    """
+    return (3 + sizes.image_channels) * sizes.kernel**2 + 3 + 5 + 10
 
 
 class Exchangeable(nn.Module):
-    """(N, 6, 6, d) -> same: a residual MLP on each entry that also sees its row and column.
+    """(N, C, C, d) -> same: a residual MLP on each entry that also sees its row and column.
 
     Indifferent to the order of rows and of columns (Hartford et al., 2018).
     """
@@ -61,7 +65,7 @@ def channels_of(networks: Weights) -> Weights:
         "bias2": block["conv2.bias"],
         "metric": metric,
         "read": torch.einsum("ncd,ndjhw->ncjhw", metric, block["conv2.weight"]),
-        "first": first.squeeze(2),
+        "first": first,
         "hidden": torch.stack(
             [
                 block["conv1.bias"],
@@ -91,11 +95,11 @@ def channels_of(networks: Weights) -> Weights:
 
 
 def features_of(channels: Weights, turn: int) -> Tensor:
-    """The encoder's input (N, hidden channel, residual channel, FEATURES)."""
+    """The encoder's input (N, hidden channel, residual channel, `features_for`)."""
     to_hidden = channels["conv1"]  # (N, hidden, residual, 3, 3)
     back, read = (channels[name].transpose(1, 2) for name in ("conv2", "read"))
     n, hidden, residual = to_hidden.shape[:3]
-    first = channels["first"][:, None].expand(n, hidden, residual, 3, 3)
+    first = channels["first"][:, None].expand(n, hidden, *channels["first"].shape[1:])
     kernels = [to_hidden, back, read]
     return torch.cat(
         [
@@ -108,9 +112,9 @@ def features_of(channels: Weights, turn: int) -> Tensor:
     )
 
 
-def strongest(channels: Weights) -> Tensor:
-    """The hidden channels (N, 3) with the largest kernels on both sides, strongest first."""
-    return strengths(channels).topk(HIDDEN, 1).indices
+def strongest(channels: Weights, hidden: int) -> Tensor:
+    """The hidden channels (N, hidden) with the largest kernels on both sides, strongest first."""
+    return strengths(channels).topk(hidden, 1).indices
 
 
 def strengths(channels: Weights) -> Tensor:

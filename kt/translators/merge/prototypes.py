@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from kt.images import ImageSet, pixels
-from kt.networks.blocks import IMAGE_SIZE
 
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
@@ -18,12 +17,13 @@ def make_prototypes(
     With more contrast; every other image is mirrored if networks see that.
 
     Returns:
-        (count, 28, 28) uint8.
+        (count, 28, 28) uint8, or as large and coloured as the images are.
     """
     chosen = torch.randperm(len(images), generator=generator)[:CLUSTERED]
+    shape = images.images.shape[1:]
     points = pixels(images.images[chosen]).flatten(1)
     if mirrored:
-        points[1::2] = points[1::2].view(-1, IMAGE_SIZE, IMAGE_SIZE).flip(-1).flatten(1)
+        points[1::2] = points[1::2].unflatten(1, shape).flip(-1).flatten(1)
     centres = points[:count].clone()
     centres = torch.cat([centres, torch.rand(count - len(centres), points.shape[1])])
     for _ in range(CLUSTER_STEPS):
@@ -34,4 +34,4 @@ def make_prototypes(
     nearest = torch.cdist(centres, points).topk(min(BLENDED, len(points)), largest=False).indices
     centres = points[nearest].mean(1)
     sharpened = ((centres - 0.3) * 2.5).clamp(0, 1)
-    return sharpened.mul(255).round().to(torch.uint8).view(count, IMAGE_SIZE, IMAGE_SIZE)
+    return sharpened.mul(255).round().to(torch.uint8).unflatten(1, shape)

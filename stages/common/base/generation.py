@@ -5,16 +5,16 @@ KT_RAY_GPUS set what each task takes.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from kt.ensemble import Compute, Recipe
 from kt.images import ImageSet
-from kt.networks.blocks import Former, Latter, block_shapes, skeleton, weights
+from kt.networks.blocks import Former, Latter, Sizes, block_shapes, skeleton, weights
 from kt.networks.weights import Weights
 from kt.pairs import generate
 from kt.pairs.cluster import Cluster
@@ -55,6 +55,7 @@ def plan(
         seed=params.seed,
         shared_init=with_small and params.generate.small_init == "shared",
         checkpoints=tuple(checkpoints),
+        sizes=params.sizes,
     )
 
 
@@ -74,15 +75,16 @@ def make_store(
     """
     cluster = cluster_of_environment()
     if cluster is not None:
-        compute = cluster.compute(compute)
+        compute = cluster.compute(compute, plan.sizes)
     require_room(plan, folder or PAIRS / plan.split)
     given = (large or {}) | (networks or {})
     inputs = runtime.fingerprint(data.images, data.labels, *given.values())
-    engines = [compute.engine_for(kind).__name__ for kind in ("large", plan.target or "large")]
+    kinds = ("large", plan.target or "large")
+    engines = [compute.engine_for(kind, plan.sizes).__name__ for kind in kinds]
     title = f"{plan.split}: {plan.count} networks"
     with (
         runtime.scratch(
-            "generate", runtime.TRAINS_NETWORKS, dataclasses.asdict(plan), inputs, engines
+            "generate", runtime.TRAINS_NETWORKS, plan.describe(), inputs, engines
         ) as kept,
         runtime.progress_bar(plan.images(data, networks), title, "image") as bar,
     ):
@@ -96,9 +98,7 @@ def make_store(
                 bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
 
         parts = generate.run(plan, data, kept, compute, large, networks, show, cluster)
-        write_store(
-            folder or PAIRS / plan.split, parts, plan.stored, {"plan": dataclasses.asdict(plan)}
-        )
+        write_store(folder or PAIRS / plan.split, parts, plan.stored, {"plan": plan.describe()})
 
 
 def require_room(plan: Plan, folder: Path) -> None:
@@ -107,7 +107,7 @@ def require_room(plan: Plan, folder: Path) -> None:
     While a part is trained there are gradients, velocities and what the engine makes of all three.
     On the disk there are all parts and the store, for a while, less the parts that are done.
     """
-    size = bytes_of(plan.target)
+    size = bytes_of(plan.target, plan.sizes)
     what = f"{plan.split}, {plan.stored:,} networks"
     part = min(plan.count, plan.networks_per_stream) * (1 + len(plan.checkpoints))
     memory.require(5 * part * size, f"{what} in parts of {part:,}", "lower networks.per_stream")
@@ -115,11 +115,11 @@ def require_room(plan: Plan, folder: Path) -> None:
     room.require_disk(folder, 2 * plan.stored * size - done, what)
 
 
-def bytes_of(target: str | None) -> int:
+def bytes_of(target: str | None, sizes: Sizes) -> int:
     """Of a network with its large block, and with a small one of this kind if one is given."""
-    around = (weights(skeleton(make)).values() for make in (Former, Latter))
+    around = (weights(skeleton(partial(make, sizes))).values() for make in (Former, Latter))
     numbers = sum(tensor.numel() for tensors in around for tensor in tensors)
-    blocks = (block_shapes(kind).values() for kind in ("large", target) if kind is not None)
+    blocks = (block_shapes(kind, sizes).values() for kind in ("large", target) if kind is not None)
     return 4 * (numbers + sum(math.prod(shape) for shapes in blocks for shape in shapes))
 
 

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from kt.images import IMAGE_SETS
-from kt.networks.blocks import TARGETS
+from kt.images import LOADERS
+from kt.networks.blocks import TARGETS, Sizes
 from kt.run.errors import KTError
 from stages.common.base.checks import explain, none_of, read_yaml, shown
 
@@ -42,8 +42,8 @@ def different(values: list) -> list:
 
 
 def _known_set(name: str) -> str:
-    if name not in IMAGE_SETS:
-        raise ValueError(f"got {shown(name)}; accepts {', '.join(IMAGE_SETS)}")
+    if name not in LOADERS:
+        raise ValueError(f"got {shown(name)}; accepts {', '.join(LOADERS)}")
     return name
 
 
@@ -70,6 +70,22 @@ def _increasing(values: list[int]) -> list[int]:
     if values != sorted(set(values)):
         raise ValueError(f"got {shown(values)}; each must be greater than the one before")
     return values
+
+
+class Network(Strict):
+    """Sizes of the networks: see `kt.networks.blocks.Sizes`."""
+
+    channels: Count
+    hidden: Count
+    kernel: Literal[1, 3, 5, 7]
+    image_channels: Literal[1, 3]
+    image_size: Annotated[int, Field(ge=8)]
+
+    @model_validator(mode="after")
+    def _narrower(self) -> "Network":
+        if self.hidden > self.channels:
+            raise ValueError(f"hidden is {self.hidden}, more than channels, {self.channels}")
+        return self
 
 
 class Generate(Strict):
@@ -170,6 +186,7 @@ class Params(Strict):
     scale: str
     seed: Seed
     target: Literal[tuple(TARGETS)]  # type: ignore[valid-type]
+    network: Network
     model: Model
     generate: Generate
     augment: Augment
@@ -237,6 +254,11 @@ class Params(Strict):
                 value = self._at_scale(value, f"{key}.{name}")
             kept[name] = value
         return kept
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the networks."""
+        return Sizes(**self.network.model_dump())
 
     @property
     def translator(self) -> Kind:

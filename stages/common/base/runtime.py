@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
+from kt.networks.blocks import Sizes
 from kt.run.errors import KTError
 from kt.run.guard import SCRATCH, guard
 from kt.run.threads import processors
@@ -75,7 +76,12 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
-    one_line(lambda: main(checked(), _compute(flags), *named))
+
+    def work() -> None:
+        loaded = checked()
+        main(loaded, _compute(flags, loaded.sizes), *named)
+
+    one_line(work)
 
 
 def give_home() -> None:
@@ -111,7 +117,7 @@ def one_line(work: Callable[[], object]) -> None:
         work()
 
 
-def _compute(flags: argparse.Namespace) -> Compute:
+def _compute(flags: argparse.Namespace, sizes: Sizes) -> Compute:
     def setting(name: str, default: str) -> str:
         return getattr(flags, name) or os.environ.get(f"KT_{name.upper()}") or default
 
@@ -145,10 +151,14 @@ def _compute(flags: argparse.Namespace) -> Compute:
         except KTError as error:
             raise KTError(f"--engine (KT_ENGINE): {error}") from None
     compute = Compute(device, workers, count("chunk", 16 if on_cpu else 256), engine)
-    if on_cpu and engine in ("auto", "cpu") and (lacking := cpu_engine.reason()) is not None:
-        if engine == "cpu":
+    own = cpu_engine if on_cpu else cuda_engine
+    if engine in ("auto", device.type) and (lacking := own.reason(sizes)) is not None:
+        if engine != "auto":
             raise KTError(f"--engine (KT_ENGINE): {lacking}")
-        print(f"notice: {lacking}; {WITHOUT_COMPILER}", file=sys.stderr)
+        if on_cpu and cpu_engine.reason() is not None:
+            print(f"notice: {lacking}; {WITHOUT_COMPILER}", file=sys.stderr)
+        else:
+            print(f"notice: {lacking}; plain PyTorch trains the networks", file=sys.stderr)
     return compute
 
 

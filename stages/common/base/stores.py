@@ -1,16 +1,22 @@
 """The door by which stages read stores of networks that other stages wrote."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from kt.networks.blocks import Former, Latter, block_shapes, skeleton, weights
+from torch import nn
+
+from kt.networks.blocks import Former, Latter, Sizes, block_shapes, skeleton, weights
 from kt.pairs.store import Pairs
 from stages.common.base.inputs import REMEDY, damaged
 
 
-def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) -> Pairs:
+def pairs(
+    folder: Path, sizes: Sizes, *parts: str, target: str | None = None, count: int = 1
+) -> Pairs:
     """A store that a stage wrote, all of it verified.
 
     Args:
+        sizes: of the networks.
         parts: which there must be, of "former", "large", "latter" and "small".
         target: the kind of the small blocks, if there are any; None: whatever they are.
         count: networks that there must be.
@@ -23,10 +29,10 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
     found.mapped(*parts)  # are they there?
     rows = found.mapped()  # which verifies every checksum
     shapes = {
-        "former": _shapes(Former),
-        "large": block_shapes("large"),
-        "latter": _shapes(Latter),
-        "small": block_shapes(target) if target else {},
+        "former": _shapes(Former, sizes),
+        "large": block_shapes("large", sizes),
+        "latter": _shapes(Latter, sizes),
+        "small": block_shapes(target, sizes) if target else {},
     }
     held = {name.partition(".")[0] for name in rows}
     for part in held & shapes.keys():
@@ -39,5 +45,6 @@ def pairs(folder: Path, *parts: str, target: str | None = None, count: int = 1) 
     return found
 
 
-def _shapes(make: type) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in weights(skeleton(make)).items()}
+def _shapes(make: Callable[..., nn.Module], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    module = skeleton(lambda: make(sizes))
+    return {name: tuple(tensor.shape) for name, tensor in weights(module).items()}

@@ -70,6 +70,7 @@ def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]
         Pairs(PAIRS / store).read("former", "large", "latter", first=min(count, MEASURED)),
         image_set("main", "test"),
         params.target,
+        params.sizes,
     )
     seconds, evaluations = 0.0, []
     for record in trained.fitted.history:

@@ -15,11 +15,11 @@ def make(params: Params, compute: Compute, of: str, epochs: str) -> None:
     changed = params.changed(
         {"scales": {params.scale: {"recipe": {"epochs": int(epochs)}}}}, f"tables/epochs: {epochs}"
     )
-    split, model = f"epochs/{epochs}", translator(TRANSLATOR, params.target, compute.device)
+    split, model = f"epochs/{epochs}", translator(TRANSLATOR, params, compute.device)
     images = image_set("main", "test")
     networks = plan(changed, split, params.active.networks.selection)
     make_store(networks, compute, image_set("main", "train"))
-    subjects = Subjects.of_store(split, images, params.target, "small")
+    subjects = Subjects.of_store(split, images, params, "small")
     accuracies = subjects.compared(model, params.seed, compute)
     result = {name: summary(values) for name, values in accuracies.items()}
     cell.write(params, f"epochs/{epochs}", result)

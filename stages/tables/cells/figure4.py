@@ -37,7 +37,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     batch_size = at_scale(params, "tables/figure4/params.yaml: batch_size", chosen.batch_size)
     training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
     store, others = (
-        pairs(PAIRS / split, "large", "small", target=params.target)
+        pairs(PAIRS / split, params.sizes, "large", "small", target=params.target)
         for split in (STORE, "selection")
     )
     learned, held_out = store.read("large", "small"), others.read("large", "small")
@@ -83,12 +83,16 @@ def matched(params: Params) -> dict[str, tuple[Translator, int]]:
     Raises:
         KTError: some translators cost more than 5 % more than others.
     """
-    sizes, large = settings_of(TABLE, OfOneCost).compared, initial_weights("large", [0])
+    sizes, large = (
+        settings_of(TABLE, OfOneCost).compared,
+        initial_weights("large", [0], params.sizes),
+    )
     found = {}
     for kind in KINDS:
         make = kind_named(kind)
         torch.manual_seed(seeds.derive(params.seed, TABLE, kind, "initial weights"))
-        model = make(make.Config(**getattr(sizes, kind).model_dump(), target=params.target))
+        about = getattr(sizes, kind).model_dump()
+        model = make(make.Config(**about, target=params.target, sizes=params.sizes))
         found[kind] = model, multiply_adds(model, large)
     costs = {kind: products for kind, (_, products) in found.items()}
     if max(costs.values()) > (1 + TOLERANCE) * min(costs.values()):

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from math import comb
 
 from torch import Tensor
 
@@ -22,12 +23,13 @@ from stages.tables.cells.settings import Ablation
 
 
 def make(params: Params, compute: Compute, of: str) -> None:
-    test = Subjects.of_store("test", image_set("main", "test"), params.target)
+    test = Subjects.of_store("test", image_set("main", "test"), params)
     unlabelled = image_set("main", "train")
     few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
+    hidden, ways = params.sizes.hidden, comb(params.sizes.channels, params.sizes.hidden)
     steps = settings_of("ablation", Ablation).refine_steps
-    model = translator(TRANSLATOR, target, compute.device)
+    model = translator(TRANSLATOR, params, compute.device)
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 
@@ -38,23 +40,23 @@ def make(params: Params, compute: Compute, of: str) -> None:
     rows: dict[str, tuple[str, Callable[[], Weights]]] = {
         "prune_norm": (
             "pruning by norm",
-            lambda: pruning.by_norm(target, test.large),
+            lambda: pruning.by_norm(target, test.large, hidden),
         ),
         "prune_best": (
-            f"best of the 20 prunings, on {pruning.IMAGES} unlabelled images",
-            lambda: pruning.best_subset(target, networks, few, compute),
+            f"best of the {ways:,} prunings, on {pruning.IMAGES} unlabelled images",
+            lambda: pruning.best_subset(target, networks, few, compute, hidden=hidden),
         ),
         "prune_refit": (
             "the same, second convolutions refitted by least squares",
-            lambda: pruning.best_subset(target, networks, few, compute, refitted=True),
+            lambda: pruning.best_subset(target, networks, few, compute, True, hidden),
         ),
         "prune_best_bias": (
-            "best of the 20 prunings with biases (conv_bias)",
-            lambda: pruning.best_subset("conv_bias", networks, few, compute),
+            f"best of the {ways:,} prunings with biases (conv_bias)",
+            lambda: pruning.best_subset("conv_bias", networks, few, compute, hidden=hidden),
         ),
         "prune_refit_bias": (
             "the same, refitted",
-            lambda: pruning.best_subset("conv_bias", networks, few, compute, refitted=True),
+            lambda: pruning.best_subset("conv_bias", networks, few, compute, True, hidden),
         ),
         "merge_untrained": (
             "merge before any training: steps of fixed, falling size",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import comb
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from kt.networks.blocks import BLOCKS, TARGETS, Former, LargeBlock, Latter, weig
 from kt.networks.weights import Weights, part, prefixed
 from kt.pairs import generate
 from kt.rivals import low_rank, pruning, quantisation, retraining
-from kt.rivals.low_rank import SPATIAL_RANKS, TUCKER_RANKS, LowRankBlock, bottleneck, separable
+from kt.rivals.low_rank import LowRankBlock, bottleneck, separable
 from kt.rivals.retraining import Retraining
 from kt.run import seeds
 from kt.run.files import load_tensors
@@ -81,7 +82,7 @@ class Setting:
 
     @classmethod
     def of(cls, params: Params, compute: Compute) -> "Setting":
-        test = Subjects.of_store("test", image_set("main", "test"), params.target)
+        test = Subjects.of_store("test", image_set("main", "test"), params)
         count = settings_of(TABLE, Table1).networks
         networks = {name: tensor[:count] for name, tensor in test.networks.items()}
         return cls(params, compute, networks, image_set("main", "train"))
@@ -105,7 +106,10 @@ class Setting:
         return Row(label, networks, module, seconds / len(self), **about)
 
     def small(self) -> nn.Module:
-        return BLOCKS[self.params.target]()
+        return BLOCKS[self.params.target](self.params.sizes)
+
+    def large_module(self) -> LargeBlock:
+        return LargeBlock(self.params.sizes)
 
 
 def timed(make: Callable[[], Result]) -> tuple[Result, float]:
@@ -114,24 +118,26 @@ def timed(make: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def large(setting: Setting) -> dict[str, Row]:
-    return {"large": setting.row("large block", lambda: setting.large, LargeBlock())}
+    return {"large": setting.row("large block", lambda: setting.large, setting.large_module())}
 
 
 def low_rank_blocks(setting: Setting) -> dict[str, Row]:
     """Low-rank blocks: multiplied out to evaluate them, but stored, timed and counted as chains."""
+    sizes = setting.params.sizes
+    spatial, tucker = low_rank.spatial_ranks(sizes), low_rank.tucker_ranks(sizes)
     methods: dict[str, tuple[str, Callable, Callable, tuple]] = {
-        "spatial_svd": ("spatial SVD", low_rank.spatial_svd, separable, SPATIAL_RANKS),
-        "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, TUCKER_RANKS),
+        "spatial_svd": ("spatial SVD", low_rank.spatial_svd, separable, spatial),
+        "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, tucker),
     }
 
-    def dense(factorise: Callable[[Weights], Weights]) -> Weights:
-        return low_rank.dense(factorise(setting.large))
+    def dense(factorise: Callable[..., Weights], ranks: tuple) -> Weights:
+        return low_rank.dense(factorise(setting.large, ranks))
 
     return {
         name: setting.row(
             f"low rank: {label}",
-            partial(dense, factorise),
-            LowRankBlock(chain, ranks),
+            partial(dense, factorise, ranks),
+            LowRankBlock(chain, ranks, sizes.channels),
         )
         for name, (label, factorise, chain, ranks) in methods.items()
     }
@@ -140,9 +146,14 @@ def low_rank_blocks(setting: Setting) -> dict[str, Row]:
 def prunings(setting: Setting) -> dict[str, Row]:
     few = setting.images.subset(slice(0, pruning.IMAGES))
     target, images = setting.params.target, f"{len(few)} unlabelled"
-    best = partial(pruning.best_subset, target, setting.networks, few, setting.compute)
-    norm = partial(pruning.by_norm, target, setting.large)
-    best_label, refit_label = "pruning: best of 20 subsets", "pruning: best of 20, refitted"
+    sizes = setting.params.sizes
+    ways, hidden = comb(sizes.channels, sizes.hidden), sizes.hidden
+    best = partial(
+        pruning.best_subset, target, setting.networks, few, setting.compute, hidden=hidden
+    )
+    norm = partial(pruning.by_norm, target, setting.large, hidden)
+    best_label = f"pruning: best of {ways:,} subsets"
+    refit_label = f"pruning: best of {ways:,}, refitted"
     return {
         "prune_norm": setting.row("pruning: by norm", norm, setting.small()),
         "prune_best": setting.row(best_label, best, setting.small(), images=images),
@@ -153,13 +164,15 @@ def prunings(setting: Setting) -> dict[str, Row]:
 
 
 def quantisations(setting: Setting) -> dict[str, Row]:
-    rest = 4 * sum(t.numel() for part in (Former(), Latter()) for t in weights(part).values())
+    sizes = setting.params.sizes
+    around = (Former(sizes), Latter(sizes))
+    rest = 4 * sum(t.numel() for part in around for t in weights(part).values())
     rows = {
         f"quantised_{bits}": setting.row(
             f"quantisation: block at {bits} bits",
             partial(quantisation.quantised, setting.large, bits, least_squares=True),
-            LargeBlock(),
-            bytes=(quantisation.block_bytes(bits), rest),
+            setting.large_module(),
+            bytes=(quantisation.block_bytes(bits, sizes), rest),
         )
         for bits in quantisation.BITS
     }
@@ -186,7 +199,7 @@ def int8(setting: Setting) -> Row:
     block = sum(t.nbytes for name, t in stored.items() if name.startswith("block."))
     rest = sum(t.nbytes for t in stored.values()) - block
     label = "quantisation: the whole network in int8 files"
-    return Row(label, networks, LargeBlock(), seconds / len(setting), bytes=(block, rest))
+    return Row(label, networks, setting.large_module(), seconds / len(setting), bytes=(block, rest))
 
 
 def retrained(setting: Setting) -> dict[str, Row]:
@@ -198,7 +211,14 @@ def retrained(setting: Setting) -> dict[str, Row]:
 
     def step_2() -> Weights:
         return ensemble.train_blocks(
-            params.target, setting.images, setting.networks, drawn, stream, recipe, setting.compute
+            params.target,
+            setting.images,
+            setting.networks,
+            drawn,
+            stream,
+            recipe,
+            setting.compute,
+            sizes=params.sizes,
         )
 
     label = f"re-training: the paper's, {recipe.epochs} epochs"
@@ -215,7 +235,7 @@ def distilled(
     params, count = setting.params, len(setting)
     steps, seed = settings_of(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
     how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
-    fresh = baselines.random_initialisation(params.target, count, seed)
+    fresh = baselines.random_initialisation(params.target, count, seed, params.sizes)
     label = f"{label}: {steps} steps"
     about = LEARNED | {"updates": steps}
     return setting.row(label, lambda: method(how, fresh), setting.small(), **about)

@@ -25,7 +25,7 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
     Raises:
         KTError: it is missing or damaged.
     """
-    return translator(folder(params, size) / TRANSLATOR.name, params.target, compute.device)
+    return translator(folder(params, size) / TRANSLATOR.name, params, compute.device)
 
 
 def training_of(params: Params, size: str) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from kt import ensemble
 from kt.ensemble import Compute
-from kt.networks.blocks import CHANNELS, Former, Latter, parameter_count, weights
+from kt.networks.blocks import Former, Latter, parameter_count, weights
 from kt.networks.cost import multiply_adds
 from kt.networks.weights import part
 from kt.run.statistics import summary
@@ -26,7 +26,7 @@ def make(params: Params, compute: Compute, of: str, family: str) -> None:
     cell.known(family, FAMILIES, of)
     rows = FAMILIES[family](Setting.of(params, compute))
     found = {name: numbers(row, params, compute) for name, row in rows.items()}
-    took = {name: times(row) for name, row in rows.items()}
+    took = {name: times(row, params) for name, row in rows.items()}
     cell.write(params, f"{of}/{family}", found, took)
 
 
@@ -35,9 +35,9 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
     block = part(row.networks, "block")
     kind = "large" if "bn1.weight" in block else params.target
     accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
-    around, module = nn.ModuleList([Former(), Latter()]), row.module.eval()
+    around, module = nn.ModuleList([Former(params.sizes), Latter(params.sizes)]), row.module.eval()
     block_bytes, rest = row.bytes or (4 * size(module), 4 * size(around))
-    maps = torch.rand(1, CHANNELS, 14, 14)
+    maps = shown(params, 1)
     return {
         "label": row.label,
         "accuracy": summary(accuracy),
@@ -54,9 +54,15 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
     }
 
 
-def times(row: Row) -> dict[str, float]:
+def shown(params: Params, count: int) -> torch.Tensor:
+    """Random maps that a block reads."""
+    sizes = params.sizes
+    return torch.rand(count, sizes.channels, sizes.map_size, sizes.map_size)
+
+
+def times(row: Row, params: Params) -> dict[str, float]:
     """What the clock says of a method."""
-    maps = torch.rand(SHOWN, CHANNELS, 14, 14)
+    maps = shown(params, SHOWN)
     return {
         "latency_us": round(latency(row.module.eval(), maps) * 1e6, 2),
         "seconds": row.seconds,

@@ -35,8 +35,10 @@ def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     changed = params.changed(change, f"tables: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
-        test = Subjects.of_store("test", image_set("main", "test"), changed.target)
-        fresh = baselines.random_initialisation(changed.target, len(test), params.seed)
+        test = Subjects.of_store("test", image_set("main", "test"), changed)
+        fresh = baselines.random_initialisation(
+            changed.target, len(test), params.seed, params.sizes
+        )
         content["random_initialisation"] = summary(test.with_small(fresh, compute))
     cell.write(params, name, content, {"training": seconds})
 

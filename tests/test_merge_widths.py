@@ -1,0 +1,93 @@
+"""One merging translator for networks of several widths."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kt import ensemble
+from kt.ensemble import Compute, Recipe
+from kt.images import ImageSet
+from kt.networks import symmetry
+from kt.networks.blocks import Sizes
+from kt.networks.weights import part
+from kt.translators.merge import Merge, MergeConfig
+from kt.translators.objectives import BehaviourObjective, SeveralWidths
+
+COMPUTE = Compute(engine="torch")
+SIZES = Sizes(image_size=12)
+WIDTHS = {4: 2, 7: 3}
+"""Hidden channels of the small block, by channels; 7 are eliminated down, not enumerated."""
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 256, (40, 12, 12), generator=draw, dtype=torch.uint8)
+    return ImageSet(drawn, torch.randint(0, 10, (40,), generator=draw))
+
+
+@pytest.fixture(scope="module")
+def networks(images):
+    made = {}
+    for channels in WIDTHS:
+        sizes = Sizes(channels, WIDTHS[channels], image_size=12)
+        trained = ensemble.train_networks(
+            images, range(2), 1, Recipe(2, 16, 0.05), COMPUTE, sizes=sizes
+        )
+        made[channels] = {k.replace("block.", "large."): w for k, w in trained.items()}
+    return made
+
+
+@pytest.fixture
+def merge(networks, images):
+    torch.manual_seed(0)
+    made = Merge(MergeConfig(layers=2, hidden_size=16, prototypes=12, sizes=SIZES))
+    with torch.no_grad():
+        made.descent.step.weight.normal_(std=0.05)
+    made.prepare(networks[4], images, torch.Generator().manual_seed(0))
+    return made.eval()
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize("enumerated", [100, 0])
+def test_orders_of_channels_do_not_matter_at_any_width(
+    merge, networks, channels, enumerated, monkeypatch
+):
+    monkeypatch.setattr(ensemble.channels, "ENUMERATED", enumerated)
+    whole, hidden = networks[channels], WIDTHS[channels]
+    plain = merge.translate(whole, COMPUTE, hidden)
+    assert plain["conv1.weight"].shape == (2, hidden, channels, 3, 3)
+    order = torch.randperm(channels, generator=torch.Generator().manual_seed(3))
+    large = symmetry.permute_hidden(part(whole, "large"), order)
+    moved = whole | {f"large.{name}": tensor for name, tensor in large.items()}
+    for name, tensor in merge.translate(moved, COMPUTE, hidden).items():
+        assert_close(tensor, plain[name], rtol=1e-3, atol=1e-3)
+    small = {f"small.{name}": tensor for name, tensor in plain.items()}
+    expected = part(symmetry.permute_residual(small, order), "small")
+    turned = merge.translate(symmetry.permute_residual(whole, order), COMPUTE, hidden)
+    for name, tensor in turned.items():
+        assert_close(tensor, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_several_widths_are_learned_together(merge, networks, images):
+    parts = [
+        BehaviourObjective(networks[c], images, "conv", COMPUTE, 8, hidden=WIDTHS[c])
+        for c in WIDTHS
+    ]
+    both = SeveralWidths(parts)
+    assert len(both) == 4
+
+    def gradient(objective, index):
+        merge.zero_grad()
+        torch.manual_seed(5)
+        loss = objective.backward(merge, torch.tensor(index))
+        return loss, merge.propose[0].weight.grad.clone()
+
+    found, expected = gradient(both, [3, 2]), gradient(parts[1], [1, 0])
+    assert_close(found, expected)
+    mixed, first = gradient(both, [1, 3]), gradient(parts[0], [1])
+    assert mixed[0] > 0.5 * first[0]
+    torch.manual_seed(5)
+    merge.zero_grad()
+    losses = [part.backward(merge, torch.tensor([1]), 0, 0.5) for part in parts]
+    assert_close(mixed, (sum(losses), merge.propose[0].weight.grad))
