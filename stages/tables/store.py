@@ -22,7 +22,8 @@ def main(params: Params, compute: Compute, name: str) -> None:
     plain = not (params.generate.checkpoints or changed.generate.checkpoints)
     count, made = changed.active.networks.train, params.active.networks.train
     known = None
-    if plain and count <= made and changed.active.recipe == params.active.recipe:
+    same = (changed.active.recipe, changed.sizes) == (params.active.recipe, params.sizes)
+    if plain and count <= made and same:
         parts = ("former", "large", "latter")
         known = pairs(PAIRS / "train", params.sizes, *parts, count=count).read(*parts, first=count)
     make_training_store(changed, compute, PAIRS / name, known)
