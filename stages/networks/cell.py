@@ -28,6 +28,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     network = network.to(compute.device)
     stored = load_tensors(chosen.data / "images.safetensors")
     pool, test = (pixels(stored[k].to(compute.device)) for k in ("unlabelled", "test.images"))
+    known = stored["unlabelled.labels"].to(compute.device)
     labels, own = stored["test.labels"], answers(network, test)
     graph = Graph(network, test[:2])
     whole = cost.multiply_adds(network, graph)
@@ -42,9 +43,11 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     shown = runtime.progress_bar(len(chosen.keep) * len(chosen.seeds), cell, "network")
     for keep in chosen.keep:
         for at, seed in enumerate(chosen.seeds):
-            images = pool[at * count : (at + 1) * count]
+            part = slice(at * count, (at + 1) * count)
             start = time.perf_counter()
-            smaller = method.narrow(Task(network, keep, images, wanted.steps.schedule, seed))
+            smaller = method.narrow(
+                Task(network, keep, pool[part], known[part], wanted.steps.schedule, seed)
+            )
             if compute.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
@@ -62,7 +65,9 @@ def main(params: Params, compute: Compute, cell: str) -> None:
             })  # fmt: skip
             shown.update()
     shown.close()
-    runtime.write_json(chosen.cell(name, key), {"labels": 0, "rows": rows})
+    runtime.write_json(
+        chosen.cell(name, key), {"labels": count if method.labels else 0, "rows": rows}
+    )
 
 
 @torch.inference_mode()
