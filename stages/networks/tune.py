@@ -1,4 +1,4 @@
-"""Train a smaller network with labels from three starts: translated, selected and random weights."""
+"""Train a smaller network with labels from three starts: translated, selected, random."""
 
 import copy
 import time
