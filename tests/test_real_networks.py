@@ -64,9 +64,9 @@ def test_parameters_are_checked(tmp_path):
     path = tmp_path / "params.yaml"
     for change, message in (
         ({"scale": "imagenet"}, "none of cifar10, digits"),
-        ({"methods": ["magic"]}, "'magic' is none of random"),
-        ({"tuned": ["resnet110"]}, "'resnet110' is none of resnet20"),
-        ({"networks": ["resnet8"]}, "'resnet8' is none of resnet20"),
+        ({"methods": ["magic"]}, "methods is 'magic', which is none of random"),
+        ({"tuned": ["resnet110"]}, "tuned is 'resnet110', which is none of resnet20"),
+        ({"networks": ["resnet8"]}, "networks is 'resnet8', which is none of resnet20"),
         ({"keep": [1.5]}, r"keep\.0"),
         ({"seeds": [1, 1]}, "each must be another"),
     ):
