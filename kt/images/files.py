@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kt.images.base import ImageSet
 from kt.networks.blocks import CLASSES
@@ -19,7 +20,7 @@ def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
     Raises:
         KTError: they cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for split, images in sets.items():
         tensors |= _named(split, images)
     save_tensors(path, tensors, {"name": name})

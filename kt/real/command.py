@@ -1,4 +1,4 @@
-"""The command line: `compress module:factory weights -o smaller.safetensors`."""
+"""`kt compress module:factory weights -o smaller.safetensors`."""
 
 import argparse
 import importlib
@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "compress",
         help="make a trained PyTorch network smaller, without labels, without training it again",
         description="Reads a network's weights, narrows its blocks' hidden layers, and writes "
-        "the weights of the smaller network; kt.real.load(factory, file) makes it of them again.",
+        "the weights of the smaller network; kt.load(factory, file) makes it of them again.",
     )
     command.add_argument(
         "factory", help="module:function that makes the network, without arguments"
