@@ -393,7 +393,7 @@ def test_every_kind_is_supported():
 )
 def test_what_is_not_there_is_refused_in_one_line(name, kind):
     with pytest.raises(KTError, match="torch"):
-        cpu_engine._function(name, kind)
+        cpu_engine._function(cpu_library.library(), name, kind)
 
 
 @pytest.fixture
@@ -403,14 +403,14 @@ def unloaded():
     cpu_engine.forget()
 
 
-def test_no_compiler_is_said_in_one_line(unloaded, monkeypatch):
+def test_no_compiler_is_said_in_one_line(unloaded, initial, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert not cpu_engine.available()
     assert "no C++ compiler" in cpu_engine.reason()
     assert "\n" not in cpu_engine.reason()
     with pytest.raises(KTError, match="not available"):
-        cpu_engine.train_networks({}, [], LR, MOMENTUM)
+        cpu_engine.train_networks(initial, draw_batches(8), LR, MOMENTUM)
 
 
 def test_a_compiler_that_fails_is_said_in_one_line(unloaded, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ operations in the same order, and a pack of networks is computed by one thread.
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -352,7 +352,7 @@ def _candidates(compiled: ctypes.CDLL, wide: Weights) -> Packs:
     return Packs(compiled, ["conv1.weight", *biases], wide | biases)
 
 
-def _sizes(former: Weights, image_size: int, block: Weights | None = None) -> Sizes:
+def _sizes(former: Weights, image_size: int | None, block: Weights | None = None) -> Sizes:
     return sizes_of(prefixed("former", former), image_size, block)
 
 
@@ -362,11 +362,11 @@ def _with_hidden(sizes: Sizes, block: Weights) -> Sizes:
     return sizes if weight is None else replace(sizes, hidden=weight.shape[1])
 
 
-def _looked_ahead(batches: Batches) -> tuple[Batches, int]:
-    """Checked batches, and the side of their images."""
+def _looked_ahead(batches: Batches) -> tuple[Batches, int | None]:
+    """Checked batches, and the side of their images; None if there are none."""
     checked = iter(checked_batches(batches))
-    first = next(checked)
-    return chain([first], checked), first[0].shape[-1]
+    first = list(islice(checked, 1))
+    return chain(first, checked), first[0][0].shape[-1] if first else None
 
 
 def _library_for(sizes: Sizes, kind: str) -> ctypes.CDLL:
