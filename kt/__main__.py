@@ -5,18 +5,21 @@ kt translate network.safetensors -o small.safetensors --images digits
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from kt import single
-from kt.images import IMAGE_SETS
+from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import IMAGE_SIZE, Network, parameter_count
 from kt.networks.cost import multiply_adds
-from kt.run.errors import KTError
+from kt.run.files import check_output
+from kt.run.guard import guard
 from kt.translators import own_images
+
+MOST_STEPS = 100_000
+"""Of a refinement: their images are in memory at once."""
 
 
 def main() -> None:
@@ -38,7 +41,9 @@ def main() -> None:
         description="Read the weights of kt.Network('large') and write those of the same network "
         "with a translated block. The former and the latter block stay as they are.",
     )
-    command.add_argument("network", type=Path, help="safetensors file of the trained network")
+    command.add_argument(
+        "network", type=Path, help="its weights: safetensors, or a state_dict saved by torch"
+    )
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
     command.add_argument(
         "--translator",
@@ -60,19 +65,19 @@ def main() -> None:
         choices=sets,
         help="refine on the training images of this set instead; labels are not used",
     )
+    command.add_argument("--force", action="store_true", help="write even onto a file that is read")
     command.set_defaults(run=translate)
 
     options = parser.parse_args()
     if getattr(options, "refine_images", None) and not options.refine:
         command.error("--refine-images needs --refine STEPS")
-    try:
+    with guard():
         options.run(options)
-    except KTError as error:
-        sys.exit(f"error: {error}")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train one network, write it, and print its accuracy."""
+    check_output(options.output)
     shown, test = single.load_images(options.images)
     network = single.train_network(shown, options.seed)
     single.save_network(options.output, network)
@@ -83,26 +88,29 @@ def train(options: argparse.Namespace) -> None:
 
 def translate(options: argparse.Namespace) -> None:
     """Translate one network's block, write the network, and print what changed."""
+    check_output(options.output, [options.network, options.translator], options.force)
     translator = single.load_translator(options.translator)
     before = single.load_network(options.network)
+    test = single.load_images(options.images)[1] if options.images else None
+    shown = own_images(translator)
+    if options.refine_images:
+        shown, _ = single.load_images(options.refine_images)
     networks = {"before": before, "after": single.compress(before, translator)}
     seconds = None
     if options.refine:
-        shown = own_images(translator)
-        if options.refine_images:
-            shown, _ = single.load_images(options.refine_images)
         start = time.perf_counter()
         networks["refined"] = single.refine(networks["after"], before, shown, options.refine)
         seconds = time.perf_counter() - start
     *_, written = networks.values()
     single.save_network(options.output, written)
-    _compare(networks, options.images, seconds)
+    _compare(networks, test, seconds)
+    if test:
+        print(f"accuracy on the {len(test):,} test images of {options.images}")
     print(f"written: {options.output}")
 
 
-def _compare(networks: dict[str, Network], test_set: str | None, seconds: float | None) -> None:
-    """Print a row for each network: its size, its cost and, on a test set, its accuracy."""
-    test = single.load_images(test_set)[1] if test_set else None
+def _compare(networks: dict[str, Network], test: ImageSet | None, seconds: float | None) -> None:
+    """Print a row for each network: its size, its cost and, on test images, its accuracy."""
     print(f"{'':10}{'parameters':>12}{'multiply-adds':>15}", end="")
     print(f"{'accuracy':>12}" if test else "")
     image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
@@ -111,13 +119,11 @@ def _compare(networks: dict[str, Network], test_set: str | None, seconds: float 
         print(f"{label:10}{parameter_count(network):12,}{products:15,}", end="")
         print(f"{single.accuracy(network, test):10.2f} %" if test else "", end="")
         print(f"   in {seconds:.1f} s" if label == "refined" else "")
-    if test:
-        print(f"accuracy on the {len(test):,} test images of {test_set}")
 
 
 def positive(text: str) -> int:
-    """A whole number above zero, as an argument."""
-    if (number := int(text)) < 1:
+    """A whole number above zero that a computer can count to, as an argument."""
+    if not 1 <= (number := int(text)) <= MOST_STEPS:
         raise ValueError
     return number
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from kt import ensemble, images, translators
 from kt.ensemble import Recipe
 from kt.images import IMAGE_SETS, ImageSet
-from kt.networks.blocks import Network, skeleton, weights
+from kt.networks.blocks import Network, require_possible, skeleton, weights
 from kt.networks.weights import part, prefixed, stack_of_one
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import require_tensors, save_tensors
+from kt.run.state_dicts import load_state_dict
 from kt.translators import Translator
 from kt.translators.refine import refine as refine_stacked
 
@@ -46,28 +47,26 @@ def load_translator(path: Path | str = PRETRAINED) -> Translator:
 
 
 def load_network(path: Path | str) -> Network:
-    """Read a trained network with a large block, in evaluation mode.
+    """Read a trained network with a large block, in evaluation mode and float32.
+
+    Args:
+        path: a safetensors file, or a `torch.save` of a `state_dict` or a checkpoint, in any
+            precision. Names may have the prefixes of `DataParallel` and `torch.compile`.
 
     Raises:
-        KTError: the file is missing, damaged, or holds something else.
+        KTError: the file is missing, damaged, or holds something else; a weight is not finite, or a
+            stored variance negative.
     """
-    if not Path(path).exists():
-        raise KTError(f"{path} is missing")
-    stored = load_tensors(Path(path))
+    path = Path(path)
     expected = weights(skeleton(Network))
-    kept = {name: tensor for name, tensor in stored.items() if "num_batches" not in name}
-    wrong = sorted(
-        name
-        for name in expected.keys() | kept.keys()
-        if name not in kept or name not in expected or kept[name].shape != expected[name].shape
-    )
-    if wrong:
-        raise KTError(
-            f"{path} does not hold a network that can be translated: {wrong[0]!r} is missing, "
-            "unknown or has another shape than in kt.Network('large')"
-        )
-    if not all(tensor.isfinite().all() for tensor in kept.values()):
-        raise KTError(f"{path} holds numbers that are not finite")
+    stored = load_state_dict(path)
+    kept = {name: t for name, t in stored.items() if not name.endswith("num_batches_tracked")}
+    try:
+        kept = {name: t.float() if t.is_floating_point() else t for name, t in kept.items()}
+        require_tensors(path, kept, expected)
+    except KTError as error:
+        raise KTError(f"{error}: kt.Network('large') is what can be translated") from None
+    require_possible(kept, str(path))
     network = Network()
     network.load_state_dict(kept, strict=False)
     return network.eval()
@@ -77,9 +76,9 @@ def save_network(path: Path | str, network: Network) -> None:
     """Write a network's weights and running statistics as a safetensors file.
 
     Raises:
-        KTError: the file cannot be written.
+        KTError: a weight is not finite, or the file cannot be written.
     """
-    save_tensors(Path(path), weights(network))
+    save_tensors(Path(path), weights(network), seal=True)
 
 
 def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Network:
@@ -111,7 +110,8 @@ def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 2
             prototypes. None: random strokes.
 
     Raises:
-        KTError: the small block is not convolutional.
+        KTError: the small block is not convolutional, or refining ends in weights that are not
+            finite.
     """
     networks = stack_of_one(weights(large))
     networks |= prefixed("large", part(networks, "block"))

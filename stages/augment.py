@@ -6,14 +6,16 @@ import pandas as pd
 
 from kt import ensemble
 from kt.ensemble import Compute
+from kt.images import ImageSet
 from kt.networks.weights import Weights, part, prefixed
 from kt.pairs.augment import augment
 from kt.pairs.store import Pairs, write_store
 from kt.run import seeds
 from kt.run.statistics import summary
-from stages.common.base import runtime
+from stages.common.base import outputs, room, runtime
 from stages.common.base.inputs import AUGMENTED, PAIRS, RESULTS, image_set
 from stages.common.base.params import Params
+from stages.common.base.stores import pairs
 
 MEASURED_NETWORKS = 16
 """Selection networks on which the effect of augmentation on function is measured, at most."""
@@ -22,16 +24,22 @@ BLOCK = 4096
 
 
 def main(params: Params, compute: Compute) -> None:
-    materialise(params)
-    measure(params, compute)
+    target, parts = params.target, ("former", "large", "latter", "small")
+    train = pairs(PAIRS / "train", "large", target=target, count=params.active.pairs)
+    selection = pairs(PAIRS / "selection", *parts, target=target)
+    images = image_set("main", "held_back")
+    materialise(params, train)
+    measure(params, compute, selection, images)
 
 
-def materialise(params: Params) -> None:
+def materialise(params: Params, train: Pairs) -> None:
     """Write data/augmented: the chosen pairs, then their augmented copies. If the training networks
     have no small blocks, only large ones are written.
     """
     count, options = params.active.pairs, params.augment
-    chosen = Pairs(PAIRS / "train").mapped("large", "small", first=count)
+    chosen = train.mapped("large", "small", first=count, optional=["small"])
+    size = sum(rows[:1].nbytes for rows in chosen.values())
+    room.require_disk(AUGMENTED, count * (options.copies + 1) * size, "augment.copies")
 
     def copies() -> Iterator[Weights]:
         for copy in range(options.copies + 1):
@@ -47,10 +55,9 @@ def materialise(params: Params) -> None:
     write_store(AUGMENTED, copies(), count * (options.copies + 1), about)
 
 
-def measure(params: Params, compute: Compute) -> None:
+def measure(params: Params, compute: Compute, selection: Pairs, images: ImageSet) -> None:
     """Write results/augment: accuracy of both blocks on held-back images as m and n grow."""
-    networks = Pairs(PAIRS / "selection").read(first=MEASURED_NETWORKS)
-    images = image_set("main", "held_back")
+    networks = selection.read(first=MEASURED_NETWORKS)
     for what in ("masking", "noise"):
         rows = []
         for strength in params.augment.measure:
@@ -64,7 +71,7 @@ def measure(params: Params, compute: Compute) -> None:
                 result = summary(accuracy)
                 row |= {side: result["mean"], f"{side}_ci95": result["ci95"], "n": result["n"]}
             rows.append(row)
-        runtime.write_csv(RESULTS / "augment" / f"{what}.csv", pd.DataFrame(rows))
+        outputs.write_csv(RESULTS / "augment" / f"{what}.csv", pd.DataFrame(rows))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params
 from stages.headline import OUT
 
 
 def main(params: Params, compute: Compute) -> None:
-    found, bands = runtime.read_json(OUT), params.active.expected
+    found, bands = inputs.read_json(OUT), params.active.expected
     if not bands:
         raise KTError(f"params.yaml: scales.{params.scale}.expected: nothing to check")
     for name, (low, high) in bands.items():

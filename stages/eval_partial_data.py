@@ -4,21 +4,23 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from kt.translators import load_translator
-from stages.common.base import runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR, image_set
-from stages.common.base.params import Params
-from stages.common.evaluation import Subjects
+from stages.common.base.params import Params, fraction_name
+from stages.common.evaluation import Subjects, translator
 
 OUT = RESULTS / "partial"
 
 
 def main(params: Params, compute: Compute) -> None:
-    model = load_translator(TRANSLATOR, compute.device)
+    model = translator(TRANSLATOR, params.target, compute.device)
     images = image_set("main", "test")
+    stores = {
+        fraction: Subjects.of_store(fraction_name(fraction), images, params.target)
+        for fraction in params.partial.fractions
+    }
     metrics, rows = {}, []
-    for fraction in params.partial.fractions:
-        subjects = Subjects.of_store(f"partial/{fraction:g}", images, params.target)
+    for fraction, subjects in stores.items():
         accuracies = subjects.compared(model, params.seed, compute)
         results = {name: summary(values) for name, values in accuracies.items()}
         metrics[f"{fraction * 100:g}_percent".replace(".", "_")] = results
@@ -26,8 +28,8 @@ def main(params: Params, compute: Compute) -> None:
         for name, result in results.items():
             row |= {name: result["mean"], f"{name}_ci95": result["ci95"]}
         rows.append(row)
-    runtime.write_json(OUT / "metrics.json", metrics)
-    runtime.write_csv(OUT / "partial.csv", pd.DataFrame(rows))
+    outputs.write_json(OUT / "metrics.json", metrics)
+    outputs.write_csv(OUT / "partial.csv", pd.DataFrame(rows))
 
 
 if __name__ == "__main__":

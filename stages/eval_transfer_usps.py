@@ -6,27 +6,27 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from kt.translators import baselines, load_translator
-from stages.common.base import runtime
+from kt.translators import baselines
+from stages.common.base import outputs, runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR, image_set
 from stages.common.base.params import Params
-from stages.common.evaluation import Subjects
+from stages.common.evaluation import Subjects, translator
 
 OUT = RESULTS / "transfer"
 
 
 def main(params: Params, compute: Compute) -> None:
-    transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
-    model = load_translator(TRANSLATOR, compute.device)
+    transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params.target, "small")
+    model = translator(TRANSLATOR, params.target, compute.device)
     accuracies = transfer.compared(model, params.seed, compute)
     identity = baselines.identity(params.target, len(transfer))
     accuracies["identity"] = transfer.with_small(identity, compute)
     chosen = params.active.images
     metrics: dict[str, Any] = {"from": chosen.main, "to": chosen.transfer}
     metrics |= {name: summary(values) for name, values in accuracies.items()}
-    runtime.write_json(OUT / "metrics.json", metrics)
+    outputs.write_json(OUT / "metrics.json", metrics)
     table = pd.DataFrame({"network": range(len(transfer)), **accuracies})
-    runtime.write_csv(OUT / "accuracies.csv", table)
+    outputs.write_csv(OUT / "accuracies.csv", table)
 
 
 if __name__ == "__main__":

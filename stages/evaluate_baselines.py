@@ -4,20 +4,23 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.networks.weights import part
-from kt.pairs.store import Pairs
 from kt.run.statistics import summary
 from kt.translators import baselines
-from stages.common.base import runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.inputs import PAIRS, RESULTS, image_set
 from stages.common.base.params import Params
+from stages.common.base.stores import pairs
 from stages.common.evaluation import Subjects
 
 OUT = RESULTS / "baselines"
 
 
 def main(params: Params, compute: Compute) -> None:
-    test = Subjects.of_store("test", image_set("main", "test"), params.target)
-    train = Pairs(PAIRS / "train").read("large", "small", first=params.active.pairs)
+    test = Subjects.of_store("test", image_set("main", "test"), params.target, "small")
+    count = params.active.pairs
+    train = pairs(PAIRS / "train", "large", target=params.target, count=count).read(
+        "large", "small", first=count, optional=["small"]
+    )
     train_large, train_small = part(train, "large"), part(train, "small")
     count, seed = len(test), params.seed
     replacements = {
@@ -41,9 +44,9 @@ def main(params: Params, compute: Compute) -> None:
             bar.update()
         accuracies["large"] = test.with_large(compute)
         bar.update()
-    runtime.write_json(OUT / "metrics.json", {k: summary(v) for k, v in accuracies.items()})
+    outputs.write_json(OUT / "metrics.json", {k: summary(v) for k, v in accuracies.items()})
     table = pd.DataFrame({"network": range(count), **accuracies})
-    runtime.write_csv(OUT / "accuracies.csv", table)
+    outputs.write_csv(OUT / "accuracies.csv", table)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.networks.weights import part
-from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from kt.translators import Translator, baselines, translate
-from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base.inputs import PAIRS, REMEDY, image_set
 from stages.common.base.params import Params
+from stages.common.base.stores import pairs
 from stages.figures import maps
+from stages.figures.style import Figure
 
 SHOWN_IMAGES = 4
 LARGE, DEAD = "large block", "re-trained"
@@ -64,13 +65,21 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
         accuracies: of all test networks with the model's blocks, in their order.
     """
     images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
-    everything = Pairs(PAIRS / "test").read()
+    kind = params.target
+    test = pairs(PAIRS / "test", "former", "large", "latter", "small", target=kind)
+    train = pairs(PAIRS / "train", "large", target=kind)
+    everything = test.read()
+    if len(accuracies) != len(test):
+        raise KTError(
+            f"{PAIRS / 'test'} holds {len(test)} networks, but there are accuracies of "
+            f"{len(accuracies)}: {REMEDY}"
+        )
     former = ensemble.features(images, everything, None, {}, compute)
     small = part(everything, "small")
     dead = is_dead(former, ensemble.features(images, everything, params.target, small, compute))
     shown = median_of(accuracies)
     network = {name: tensor[shown : shown + 1] for name, tensor in everything.items()}
-    replaced = part(Pairs(PAIRS / "train").read("small"), "small")
+    replaced = part(train.read("small", optional=["small"]), "small")
     target, replacement = params.target, {}
     if replaced:
         drawn = baselines.random_replacement(replaced, 1, params.seed)

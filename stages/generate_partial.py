@@ -7,7 +7,7 @@ from kt.run import seeds
 from stages.common.base import runtime
 from stages.common.base.generation import make_store, plan
 from stages.common.base.inputs import image_set
-from stages.common.base.params import Params
+from stages.common.base.params import Params, fraction_name
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -17,7 +17,7 @@ def main(params: Params, compute: Compute) -> None:
     for fraction in params.partial.fractions:
         some = images.subset(order[: max(1, round(fraction * len(images)))])
         count = params.active.networks.partial
-        make_store(plan(params, f"partial/{fraction:g}", count, with_small=False), compute, some)
+        make_store(plan(params, fraction_name(fraction), count, with_small=False), compute, some)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,18 @@
 
 from kt.ensemble import Compute
 from kt.networks.weights import part
-from kt.pairs.store import Pairs
 from stages.common.base import runtime
 from stages.common.base.generation import make_store, plan
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
+from stages.common.base.stores import pairs
 
 
 def main(params: Params, compute: Compute) -> None:
-    test = Pairs(PAIRS / "test")
+    test, images = pairs(PAIRS / "test", "large"), image_set("transfer", "train")
     large = part(test.read("large"), "large")
     networks = plan(params, "transfer", len(test))
-    make_store(networks, compute, image_set("transfer", "train"), large=large)
+    make_store(networks, compute, images, large=large)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 
@@ -14,7 +14,7 @@ OUT = RESULTS / "metrics.json"
 
 def main(params: Params, compute: Compute) -> None:
     train, baselines, transfer, partial = (
-        runtime.read_json(RESULTS / name / "metrics.json")
+        inputs.read_json(RESULTS / name / "metrics.json")
         for name in ("train", "baselines", "transfer", "partial")
     )
     mean = train["translation"]["mean"]
@@ -31,7 +31,7 @@ def main(params: Params, compute: Compute) -> None:
         "fewest_images_gain": fewest["gain"]["mean"],
     }
     engine = compute.engine_for("large").__name__.rpartition(".")[2].removesuffix("_engine")
-    runtime.write_json(OUT, numbers | {"engine": engine, "processor": processor()})
+    outputs.write_json(OUT, numbers | {"engine": engine, "processor": processor()})
 
 
 def processor() -> str:

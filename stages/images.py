@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from kt.ensemble import Compute
-from kt.images import ImageSet, load_images
+from kt.images import load_images
+from kt.images.files import write_sets
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.inputs import IMAGES
 from stages.common.base.params import Params
@@ -30,15 +30,9 @@ def main(params: Params, compute: Compute) -> None:
         "test": test,
     }
     transfer_train, transfer_test = load_images(chosen.transfer, Path("data"))
-    write("main", chosen.main, main_sets)
-    write("transfer", chosen.transfer, {"train": transfer_train, "test": transfer_test})
-
-
-def write(which: str, name: str, sets: dict[str, ImageSet]) -> None:
-    tensors = {}
-    for split, images in sets.items():
-        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    save_tensors(IMAGES / f"{which}.safetensors", tensors, {"name": name})
+    write_sets(IMAGES / "main.safetensors", chosen.main, main_sets)
+    transfer_sets = {"train": transfer_train, "test": transfer_test}
+    write_sets(IMAGES / "transfer.safetensors", chosen.transfer, transfer_sets)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Write results/report.md: every number and figure of the run on one page."""
 
-import json
-
 import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed
-from kt.translators import load_translator
 from stages import feature_maps
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR
 from stages.common.base.params import Params
+from stages.common.evaluation import translator
 from stages.figures import accuracies as of_accuracies
 from stages.figures import lines, style
 from stages.figures.style import LABELS
@@ -36,9 +34,9 @@ def main(params: Params, compute: Compute) -> None:
         for name in LABELS
         if name == "translation" or name in baselines
     }
+    model = translator(TRANSLATOR, params.target, compute.device)
+    translated = read_table("train/accuracies.csv", "translation")["translation"]
     draw(params, accuracies, transfer)
-    model = load_translator(TRANSLATOR, compute.device)
-    translated = read_table("train/accuracies.csv")["translation"]
     features = feature_maps.draw(params, compute, model, translated)
     style.save(features.figure, FIGURES / "features.png")
     page = "\n".join(
@@ -51,32 +49,36 @@ def main(params: Params, compute: Compute) -> None:
             *augmentation(),
         ]
     )
-    (RESULTS / "report.md").write_text(page + "\n")
+    outputs.write_text(RESULTS / "report.md", page + "\n")
 
 
 def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     images = params.active.images
     moved = {name: transfer[name] for name in LABELS if name in transfer}
     loss, selection, reached = (
-        read_table(f"train/plots/metrics/{name}.tsv")
+        read_table(f"train/plots/metrics/{name}.tsv", "step", name)
         for name in ("loss", "selection_accuracy", "test_accuracy")
     )
     kind = params.model.kind
     histograms = {
-        LABELS["random_initialisation"]: read_table("baselines/accuracies.csv")[
-            "random_initialisation"
-        ],
-        f"translation by {kind}": read_table("train/accuracies.csv")["translation"],
+        LABELS["random_initialisation"]: read_table(
+            "baselines/accuracies.csv", "random_initialisation"
+        )["random_initialisation"],
+        f"translation by {kind}": read_table("train/accuracies.csv", "translation")["translation"],
     }
     colours = [style.colour(name) for name in ("random_initialisation", kind)]
-    masking, noise = (read_table(f"augment/{name}.csv") for name in ("masking", "noise"))
+    measured = ("large", "large_ci95", "small", "small_ci95")
+    masking, noise = (
+        read_table(f"augment/{name}.csv", name, *measured) for name in ("masking", "noise")
+    )
+    partial = read_table("partial/partial.csv", "fraction", "gain", "gain_ci95")
     test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
     drawn = {
         "accuracy": of_accuracies.bars(accuracies, test, kind),
         "training": lines.training_curves(loss, selection, reached, kind),
         "histogram": of_accuracies.histograms(histograms, colours),
         "transfer": of_accuracies.bars(moved, transferred, kind),
-        "partial": lines.partial_data(read_table("partial/partial.csv"), kind),
+        "partial": lines.partial_data(partial, kind),
         "augmentation": lines.augmentation_effect(masking, noise),
     }
     for name, figure in drawn.items():
@@ -236,11 +238,11 @@ def table_of(results: dict, paper: dict[str, str] | None = None) -> list[str]:
 
 
 def read_json(name: str) -> dict:
-    return json.loads((RESULTS / name).read_text())
+    return inputs.read_json(RESULTS / name)
 
 
-def read_table(name: str) -> pd.DataFrame:
-    return pd.read_csv(RESULTS / name, sep="\t" if name.endswith(".tsv") else ",")
+def read_table(name: str, *columns: str) -> pd.DataFrame:
+    return inputs.read_table(RESULTS / name, *columns)
 
 
 if __name__ == "__main__":

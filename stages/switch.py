@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
-from stages.common.base import runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 
 ROOT = Path()
@@ -32,10 +32,10 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     kept = PUT_AWAY / scale
     move([path for path in kept.rglob("*") if path.is_file()], kept, ROOT)
     path = Path("params.yaml")
-    text, found = re.subn(r"(?m)^scale: \w+", f"scale: {scale}", path.read_text())
+    text, found = re.subn(r"(?m)^scale: [\w-]+", f"scale: {scale}", path.read_text())
     if found != 1:
         raise KTError(f"{path}: no line that begins with `scale:`")
-    path.write_text(text)
+    outputs.write_text(path, text)
 
 
 def in_use(root: Path) -> list[Path]:

@@ -75,12 +75,14 @@ def run_command(folder: str, commands: list[list[str]], variables: dict, index: 
     os.environ.update(variables)
     sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
+    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(said):
             runpy.run_module(module, run_name="__main__")
     except SystemExit as end:
         if end.code:
-            raise KTError(f"{' '.join(commands[index])}: {end.code}") from None
+            why = said.getvalue().splitlines()[-1:] or [f"exit status {end.code}"]
+            raise KTError(f"{' '.join(commands[index])}: {why[0]}") from None
     finally:
         sys.path.remove(folder)
     return {}

@@ -16,7 +16,8 @@ import yaml
 from kt import ensemble
 from kt.ensemble import Recipe
 from kt.images import ImageSet
-from tests.tiny_params import shrink, shrink_project
+from stages.common.base.params import Params
+from tests.tiny_params import shrink, shrink_project, usual
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +34,11 @@ def trained_networks(images: ImageSet, count: int) -> dict[str, torch.Tensor]:
     """Networks hardly trained, stacked: `former.*`, `large.*` and `latter.*`."""
     trained = ensemble.train_networks(images, range(count), 1, Recipe(2, 16, 0.05))
     return {name.replace("block.", "large."): tensor for name, tensor in trained.items()}
+
+
+def usual_params() -> Params:
+    """The parameters of the default run, whatever a user has chosen in params.yaml."""
+    return Params.model_validate(usual(ROOT))
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.params = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
+        self.params = shrink(usual(ROOT))
 
     def fill(self) -> "Project":
         """Lay the code and the parameters into an empty folder."""

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +13,7 @@ from kt.run import seeds
 from stages.augment import materialise
 from stages.common.base.inputs import AUGMENTED, PAIRS
 from stages.common.base.params import Params
-from tests.tiny_params import shrink
+from tests.tiny_params import shrink, usual
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +69,7 @@ def test_nothing_asked_is_nothing_done():
 
 @pytest.mark.parametrize("block", [4096, 3])
 def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_path, monkeypatch):
-    raw = shrink(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    raw = shrink(usual(ROOT))
     raw["augment"] |= {"copies": 2, "masking": 0.3, "noise": 0.1, "side": "both"}
     params = Params.model_validate(raw)
     count = params.active.pairs
@@ -80,7 +79,7 @@ def test_the_stage_writes_the_pairs_themselves_then_augmented_copies(block, tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stages.augment.BLOCK", block)
     write_store(PAIRS / "train", [network], count + 1, {})
-    materialise(params)
+    materialise(params, Pairs(PAIRS / "train"))
 
     store = Pairs(AUGMENTED)
     written = store.read()

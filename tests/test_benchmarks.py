@@ -6,13 +6,13 @@ import pytest
 
 from benchmarks import cost, gpu
 from kt.ensemble import cuda_engine
-from stages.common.base import params
+from tests.conftest import usual_params
 
 IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
 
 
 def test_the_work_of_the_papers_scale_is_what_the_paper_says():
-    works = cost.work(params.load().changed({"scale": "paper"}, "scale"), IMAGES)
+    works = cost.work(usual_params().changed({"scale": "paper"}, "scale"), IMAGES)
     assert works["training networks"]["step 1"] == 300_000 * 10 * 55_000
     assert works["training networks"]["step 2 conv"] == 300_000 * 10 * 55_000
     assert works["table3"]["mixer wide to conv"] == 300 * 300_000

@@ -1,4 +1,5 @@
 import gzip
+import shutil
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kt.images import ImageSet, load_images, pixels, training_batches
+from kt.images.files import read_set, write_sets
 from kt.run.errors import KTError
 
 
@@ -95,8 +97,11 @@ def test_files_with_another_content_are_refused(data_root, tmp_path, monkeypatch
     usps.mkdir()
     whole = (data_root / "USPS" / "usps.bz2").read_bytes()
     (usps / "usps.bz2").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(KTError, match="usps are damaged"):
+    with pytest.raises(KTError, match=r"root/USPS/usps\.bz2 is damaged"):
         load_images("usps", tmp_path / "data")
+    shutil.copy(data_root / "USPS" / "usps.t.bz2", usps)
+    (usps / "usps.bz2").write_bytes(whole)  # repaired
+    assert len(load_images("usps", tmp_path / "data")[0]) == 7291
 
 
 def test_damaged_archive_is_named(tmp_path, monkeypatch):
@@ -107,3 +112,60 @@ def test_damaged_archive_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
     with pytest.raises(KTError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
         load_images("mnist", tmp_path / "data")
+
+
+@pytest.mark.parametrize("given", ["/nonexistent", "not/here", "~/not/here", "{file}"])
+def test_a_data_root_that_is_no_folder_is_named_in_full(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KT_DATA_ROOT", given.format(file=tmp_path / "file"))
+    expected = tmp_path / given.format(file="file").removeprefix("~/")
+    for name in ("mnist", "usps", "cifar10"):
+        with pytest.raises(KTError, match=f"KT_DATA_ROOT is .*{expected} is no folder"):
+            load_images(name, tmp_path / "data")
+
+
+SETS = {
+    "train": ImageSet(torch.arange(5 * 784).view(5, 28, 28).to(torch.uint8), torch.arange(5)),
+    "test": ImageSet(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([9, 0])),
+}
+
+
+def test_image_sets_in_files_are_as_they_were_and_no_flipped_bit_passes(tmp_path):
+    path = tmp_path / "main.safetensors"
+    write_sets(path, "digits", SETS)
+    for split, images in SETS.items():
+        read = read_set(path, split)
+        assert torch.equal(read.images, images.images) and torch.equal(read.labels, images.labels)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 40 * 90, len(whole), 90):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(KTError, match=r"main\.safetensors.*: again$"):
+            for split in SETS:
+                read_set(path, split, "again")
+    path.write_bytes(whole)
+    (tmp_path / "main.json").unlink()
+    with pytest.raises(KTError, match=r"main\.json is missing: again"):
+        read_set(path, "train", "again")
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (torch.zeros(3, 28, 28), torch.arange(3), "not uint8"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), torch.arange(3), "32, 32"),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(2), "labels .2,"),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(8, 11), "8 to 10, not 0 to 9"),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), -torch.arange(3), "-2 to 0"),
+        (torch.zeros(0, 28, 28, dtype=torch.uint8), torch.arange(0), "no images"),
+    ],
+)
+def test_images_that_no_network_reads_are_refused(tmp_path, images, labels, words):
+    write_sets(tmp_path / "main.safetensors", "a", {"test": ImageSet(images, labels)})
+    with pytest.raises(KTError, match=words):
+        read_set(tmp_path / "main.safetensors", "test")

@@ -7,8 +7,11 @@ import yaml
 from kt.run.errors import KTError
 from stages.common import kinds
 from stages.common.base import params
+from tests.tiny_params import usual
 
-RAW = yaml.safe_load(Path("params.yaml").read_text())
+ROOT = Path(__file__).resolve().parent.parent
+
+RAW = usual(ROOT)
 
 
 def load(tmp_path, raw):
@@ -49,6 +52,13 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("generate.checkpoints", [3, 10], "generate.checkpoints is \\[3, 10\\], but.*epochs 10"),
         ("augment.measure", [], "augment.measure: got \\[\\]"),
         ("partial.fractions", [0.5, 2], "partial.fractions.1: got 2"),
+        ("partial.fractions", [0.5, 0.5], "partial.fractions: got .*; each must be another"),
+        ("partial.fractions", [0.5, 0.50000001], "partial.fractions: got .*each must be another"),
+        ("scales.quick.recipe.epochs", 10**30, "recipe.epochs: got 10*; input should be less"),
+        ("scales.quick.recipe.lr", 1e30, "recipe.lr: got 1e.30; input should be less than"),
+        ("train.weight_decay", 1e308, "train.weight_decay: got 1e.308; input should be less"),
+        ("augment.noise", 1e308, "augment.noise: got 1e.308; input should be less than"),
+        ("seed", 2**64, "seed: got 18446744073709551616; input should be less"),
         ("scale", "huge", "scale is 'huge', which is none of"),
         ("scales.quick.repeats", 0, "scales.quick.repeats: got 0; input should be greater"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
@@ -72,7 +82,10 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, key, value, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mixer.train.lr": "1e-4"}, "translators.mixer.train.lr: got '1e-4'.*write 0.0001"),
+        ({"mixer.train.lr": "fast"}, "translators.mixer.train.lr: got 'fast'; input should be a"),
+        ({"mixer.train.lr": 1e30}, "translators.mixer.train.lr: got 1e.30; input should be less"),
+        ({"mixer.model.channel_dim": 10**12}, "channel_dim: got 1000000000000; input should be"),
+        ({"merge.model.prototypes": 10**12}, "prototypes: got 1000000000000; input should be less"),
         ({"mixer.train.lr": 0}, "mixer.train.lr: got 0; input should be greater than 0"),
         ({"merge.train.lr": float("inf")}, "translators.merge.train.lr: got inf"),
         ({"merge.train.lrr": 1}, "merge.train.lrr: unknown key; did you mean lr?"),

@@ -13,6 +13,7 @@ from stages.common.base import params
 from stages.tables import curve, times
 from stages.tables.cells import figure4, methods, trained
 from stages.tables.cells.settings import Ablation, AttentionSizes, Curve, Grid, OfOneCost
+from tests.conftest import usual_params
 
 KINDS = ("mlp", "attention")
 MIXERS = tuple(params.settings_of("ablation", Ablation).mixers)
@@ -21,7 +22,7 @@ TRANSLATORS = ("mixer", "attention", "convolution")
 
 
 def test_a_change_replaces_leaves_and_is_checked():
-    loaded = params.load()
+    loaded = usual_params()
     changed = loaded.changed(
         {"model": {"layers": 3}, "scales": {"quick": {"pairs": 7}}}, "tables.somewhere"
     )
@@ -34,13 +35,13 @@ def test_a_change_replaces_leaves_and_is_checked():
 
 
 def test_a_change_names_every_scale_that_it_is_used_at():
-    loaded = params.load()
+    loaded = usual_params()
     with pytest.raises(KTError, match=r"x.scales: none for scale 'quick'; there.*mnist"):
         loaded.changed({"scales": {"mnist": {"pairs": 7}}}, "x")
 
 
 def test_every_cell_and_store_is_valid():
-    loaded = params.load()
+    loaded = usual_params()
     ablation = params.settings_of("ablation", Ablation)
     for name, row in ablation.rows.items():
         change, store = trained.ablation(loaded, name)
@@ -87,7 +88,7 @@ def test_settings_of_a_table_are_checked_by_its_stages(prepared):
 
 
 def test_the_translators_of_figure_4_cost_the_same_or_are_refused(monkeypatch):
-    loaded = params.load()
+    loaded = usual_params()
     costs = [products for _, products in figure4.matched(loaded).values()]
     assert len(costs) == 3 and max(costs) <= 1.05 * min(costs)
     settings = params.settings_of("figure4", OfOneCost)
@@ -236,7 +237,9 @@ def test_a_cell_learns_from_its_own_pairs_and_not_from_copies_of_others(prepared
     assert status == 1 and errors.strip().count("\n") == 0
     assert "holds copies of 8 pairs, but 4 are to be learned from" in errors
     status, errors = prepared.run("tables.cells", "table5/blur/1")
-    assert status == 1 and "'blur' is no cell of table5; accepts none, masking/M" in errors
+    assert (
+        status == 1 and "'blur/1' is no cell: tables/table5/params.yaml has none, masking" in errors
+    )
 
 
 def test_a_table_that_shows_a_cell_of_another_says_so_where_there_is_none(prepared):

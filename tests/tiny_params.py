@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from ruamel.yaml import YAML
 
 TINY = {
     "images": {"main": "digits", "transfer": "glyphs", "held_back": 1300},
@@ -15,8 +16,25 @@ TINY = {
     "pairs": 8,
     "expected": {"translation": [0.0, 100.0]},
 }
+USUAL = {
+    "scale": "quick",
+    "seed": 1,
+    "target": "conv",
+    "model": {"kind": "merge", "layers": 8, "hidden_size": 32},
+}
+"""What a user of the project may have chosen otherwise when the tests are run."""
 MODELS = {"merge": {"prototypes": 20}, "mixer": {"sequence_dim": 8, "channel_dim": 8}}
 SCHEDULE = {"epochs": 4, "batch_size": 4, "evaluate_every": 2}
+
+
+def read_yaml(path: Path) -> dict:
+    """What a file of parameters says, by DVC's rules."""
+    return YAML(typ="safe").load(path.read_text())
+
+
+def usual(root: Path) -> dict:
+    """The project's parameters, at the scale and with the model of the default run."""
+    return read_yaml(root / "params.yaml") | copy.deepcopy(USUAL)
 
 
 def shrink(params: dict) -> dict:
@@ -74,9 +92,9 @@ def shrink_project(root: Path, into: Path) -> None:
     """Write the shrunk parameter files of the project at `root` into a folder, or into its own."""
     files = [root / "params.yaml", *sorted((root / "tables").rglob("params.yaml"))]
     for path in files:
-        settings = yaml.safe_load(path.read_text())
+        settings = read_yaml(path)
         name = path.parent.name
-        tiny = shrink(settings) if path.parent == root else shrink_table(name, settings)
+        tiny = shrink(usual(root)) if path.parent == root else shrink_table(name, settings)
         place = into / path.relative_to(root)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(yaml.safe_dump(tiny, sort_keys=False))

@@ -19,6 +19,7 @@ from kt.ensemble import cpu_engine, cuda_engine, torch_engine
 from kt.images import ImageSet, ordered_batches, training_batches
 from kt.networks.blocks import Network, initial_weights
 from kt.networks.weights import Weights, concatenated, part, prefixed, take
+from kt.run.finite import finite_networks
 from kt.run.threads import full_precision, one_thread
 
 Progress = Callable[[int], None]
@@ -86,7 +87,7 @@ def train_networks(
     progress: Progress | None = None,
     checkpoints: Sequence[int] = (),
 ) -> Weights:
-    """Step 1: N networks former -> large -> latter, trained with cross-entropy.
+    """Step 1: N networks former -> large -> latter (cross-entropy); NotFiniteError if one diverges.
 
     Args:
         data: training images, seen by all networks in the order and flips of `stream_seed`.
@@ -119,6 +120,7 @@ def train_networks(
         return {k: w.unflatten(0, (1 + len(steps), -1)).transpose(0, 1) for k, w in trained.items()}
 
     joined = _over_networks(len(seeds), data, compute, progress, work)  # (N, 1 + C, ...)
+    finite_networks(joined)
     return {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in joined.items()}
 
 
@@ -142,7 +144,7 @@ def train_blocks(
         seeds: one a block, for its initial weights.
 
     Returns:
-        The blocks' weights, stacked, without a prefix.
+        The blocks' weights, stacked, without a prefix. Raises NotFiniteError if one diverged.
     """
     initial = initial_weights(kind, seeds)
     engine = compute.engine_for(kind)
@@ -158,7 +160,7 @@ def train_blocks(
             recipe.momentum,
         )
 
-    return _over_networks(len(seeds), data, compute, progress, work)
+    return finite_networks(_over_networks(len(seeds), data, compute, progress, work))
 
 
 def outputs(

@@ -1,13 +1,15 @@
 """The compiled library behind `kt.ensemble.cpu_engine`: its compiler, its cache, its interface.
 
 It is compiled with the system's C++ compiler on first use and kept in the user's cache folder
-(`$XDG_CACHE_HOME/kt`), under a name that depends on the sources, the compiler and its flags. It has
-a plain C interface and uses no PyTorch headers, which alone take a minute to compile.
+(`$XDG_CACHE_HOME/kt`), under a name that depends on the sources, the compiler and its flags; its
+size and checksum are beside it. It has a plain C interface and uses no PyTorch headers, which alone
+take a minute to compile.
 
 `KT_ISA` chooses the instruction set: `avx512`, `avx2`, `neon` or `generic`; without it the best
 that the processor has. All but `generic` give the same bytes: it has no fused multiply-add.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -15,6 +17,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from kt.run.errors import KTError
+from kt.run.files import read_bytes, replacing, save_text, writing
 
 SOURCE = Path(__file__).parent / "cpu_engine.cpp"
 HEADERS = SOURCE.parent / "cpu"
@@ -124,17 +128,59 @@ def built(source: Path, isa: str) -> Path:
     texts = [path.read_bytes() for path in [source, *_headers()]]
     key = hashlib.blake2b(digest_size=8)
     key.update(b"\0".join([*texts, _macros(compiler), " ".join(compiler[1:]).encode()]))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt"
-    target = cache / f"{source.stem}-{isa}-{key.hexdigest()}.so"
-    if target.exists():  # a lock that somebody left is no obstacle then
+    target = _cache() / f"{source.stem}-{isa}-{key.hexdigest()}.so"
+    if _whole(target):  # a lock that somebody left is no obstacle then
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            partial = target.with_suffix(".partial")
-            _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
-            partial.replace(target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_suffix(".lock"))
+        lock.acquire()
+    try:
+        if not _whole(target):
+            with replacing(target) as partial:
+                _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+                save_text(_sum_of(target), _sum(partial))
+    finally:
+        lock.release()
     return target
+
+
+def _cache() -> Path:
+    """The user's cache folder, or one among the temporary ones for a user without a home.
+
+    Raises:
+        KTError: that one is another user's.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "kt"
+    with contextlib.suppress(RuntimeError):
+        if (home := Path.home()).is_absolute():
+            return home / ".cache" / "kt"
+    own = getattr(os, "getuid", lambda: 0)()
+    folder = Path(tempfile.gettempdir()) / f"kt-{own}"
+    with writing(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != own:
+            raise KTError(f"{folder} is another user's: set XDG_CACHE_HOME")
+    return folder
+
+
+def _whole(library: Path) -> bool:
+    """Whether a library is in the cache as it was built: the process would die of a damaged one."""
+    try:
+        return _sum(library) == read_bytes(_sum_of(library)).decode()
+    except (KTError, UnicodeDecodeError):
+        return False
+
+
+def _sum(library: Path) -> str:
+    content = read_bytes(library)
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()}\n"
+
+
+def _sum_of(library: Path) -> Path:
+    """Where a library's size and checksum are kept."""
+    return library.with_suffix(".sum")
 
 
 def sources() -> list[Path]:
@@ -203,7 +249,10 @@ def _opened(path: Path) -> ctypes.CDLL:
 def _compiler() -> list[str]:
     """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
     for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        command = shlex.split(candidate)
+        try:
+            command = shlex.split(candidate)
+        except ValueError as error:
+            raise KTError(f"CXX is {candidate!r}, which is no command ({error})") from None
         if command and shutil.which(command[0]):
             return command
     raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
@@ -224,7 +273,10 @@ def _macros(compiler: list[str]) -> bytes:
 
 
 def _run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise KTError(f"{command[0]} cannot be run ({error.strerror})") from None
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").splitlines()
         why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")

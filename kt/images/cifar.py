@@ -1,6 +1,5 @@
 """CIFAR-10 (Krizhevsky, 2009) in memory, and its augmentation, drawn for a whole batch at once."""
 
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from kt.images.base import ImageSet, image_set
 from kt.images.downloaded import from_torchvision
+from kt.images.root import data_root
 from kt.run import seeds
 from kt.run.errors import KTError
 
@@ -35,7 +35,7 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
     Raises:
         KTError: the files are damaged, or neither at hand nor downloadable.
     """
-    root = _root()
+    root = data_root()
     if root is not None and source() == "JPEG":
         train, test = _of_archive(root / ARCHIVE)
     else:
@@ -47,21 +47,16 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
 
 def source() -> str:
     """What `cifar10` reads: "JPEG" or the "original"."""
-    root = _root()
+    root = data_root()
     if root is None or (root / ORIGINAL).is_dir() or not (root / ARCHIVE).exists():
         return "original"
     return "JPEG"
 
 
-def _root() -> Path | None:
-    root = os.environ.get("KT_DATA_ROOT")
-    return None if root is None else Path(root)
-
-
 def _original(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import CIFAR10
 
-    root = _root()
+    root = data_root()
     at_hand = root is not None and (root / ORIGINAL).is_dir()
     place = root if at_hand else folder / "torchvision"
 

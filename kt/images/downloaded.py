@@ -1,7 +1,8 @@
 """Image sets through torchvision, from KT_DATA_ROOT or downloaded: MNIST and USPS."""
 
+import contextlib
 import gzip
-import os
+import hashlib
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from kt.images.base import ImageSet, image_set
+from kt.images.root import data_root
 from kt.run.errors import KTError
+from kt.run.files import damaged, reading, replacing
 
 Data = TypeVar("Data")
 DIGITS = "MNIST/ and USPS/, or use the embedded 'digits' and 'glyphs'"
@@ -23,24 +26,20 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 """Published checksums of the unpacked files; torchvision itself checks the packed ones only."""
-USPS_SIZES = (7291, 2007)
+USPS_FILES = {True: ("usps.bz2", 7291), False: ("usps.t.bz2", 2007)}
+"""Of the training and the test images: a file, packed, and how many there are."""
+AGAIN = "delete it there, and fetch it again"
+PUBLISHED = "its checksum is not the published one"
 
 
 @image_set("mnist")
 def mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import MNIST
-    from torchvision.datasets.utils import check_md5
 
     root = folder / "torchvision"
     raw = root / "MNIST" / "raw"
-    if (source := os.environ.get("KT_DATA_ROOT")) is not None:
-        _unpack(Path(source) / "MNIST" / "raw", raw)
     for name, md5 in MNIST_MD5.items():
-        if (raw / name).exists() and not check_md5(raw / name, md5):
-            raise KTError(
-                f"{raw / name} is damaged (its checksum is not the published one): delete it, "
-                "and check the file in KT_DATA_ROOT that it came from"
-            )
+        _fetch("MNIST/raw", [name, f"{name}.gz"], raw / name, md5)
     train, test = (
         from_torchvision("mnist", DIGITS, partial(MNIST, root, train=split, download=True))
         for split in (True, False)
@@ -58,24 +57,21 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
 
     root = folder / "torchvision" / "USPS"
     root.mkdir(parents=True, exist_ok=True)
-    if (source := os.environ.get("KT_DATA_ROOT")) is not None:
-        for name in ("usps.bz2", "usps.t.bz2"):
-            if (Path(source) / "USPS" / name).exists():
-                _copy(Path(source) / "USPS" / name, root / name)
 
-    def convert(split: bool) -> ImageSet:
-        data = from_torchvision("usps", DIGITS, lambda: USPS(str(root), train=split, download=True))
+    def convert(train: bool) -> ImageSet:
+        name, size = USPS_FILES[train]
+        at_hand = _fetch("USPS", [name], root / name)
+        make = partial(USPS, str(root), train=train, download=at_hand is None)
+        with contextlib.nullcontext() if at_hand is None else reading(at_hand, AGAIN):
+            data = from_torchvision("usps", DIGITS, make) if at_hand is None else make()
+            if len(data.data) != size:
+                raise damaged(at_hand or root / name, f"{len(data.data)} images, not {size}", AGAIN)
         small = torch.from_numpy(data.data).float().unsqueeze(1)
         large = F.interpolate(small, size=20, mode="bilinear", align_corners=False)
         images = F.pad(large, (4, 4, 4, 4)).squeeze(1).round().clamp(0, 255).to(torch.uint8)
         return ImageSet(images, torch.tensor(data.targets))
 
-    train, test = convert(True), convert(False)
-    if (len(train), len(test)) != USPS_SIZES:
-        raise KTError(
-            f"{root} is damaged: {len(train)} and {len(test)} images instead of {USPS_SIZES}"
-        )
-    return train, test
+    return convert(True), convert(False)
 
 
 def from_torchvision(name: str, held: str, make: Callable[[], Data]) -> Data:
@@ -86,33 +82,47 @@ def from_torchvision(name: str, held: str, make: Callable[[], Data]) -> Data:
         raise KTError(f"the files of {name} are damaged ({error}): fetch them again") from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        root = data_root()
+        here = "" if root is None else f", which is {root} now,"
         raise KTError(
-            f"{name} is not available and could not be downloaded ({reason}): set KT_DATA_ROOT to "
-            f"the folder that holds {held}"
+            f"{name} is not available and could not be downloaded ({reason}): set KT_DATA_ROOT"
+            f"{here} to the folder that holds {held}"
         ) from None
 
 
-def _unpack(source: Path, target: Path) -> None:
-    """Unpack the IDX files of `source` (gzipped or not) into `target`, each atomically."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.glob("*-ubyte*")):
-        destination = target / path.name.removesuffix(".gz")
-        if destination.exists():
-            continue
-        if path.suffix != ".gz":
-            _copy(path, destination)
-            continue
-        partial = destination.with_suffix(".partial")
-        try:
-            with gzip.open(path) as packed, partial.open("wb") as plain:
-                shutil.copyfileobj(packed, plain)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise KTError(f"{path} is damaged: {error}") from None
-        partial.replace(destination)
+def _fetch(inside: str, names: list[str], target: Path, md5: str | None = None) -> Path | None:
+    """Copy a file from KT_DATA_ROOT, unpacked, unless its copy is there already, and whole.
+
+    Args:
+        inside: its folder below KT_DATA_ROOT.
+        names: it may have there.
+        md5: its published checksum; None: it must be what is in KT_DATA_ROOT.
+
+    Returns:
+        Where its content comes from; None if it is neither there nor here.
+
+    Raises:
+        KTError: it is damaged there; or its copy is, and it is not there to be copied again.
+    """
+    root = data_root()
+    places = [] if root is None else [root / inside / name for name in names]
+    source = next((place for place in places if place.exists()), None)
+    if target.exists():
+        if _md5(target) == (md5 or _md5(source or target)):
+            return source or target
+        if source is None:
+            raise damaged(target, PUBLISHED, AGAIN)
+    if source is None:
+        return None
+    opened = gzip.open if source.suffix == ".gz" else open
+    with reading(source, AGAIN), replacing(target) as partial:
+        with opened(source, "rb") as packed, partial.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+        if md5 not in (None, _md5(partial)):
+            raise ValueError(PUBLISHED)
+    return source
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not target.exists():
-        partial = target.with_suffix(".partial")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+def _md5(path: Path) -> str:
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

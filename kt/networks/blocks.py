@@ -6,13 +6,16 @@ the network was trained with, or one of the small ones that may take its place. 
 (B, 10) logits. Initialisation is PyTorch's default everywhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kt.run.errors import KTError
+from kt.run.finite import is_finite
 
 CHANNELS = 6
 HIDDEN = 3
@@ -125,6 +128,22 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
         for name, tensor in module.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def require_possible(network: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights of a network that no training ends in.
+
+    Args:
+        what: they are, the error's subject.
+
+    Raises:
+        KTError: a weight is not finite, or a variance that batch norm stores is negative.
+    """
+    for name, tensor in network.items():
+        if not is_finite(tensor):
+            raise KTError(f"{what} holds numbers that are not finite ({name})")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise KTError(f"{what} holds a negative variance ({name}), which no training makes")
 
 
 def initial_weights(part: Callable[[], nn.Module] | str, seeds: Sequence[int]) -> dict[str, Tensor]:

@@ -14,11 +14,12 @@ from kt.ensemble import Compute, Progress, Recipe
 from kt.images import ImageSet
 from kt.networks.weights import Weights, prefixed, take
 from kt.run import seeds
-from kt.run.errors import KTError
+from kt.run.errors import KTError, notice
 from kt.run.files import load_tensors, save_tensors
 
 Executor = Callable[[Callable[[int], Weights], Sequence[int]], Iterator[tuple[int, Weights]]]
 """Computes parts anywhere, in any order: of a function and indices, (index, part) as they come."""
+AGAIN = "run again, and it is computed again"
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,13 @@ def run(
     else:
         computed = executor(work, missing)
     for index, part in computed:
-        save_tensors(_part_file(scratch, plan, index), part)
+        save_tensors(_part_file(scratch, plan, index), part, seal=True)
         if executor is not None:
             progress(whole * len(plan.networks(index)) // plan.count, False)
     for moment in range(1 + len(plan.checkpoints)):
         for index in plan.parts:
             count = len(plan.networks(index))
-            tensors = load_tensors(_part_file(scratch, plan, index))
+            tensors = load_tensors(_part_file(scratch, plan, index), sealed=True, remedy=AGAIN)
             yield {name: t[moment * count :][:count] for name, t in tensors.items()}
 
 
@@ -191,11 +192,12 @@ def _part_file(scratch: Path, plan: Plan, index: int) -> Path:
 
 
 def _complete(path: Path, count: int) -> bool:
-    """Whether a finished part is there; a damaged one counts as missing and is computed again."""
+    """Whether a finished part is there; a damaged one is told of and computed again."""
     if not path.exists():
         return False
     try:
-        tensors = load_tensors(path, ["latter.fc.bias"])
-    except KTError:
+        tensors = load_tensors(path, sealed=True)
+    except KTError as error:
+        notice(f"{error}: its networks are trained again")
         return False
-    return len(tensors["latter.fc.bias"]) == count
+    return len(tensors.get("latter.fc.bias", ())) == count

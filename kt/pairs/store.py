@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kt.networks.weights import Weights, network_count, take
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, writing
+from kt.run.files import damaged, load_tensors, problem, read_bytes, reading, sync, writing
+from kt.run.finite import require_finite
 
 MANIFEST = "manifest.json"
 SHARD_SIZE = 65536
@@ -40,12 +41,14 @@ def write_store(
         shard_size: networks in a shard, but for the last one.
 
     Raises:
+        NotFiniteError: weights are not finite.
         KTError: the store cannot be written.
         ValueError: the parts do not hold `count` networks.
     """
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    with writing(folder):
+        building.mkdir(parents=True)
     pieces = _cut(parts, shard_size)
     try:
         shards = [
@@ -57,8 +60,9 @@ def write_store(
         manifest = {"count": count, "shards": shards, "about": about}
         with writing(folder):
             (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        building.replace(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            building.replace(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -83,7 +87,9 @@ def _write_shard(path: Path, pieces: Iterator[Weights], count: int) -> dict:
     filled, size = 0, 0
     place: dict[str, int] = {}
     digests = {}
-    with path.open("wb", buffering=0) as file:
+    with writing(path):
+        file = path.open("wb", buffering=0)
+    with file:
         while filled < count:
             piece = next(pieces, None)
             if piece is None or filled + network_count(piece) > count:
@@ -94,6 +100,7 @@ def _write_shard(path: Path, pieces: Iterator[Weights], count: int) -> dict:
                 digests = {name: hashlib.sha256() for name in place}
                 with writing(path):
                     _write_all(file, header)
+            require_finite(piece, f"{path.parent.name} is not written")
             for name in place:
                 data = piece[name].contiguous().numpy().reshape(-1).view("uint8").data
                 digests[name].update(data)
@@ -170,33 +177,35 @@ class Rows:
 class Pairs:
     """A store opened for reading.
 
-    Its files' sizes are verified here; the checksum of a tensor when it is first mapped or read, so
-    that large stores open at once and nothing is used unverified.
+    Its manifest and its files' sizes are verified here; the checksum of a tensor when it is first
+    mapped or read, so that large stores open at once and nothing is used unverified.
 
     Attributes:
         about: what the networks are, from the manifest.
         checksum: SHA-256 of the manifest, and so of all that is in the store.
 
+    Args:
+        remedy: what to do about a store that is missing or damaged, behind its errors.
+
     Raises:
         KTError: the store is missing, incomplete or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, remedy: str = "") -> None:
+        self.folder, self.remedy = Path(folder), remedy
         self._maps: dict[str, Weights] = {}
-        try:
-            text = (self.folder / MANIFEST).read_bytes()
-            manifest = json.loads(text)
-            self._shards, self._count = manifest["shards"], manifest["count"]
-            self.about: dict = manifest["about"]
-            sizes = {self.folder / shard["file"]: shard["bytes"] for shard in self._shards}
-        except FileNotFoundError:
-            raise KTError(f"{self.folder} is missing: run `dvc repro` to make it") from None
-        except (ValueError, KeyError, TypeError):
-            raise KTError(f"{self.folder / MANIFEST} is damaged: delete the folder") from None
+        if not os.path.exists(self.folder):
+            raise problem(self.folder, "is missing", remedy)
+        text = read_bytes(self.folder / MANIFEST, remedy)
+        with reading(self.folder / MANIFEST, remedy):
+            manifest = _checked_manifest(json.loads(text.decode()))
+        self._shards: list[dict] = manifest["shards"]
+        self._count: int = manifest["count"]
+        self.about: dict = manifest["about"]
         self.checksum = hashlib.sha256(text).hexdigest()
-        for path, size in sizes.items():
-            if not path.exists() or path.stat().st_size != size:
+        for shard in self._shards:
+            path = self.folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise self._damaged(
                     path, "it is missing or has another size than the manifest says"
                 )
@@ -204,24 +213,34 @@ class Pairs:
     def __len__(self) -> int:
         return self._count
 
-    def read(self, *parts: str, first: int | None = None) -> Weights:
+    def read(
+        self, *parts: str, first: int | None = None, optional: Collection[str] = ()
+    ) -> Weights:
         """The tensors of the named parts ("large", "small", ...), stacked over all networks.
 
         Args:
             parts: prefixes of tensor names; none for all.
             first: read only that many networks from the start.
+            optional: parts that need not be there.
 
         Raises:
-            KTError: a tensor's checksum is not the manifest's.
+            KTError: a part is not in the store, or a tensor's checksum is not the manifest's.
         """
-        return {name: rows[:] for name, rows in self.mapped(*parts, first=first).items()}
+        mapped = self.mapped(*parts, first=first, optional=optional)
+        return {name: rows[:] for name, rows in mapped.items()}
 
-    def mapped(self, *parts: str, first: int | None = None) -> dict[str, Rows]:
+    def mapped(
+        self, *parts: str, first: int | None = None, optional: Collection[str] = ()
+    ) -> dict[str, Rows]:
         """Like `read`, but the rows stay in the files until they are asked for.
 
         Raises:
-            KTError: a tensor's checksum is not the manifest's.
+            KTError: a part is not in the store, or a tensor's checksum is not the manifest's.
         """
+        there = {name.split(".")[0] for name in self._shards[0]["sha256"]}
+        if absent := set(parts) - there - set(optional):
+            what = f"holds no {min(absent)!r} blocks; it has {', '.join(sorted(there))}"
+            raise problem(self.folder, what, self.remedy)
         limit = len(self) if first is None else min(first, len(self))
         pieces: dict[str, list[Tensor]] = {}
         for shard in self._shards:
@@ -233,15 +252,67 @@ class Pairs:
             limit -= shard["count"]
         return {name: Rows(tensors) for name, tensors in pieces.items()}
 
+    def require(self, count: int) -> None:
+        """Refuse a store that holds fewer networks than are needed.
+
+        Raises:
+            KTError: it does.
+        """
+        if len(self) < count:
+            what = f"holds {len(self):,} networks, but {count:,} are needed"
+            raise problem(self.folder, what, self.remedy)
+
     def _map(self, shard: dict, names: list[str]) -> Weights:
         path = self.folder / shard["file"]
         maps = self._maps.setdefault(shard["file"], {})
         if new := [name for name in names if name not in maps]:
-            for name, tensor in load_tensors(path, new).items():
+            for name, tensor in load_tensors(path, new, self.remedy).items():
+                if tensor.dtype != torch.float32 or tensor.shape[:1] != (shard["count"],):
+                    found = f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}"
+                    raise self._damaged(path, f"{found}, not float32 of {shard['count']} networks")
                 if hashlib.sha256(tensor.numpy().data).hexdigest() != shard["sha256"][name]:
                     raise self._damaged(path, f"the checksum of {name} is not the manifest's")
+                first = next((m[name] for m in self._maps.values() if name in m), tensor)
+                if first.shape[1:] != tensor.shape[1:]:
+                    raise self._damaged(path, f"{name} has another shape than in other shards")
                 maps[name] = tensor
         return {name: maps[name] for name in names}
 
     def _damaged(self, path: Path, how: str) -> KTError:
-        return KTError(f"{path} is damaged ({how}): delete {self.folder} and run `dvc repro`")
+        return damaged(path, how, self.remedy)
+
+
+def _checked_manifest(manifest: Any) -> dict:
+    """A manifest as `write_store` writes it.
+
+    Raises:
+        ValueError: it says something else.
+    """
+
+    def require(right: bool, what: str) -> None:
+        if not right:
+            raise ValueError(what)
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and value >= 1
+
+    require(isinstance(manifest, dict), "it is no mapping")
+    shards, about = manifest.get("shards"), manifest.get("about")
+    require(isinstance(about, dict), "about is no mapping")
+    require(isinstance(shards, list) and len(shards) > 0, "there are no shards")
+    for number, shard in enumerate(shards):
+        place = f"shards.{number}"
+        require(isinstance(shard, dict), f"{place} is no mapping")
+        require(shard.get("file") == f"{number:05d}.safetensors", f"{place}.file is another name")
+        require(is_count(shard.get("count")), f"{place}.count is no count")
+        require(is_count(shard.get("bytes")), f"{place}.bytes is no count")
+        sums = shard.get("sha256")
+        require(isinstance(sums, dict) and len(sums) > 0, f"{place}.sha256 is no mapping")
+        require(all(isinstance(s, str) for s in sums.values()), f"{place}.sha256 holds no text")
+        require(sums.keys() == shards[0]["sha256"].keys(), f"{place} has other tensors")
+    whole = sum(shard["count"] for shard in shards)
+    require(
+        is_count(manifest.get("count")) and manifest["count"] == whole,
+        f"count is {manifest.get('count')!r}, but the shards hold {whole} networks",
+    )
+    return manifest

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import nn
 from kt.real import files
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
+from kt.run import memory
 from kt.run.errors import KTError
+from kt.run.files import check_output, save_text
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -61,15 +64,27 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--steps", type=int, default=Schedule().steps, help="on the answers; 0: none [%(default)s]"
     )
-    command.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
     command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
     command.add_argument("--report", type=Path, help="also write the report, as Markdown")
+    command.add_argument("--force", action="store_true", help="write even onto the file read")
     command.set_defaults(run=run)
 
 
 def shape(text: str) -> tuple[int, ...]:
     """The numbers of "1,3,32,32"."""
-    return tuple(int(part) for part in text.split(","))
+    numbers = tuple(int(part) for part in text.split(","))
+    if min(numbers) < 1:
+        raise ValueError
+    memory.require(4.0 * math.prod(numbers), f"an input of {text}", "make it smaller")
+    return numbers
+
+
+def seed(text: str) -> int:
+    """A seed that PyTorch accepts."""
+    if not 0 <= (number := int(text)) < 2**63:
+        raise ValueError
+    return number
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,6 +93,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         KTError: something that the user can put right.
     """
+    outputs = [path for path in (options.output, options.onnx, options.report) if path]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise KTError("--output, --onnx and --report must be different files")
+    for path in outputs:
+        check_output(path, [options.weights], options.force)
     network = files.load(made_by(options.factory), options.weights)
     kind = next(network.parameters()).dtype
     example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
@@ -100,8 +120,7 @@ def run(options: argparse.Namespace) -> None:
         lines.append("")
         lines.append(f"ONNX Runtime's answers differ by {worst:.1e} of the largest answer at most.")
     if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text("\n".join(lines) + "\n")
+        save_text(options.report, "\n".join(lines) + "\n")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

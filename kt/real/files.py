@@ -1,63 +1,21 @@
-"""Weights in files, whatever wrote them, and smaller networks back from theirs."""
+"""Smaller networks back from their files, and networks as ONNX."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kt.real.graph import Example, arguments, call, tensors
 from kt.real.surgery import resize
 from kt.run.errors import KTError
+from kt.run.files import save_tensors
+from kt.run.state_dicts import load_state_dict
 
-PREFIXES = ("module.", "_orig_mod.")
-"""Put before all names by `DataParallel` and `torch.compile`."""
-HOLDERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which checkpoints keep the weights."""
 TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The weights in a safetensors file, or in a `torch.save` of a `state_dict` or a checkpoint.
-
-    Raises:
-        KTError: the file is missing or damaged, or holds something other than weights.
-    """
-    if not path.is_file():
-        raise KTError(f"{path} is missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            found: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
-            raise KTError(
-                f"{path} is no safetensors file and no torch.save of weights alone "
-                f"({str(error).splitlines()[0]})"
-            ) from None
-    for key in HOLDERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not found:
-        raise KTError(f"{path} holds no weights by name")
-    if strange := [name for name, value in found.items() if not isinstance(value, Tensor)]:
-        raise KTError(f"{path}: {strange[0]} is no tensor")
-    return plain(found)
-
-
-def plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same without the prefixes that wrappers put before all names."""
-    weights = dict(weights)
-    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in weights)), None):
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
 
 
 def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
@@ -73,7 +31,7 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     Raises:
         KTError: the file cannot be read, or holds another network's weights.
     """
-    weights = read(Path(path))
+    weights = load_state_dict(Path(path))
     network = factory()
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
@@ -88,7 +46,7 @@ def save(network: nn.Module, path: Path) -> None:
     Tensors that the network holds under several names are written under each.
 
     Raises:
-        KTError: the file cannot be written.
+        KTError: a weight is not finite, or the file cannot be written.
     """
     weights = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
     weights = {name: tensor.contiguous() for name, tensor in weights.items()}
@@ -96,11 +54,7 @@ def save(network: nn.Module, path: Path) -> None:
     metadata = (
         {"widths": json.dumps({n: w for n, (_, w) in report.blocks.items()})} if report else {}
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path, metadata)
-    except (OSError, SafetensorError) as error:
-        raise KTError(f"{path} cannot be written ({error})") from None
+    save_tensors(path, weights, metadata)
 
 
 def export_onnx(network: nn.Module, example: Example, path: Path) -> float:

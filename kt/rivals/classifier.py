@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kt.images import ImageSet
 from kt.images.cifar import augmented_batches, pixels
 from kt.run import checkpoint
+from kt.run.finite import require_finite
 from kt.run.optimizer import SGD, cosine
 
 Record = dict[str, float]
@@ -80,6 +81,9 @@ def train(
 
     Returns:
         For every epoch its number (from 1), mean losses and `seconds`.
+
+    Raises:
+        NotFiniteError: a loss or a weight is not finite; the last checkpoint is the last that is.
     """
     batches = len(data) // training.batch_size
     if batches == 0:
@@ -87,7 +91,7 @@ def train(
     optimizer = SGD(learner.parameters(), training.lr, training.momentum, training.weight_decay)
     steps = training.epochs * batches
     parts: dict[str, checkpoint.Stateful] = {"learner": learner, "optimizer": optimizer}
-    history = checkpoint.restore(checkpoint.load(kept), parts).get("history", [])
+    history = checkpoint.restore(checkpoint.load(kept), parts, {"history": []})["history"]
     progress(len(history) * batches * training.batch_size, True)
     reduced = training.precision == "bfloat16"
     for epoch in range(len(history), training.epochs):
@@ -105,6 +109,8 @@ def train(
             progress(len(labels), False)
             for name, value in values.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        diverged = f"the training diverged in epoch {epoch + 1}"
+        require_finite({**sums, **learner.state_dict()}, diverged)
         record = {name: total.item() / batches for name, total in sums.items()}
         record = {"epoch": epoch + 1, **record, "seconds": time.perf_counter() - started}
         history.append(record)

@@ -1,4 +1,6 @@
-"""The exception whose message is written for users."""
+"""The exceptions whose messages are written for users, and notices."""
+
+import logging
 
 
 class KTError(Exception):
@@ -6,3 +8,15 @@ class KTError(Exception):
 
     The message is one line that says what was found, what is needed and what to do.
     """
+
+
+class NotFiniteError(KTError):
+    """Something computed is infinite or no number."""
+
+
+def notice(text: str) -> None:
+    """Tell the user something that stops nothing, in one line.
+
+    It goes to the logger `kt`: without a handler Python writes it to standard error.
+    """
+    logging.getLogger("kt").warning("notice: %s", text)

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from kt.run.errors import KTError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -27,6 +29,23 @@ def processors() -> int:
     else:  # macOS and Windows; the first is new in Python 3.13
         allowed = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     return max(1, math.ceil(min(allowed, _granted())))
+
+
+def device_named(name: str) -> torch.device:
+    """The device of this name: "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        KTError: there is none here.
+    """
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise KTError(f"{name!r} cannot be used here: accepts cpu, cuda, cuda:1, ...")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise KTError(f"{name!r} cannot be used here ({reason})") from None
+    return device
 
 
 def _granted() -> float:

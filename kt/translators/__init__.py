@@ -7,13 +7,13 @@ import importlib
 import json
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import Network, weights
+from kt.networks.blocks import Network, require_possible, skeleton, weights
 from kt.networks.weights import (
     Weights,
     concatenated,
@@ -23,12 +23,24 @@ from kt.networks.weights import (
     stack_of_one,
     take,
 )
+from kt.run import memory
+from kt.run.bounds import require_bounds
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import (
+    damaged,
+    load_metadata,
+    load_tensors,
+    problem,
+    require_tensors,
+    save_tensors,
+)
+from kt.run.finite import finite_networks
 from kt.translators.base import Translator, kind_named
 
 METADATA = "translator"
 TRANSLATION_BATCH = 256
+TRAINING_COPIES = 4
+HUGE = "the translator's or the networks' weights are too large"
 
 
 def save_translator(path: Path, model: Translator) -> None:
@@ -37,25 +49,45 @@ def save_translator(path: Path, model: Translator) -> None:
     save_tensors(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
 
 
-def load_translator(path: Path, device: torch.device | str = "cpu") -> Translator:
-    """Read a translator that `save` wrote, in evaluation mode.
+def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str = "") -> Translator:
+    """Read a translator that `save_translator` wrote, in evaluation mode.
+
+    Args:
+        remedy: what to do about a file that cannot be used.
 
     Raises:
         KTError: the file is missing, damaged or not a translator.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[METADATA])
+        about = json.loads(load_metadata(path, remedy)[METADATA])
         make = kind_named(about.pop("kind"))
-        model = make(make.Config(**about))
-        model.load_state_dict(load_tensors(path))
-    except FileNotFoundError:
-        raise KTError(f"{path} is missing: run `dvc repro train_translator` to make it") from None
-    except SafetensorError as error:
-        raise KTError(f"{path} is damaged ({error}): run `dvc repro -f train_translator`") from None
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise KTError(f"{path} is not a translator that this version can read") from None
+        config = make.Config(**about)
+        require_bounds(config)
+        expected = skeleton(lambda: make(config)).state_dict()
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError):
+        what = "is not a translator that this version can read"
+        raise problem(path, what, remedy) from None
+    except KTError as error:
+        if str(path) in str(error):
+            raise
+        raise damaged(path, error, remedy) from None
+    tensors = load_tensors(path, remedy=remedy)
+    require_tensors(path, tensors, expected, remedy)
+    model = make(config)
+    model.load_state_dict(tensors)
     return model.to(device).eval()
+
+
+def require_memory(make: type[Translator], config: Any) -> None:
+    """Refuse a translator whose training does not fit into the memory there is.
+
+    Raises:
+        KTError: it does not: weights, gradients and Adam's two averages.
+    """
+    require_bounds(config)
+    shapes = skeleton(lambda: make(config)).state_dict().values()
+    needed = TRAINING_COPIES * sum(t.numel() * t.element_size() for t in shapes)
+    memory.require(needed, f"a {make.kind} translator of this size", "make it smaller")
 
 
 @torch.no_grad()
@@ -64,6 +96,9 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
 
     Args:
         networks: `large.*` (N, ...), and `former.*` and `latter.*`, which some kinds do not read.
+
+    Raises:
+        NotFiniteError: blocks are not finite.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -74,7 +109,8 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
     ]
     batches = [model.translate(take(networks, piece, device), compute) for piece in pieces]
     model.train(training)
-    return {name: t.float().cpu() for name, t in concatenated(batches).items()}
+    blocks = {name: t.float().cpu() for name, t in concatenated(batches).items()}
+    return finite_networks(blocks, "translated blocks", HUGE)
 
 
 def own_images(model: Translator) -> ImageSet | None:
@@ -94,8 +130,11 @@ def compress(model: Translator, network: Network) -> Network:
     The network and its copy are in evaluation mode: batch norm's running statistics are used.
 
     Raises:
+        KTError: the network cannot be: weights that are not finite, or a negative variance; or its
+            translation is not finite.
         ValueError: the network's block is not the large one.
     """
+    require_possible(weights(network), "the network")
     if network.kind != "large":
         raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
     stacked = stack_of_one(weights(network))

@@ -21,6 +21,8 @@ from kt.translators.objectives import Objective, Samples, WeightObjective
 
 KINDS: dict[str, type["Translator"]] = {}
 """All kinds of translators by name."""
+MOST_LAYERS, MOST_WIDE = 1000, 65_536
+"""Bounds on the number of layers and on widths, far above what is of use."""
 
 
 @dataclass(frozen=True)

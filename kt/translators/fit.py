@@ -11,6 +11,8 @@ from torch import nn
 
 from kt.networks.weights import Weights
 from kt.run import checkpoint, distributed, seeds
+from kt.run.errors import NotFiniteError
+from kt.run.finite import LOWER, require_finite
 from kt.run.optimizer import SGD, Adam, cosine
 from kt.translators.objectives import Objective
 
@@ -104,15 +106,17 @@ def fit(
         select_by: key of the evaluation that decides the best epoch; the earliest of equals wins.
         kept: the checkpoint; not deleted at the end.
         on_epoch: called with every epoch's record, also with those read from the checkpoint.
+
+    Raises:
+        KTError: a loss or a weight is not finite; the last checkpoint is the last that is.
     """
     device = next(model.parameters()).device
     count = len(objective)
     optimizer = training.make_optimizer(model)
     parts = {"model": model, "optimizer": optimizer}
     state = distributed.from_first(lambda: checkpoint.load(kept))
-    fitted = Fitted(
-        **({"history": [], "best": {}, "weights": {}} | checkpoint.restore(state, parts))
-    )
+    start: Record = {"history": [], "best": {}, "weights": {}}
+    fitted = Fitted(**checkpoint.restore(state, parts, start))
     model.load_state_dict(distributed.from_first(lambda: _weights(model)))
     for record in fitted.history:
         on_epoch(record)
@@ -142,9 +146,14 @@ def fit(
             "learning_rate": training.learning_rate(epoch),
             "samples_per_second": count / (time.perf_counter() - started),
         }
+        diverged = f"the training diverged in epoch {epoch + 1}"
+        require_finite({"loss": total} | model.state_dict(), diverged)
         if training.evaluates(epoch):
             model.eval()
-            record |= distributed.from_first(lambda: evaluate(model))
+            try:
+                record |= distributed.from_first(lambda: evaluate(model))
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{diverged} ({error}): {LOWER}") from None
             if not fitted.best or record[select_by] > fitted.best[select_by]:
                 fitted.best = record
                 fitted.weights = _weights(model)

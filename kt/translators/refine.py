@@ -20,6 +20,7 @@ from kt.networks.blocks import CONVOLUTIONAL, IMAGE_SIZE, Network, skeleton
 from kt.networks.weights import Weights, part, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.finite import finite_networks
 from kt.run.optimizer import minimise
 from kt.run.threads import one_thread
 from kt.translators import losses
@@ -32,6 +33,8 @@ STROKES: tuple[tuple[float, float], ...] = tuple(product((3.0, 4.0, 6.0), (0.5, 
 """Kinds of strokes, (scale, width) in pixels: see `strokes`."""
 DRAWN, COMPARED = 4096, 64
 """Strokes to refine with, and strokes of each kind to choose among the kinds."""
+
+DIVERGED, HUGE = "refined blocks", "the networks' weights are too large"
 
 AT_ONCE = 16
 """Networks whose statistics are computed in one go."""
@@ -59,13 +62,14 @@ def refine(
         The refined blocks. A network's does not depend on the networks beside it.
 
     Raises:
-        KTError: blocks of this kind are not refined.
+        KTError: blocks of this kind are not refined, or refined blocks are not finite.
     """
     if kind not in CONVOLUTIONAL:
         raise KTError(f"{' and '.join(CONVOLUTIONAL)} blocks can be refined, not {kind!r}")
     with one_thread():
         if images is not None:
-            return _descended(kind, networks, block, images, steps, seed, compute)
+            refined = _descended(kind, networks, block, images, steps, seed, compute)
+            return finite_networks(refined, DIVERGED, HUGE)
         chosen = fitting_strokes(networks, seed)
         refined = {name: torch.empty_like(tensor) for name, tensor in block.items()}
         for number in chosen.unique().tolist():
@@ -75,7 +79,7 @@ def refine(
             some, start = take(networks, which), take(block, which)
             for name, t in _descended(kind, some, start, drawn, steps, seed, compute).items():
                 refined[name][which] = t
-        return refined
+        return finite_networks(refined, DIVERGED, HUGE)
 
 
 def _descended(

@@ -22,7 +22,7 @@ from kt.run.bounds import bounded
 from kt.run.errors import KTError
 from kt.run.threads import spread
 from kt.translators import losses
-from kt.translators.base import Learning, Material, Translator
+from kt.translators.base import MOST_LAYERS, MOST_WIDE, Learning, Material, Translator
 from kt.translators.losses import LossWeights
 from kt.translators.objectives import BehaviourObjective, Samples, WeightObjective
 
@@ -47,10 +47,10 @@ class SequenceConfig:
             output channel's bias as a tenth channel. The paper's mixer does not see batch norm.
     """
 
-    layers: int = bounded(8, ge=1)
-    hidden_size: int = bounded(128, ge=1)
-    sequence_dim: int = bounded(256, ge=1)
-    channel_dim: int = bounded(512, ge=1)
+    layers: int = bounded(8, ge=1, le=MOST_LAYERS)
+    hidden_size: int = bounded(128, ge=1, le=MOST_WIDE)
+    sequence_dim: int = bounded(256, ge=1, le=MOST_WIDE)
+    channel_dim: int = bounded(512, ge=1, le=MOST_WIDE)
     dropout: float = 0.0
     target: str = "conv"
     fold: bool = False

@@ -1,16 +1,34 @@
 """Networks whose large block is to be replaced, and the images that judge the replacement."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.weights import Weights, part
-from kt.pairs.store import Pairs
-from kt.translators import Translator, baselines, translate
-from stages.common.base.inputs import PAIRS
+from kt.run.errors import KTError
+from kt.translators import Translator, baselines, load_translator, translate
+from stages.common.base.inputs import PAIRS, REMEDY
+from stages.common.base.stores import pairs
+
+
+def translator(path: Path, target: str, device: torch.device) -> Translator:
+    """A translator that a stage trained.
+
+    Raises:
+        KTError: it is missing or damaged, holds numbers that are not finite, or translates to
+            another kind of block.
+    """
+    model = load_translator(path, device, REMEDY)
+    if (own := model.config.target) != target:
+        raise KTError(
+            f"{path} translates to {own} blocks, but params.yaml's target is {target}: {REMEDY}"
+        )
+    return model
 
 
 @dataclass(frozen=True)
@@ -22,8 +40,18 @@ class Subjects:
     target: str
 
     @classmethod
-    def of_store(cls, split: str, images: ImageSet, target: str) -> "Subjects":
-        return cls(Pairs(PAIRS / split).read(), images, target)
+    def of_store(cls, split: str, images: ImageSet, target: str, *parts: str) -> "Subjects":
+        """The networks of data/pairs/<split>.
+
+        Args:
+            parts: "small" if small blocks of the target kind are needed beside the networks.
+
+        Raises:
+            KTError: the store is missing or damaged, or does not hold them.
+        """
+        kind = target if "small" in parts else None
+        store = pairs(PAIRS / split, "former", "large", "latter", *parts, target=kind)
+        return cls(store.read(), images, target)
 
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])

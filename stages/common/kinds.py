@@ -1,5 +1,6 @@
 """The chosen kind of translator: its parameters, checked by its class, and what it learns from."""
 
+import copy
 import dataclasses
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,13 @@ from kt.translators.objectives import Samples
 from stages.common.base import runtime
 from stages.common.base.checks import explain
 from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
-from stages.common.base.params import Params, Strict
+from stages.common.base.params import HIGHEST, MOST, Params, Strict
+from stages.common.base.stores import pairs
 
 TRAINING = PAIRS / "train"
 Settings = TypeVar("Settings")
+LARGEST: dict[type, float] = {int: MOST, float: HIGHEST}
+"""What a setting may be at most, by its type, where its class says nothing else."""
 
 
 def chosen(params: Params) -> type[Translator]:
@@ -101,8 +105,8 @@ def _schema(of: type, names: set[str] | None = None) -> type[Strict]:
             nested = _schema(kind)
             fields[field.name] = (nested, Field(default_factory=nested))
             continue
-        if kind is float:
-            bounds["allow_inf_nan"] = False
+        if kind in (int, float):
+            bounds = {"le": LARGEST[kind]} | bounds
         fields[field.name] = (kind, Field(field.default, **bounds))
     return create_model(of.__name__, __base__=Strict, **fields)
 
@@ -122,23 +126,41 @@ def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) ->
 
 
 class Stored:
-    """What the stages before have stored to learn from: a `kt.translators.base.Material`."""
+    """What the stages before have stored to learn from: a `kt.translators.base.Material`.
 
-    def __init__(
-        self,
-        params: Params,
-        compute: Compute,
-        store: Path = TRAINING,
-        seed: int | None = None,
-    ) -> None:
-        """`seed` is that of what is drawn for the translator; None: the parameters'."""
+    All of it is verified here.
+
+    Raises:
+        KTError: something is missing or damaged, or there are fewer pairs than the parameters say.
+    """
+
+    def __init__(self, params: Params, compute: Compute, store: Path = TRAINING) -> None:
         self.compute = compute
         self.flip = params.generate.flip
         self.precision: str = params.train.precision
-        self.seed = params.seed if seed is None else seed
+        self.seed = params.seed
         self.augmented = store == TRAINING and params.augment.copies > 0
+        self.images: ImageSet = image_set("main", "train")
         self._params = params
-        self._store = Pairs(store)
+        learned = ["small"] if chosen(params).learns_from_small_blocks else []
+        own = [] if self.augmented else learned
+        target, count = params.target if learned else None, params.active.pairs
+        networks = ("former", "large", "latter", *own)
+        self._store = pairs(store, *networks, target=target if own else None, count=count)
+        self._pairs = self._store
+        if self.augmented:  # the copies of the networks' blocks that the stage `augment` has made
+            self._pairs = pairs(AUGMENTED, "large", *learned, target=target)
+            if (made := self._pairs.about.get("pairs")) != count:
+                raise KTError(
+                    f"{AUGMENTED} holds copies of {made} pairs, but {count} are to be learned "
+                    "from: run `dvc repro augment`; a table needs augment.copies 0"
+                )
+
+    def drawn_from(self, seed: int) -> "Stored":
+        """The same with another seed of what is drawn for the translator."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     @cached_property
     def networks(self) -> Samples:
@@ -151,10 +173,6 @@ class Stored:
     @cached_property
     def small(self) -> Samples:
         return part(self._on_device(self._pairs, "small"), "small")
-
-    @cached_property
-    def images(self) -> ImageSet:
-        return image_set("main", "train")
 
     @property
     def initial(self) -> Weights:
@@ -171,21 +189,7 @@ class Stored:
         images = runtime.fingerprint(self.images.images, self.images.labels)
         return [self._store.checksum, self._pairs.checksum, images]
 
-    @cached_property
-    def _pairs(self) -> Pairs:
-        """The networks themselves, or the copies that the stage `augment` has made of them."""
-        if not self.augmented:
-            return self._store
-        pairs, wanted = Pairs(AUGMENTED), self._params.active.pairs
-        if pairs.about["pairs"] != wanted:
-            raise KTError(
-                f"{AUGMENTED} holds copies of {pairs.about['pairs']} pairs, but {wanted} are to be "
-                "learned from: this table needs augment.copies 0"
-            )
-        return pairs
-
-    def _on_device(self, pairs: Pairs, *parts: str) -> Samples:
-        copies = pairs is not self._store
-        first = None if copies else self._params.active.pairs
-        mapped = pairs.mapped(*parts, first=first)
+    def _on_device(self, store: Pairs, *parts: str) -> Samples:
+        first = self._params.active.pairs if store is self._store else None
+        mapped = store.mapped(*parts, first=first)
         return {name: rows.to(self.compute.device) for name, rows in mapped.items()}

@@ -17,10 +17,10 @@ from kt.ensemble import Compute
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
 from kt.run.statistics import summary
-from kt.translators import Translator, save_translator
+from kt.translators import Translator, require_memory, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
 from stages.common import kinds
-from stages.common.base import runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.inputs import TRANSLATOR, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
@@ -72,6 +72,8 @@ def train(
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
     drawn = (seeds.derive(params.seed, "translator", "repeat", i) for i in range(1, repeats))
     trainings = [training_of(params, seed) for seed in (params.seed, *drawn)]
+    require_memory(kinds.chosen(params), kinds.configuration(params))
+    material = kinds.Stored(params, compute, store)
     selection = Subjects.of_store("selection", image_set("main", "held_back"), params.target)
     test = Subjects.of_store("test", image_set("main", "test"), params.target)
 
@@ -91,8 +93,7 @@ def train(
         dataclasses.asdict(trainings[0]),
         dataclasses.asdict(kinds.learning(params)),
     ]
-    inputs = kinds.Stored(params, compute, store).checksums
-    key += [params.train.precision, params.augment.model_dump(), inputs]
+    key += [params.train.precision, params.augment.model_dump(), material.checksums]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
     first = distributed.rank() == 0  # only this process writes and shows anything
     work = runtime.scratch("translator", TRAINS_TRANSLATORS, *key)
@@ -113,8 +114,8 @@ def train(
 
         for number, training in enumerate(trainings, 1):
             model = make_model(params, training.seed)
-            material = kinds.Stored(params, compute, store, training.seed)
-            objective = model.objective(kinds.learning(params), material)
+            own = material.drawn_from(training.seed)
+            objective = model.objective(kinds.learning(params), own)
             model.to(compute.device)
             file = kept / f"checkpoint-{number}.pt"
             fitted = fit(model, objective, training, evaluate, "selection_accuracy", file, show)
@@ -172,7 +173,7 @@ def _write(trained: list[Trained], live: Live, out: Path) -> None:
     live.summary = trained[0].metrics() | over_seeds(trained)
     accuracy = trained[0].test
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
-    runtime.write_csv(out / "accuracies.csv", table)
+    outputs.write_csv(out / "accuracies.csv", table)
 
 
 def over_seeds(trained: list[Trained]) -> dict:

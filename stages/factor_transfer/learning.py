@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
@@ -20,9 +19,9 @@ from kt.rivals import classifier as training
 from kt.rivals.classifier import Losses, Module, Record, Training
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import load_metadata, load_tensors, require_tensors, save_tensors
 from kt.run.threads import spread
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.factor_transfer.settings import IMAGES, Settings
 
 CODE = ("ensemble", "images", "networks", "rivals", "run")
@@ -33,15 +32,15 @@ METRICS = "training.json"
 
 def image_set(split: str, device: torch.device) -> ImageSet:
     """The "train" or "test" images that the `images` stage wrote."""
-    names = [f"{split}.images", f"{split}.labels"]
-    tensors = load_tensors(IMAGES, names)
-    return ImageSet(*(tensors[name] for name in names)).to(device)
+    return inputs.images_of(IMAGES, split).to(device)
 
 
 def image_source() -> str:
     """The form of the images: "original" or "JPEG"."""
-    with safe_open(IMAGES, framework="pt") as file:
-        return file.metadata()["source"]
+    metadata = load_metadata(IMAGES, inputs.REMEDY)
+    if "source" not in metadata:
+        raise inputs.damaged(IMAGES, "it does not say what its images are")
+    return metadata["source"]
 
 
 def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device) -> Module:
@@ -54,7 +53,10 @@ def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device
 
 def stored(module: Module, folder: Path) -> Module:
     """The module with the weights that a stage kept in a folder, frozen."""
-    module.load_state_dict(load_tensors(folder / WEIGHTS))
+    path = folder / WEIGHTS
+    kept = load_tensors(path, remedy=inputs.REMEDY)
+    require_tensors(path, kept, module.state_dict(), inputs.REMEDY)
+    module.load_state_dict(kept)
     return training.frozen(module)
 
 
@@ -156,4 +158,4 @@ def keep(folder: Path, module: nn.Module, history: list[Record], **metrics: floa
     weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     save_tensors(folder / WEIGHTS, weights)
     measured = [{k: v for k, v in record.items() if k != "seconds"} for record in history]
-    runtime.write_json(folder / METRICS, {**metrics, "history": measured})
+    outputs.write_json(folder / METRICS, {**metrics, "history": measured})

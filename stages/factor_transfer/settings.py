@@ -8,13 +8,16 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Training
 from kt.run.errors import KTError
-from stages.common.base.checks import read_yaml
+from stages.common.base.checks import none_of, read_yaml
 from stages.common.base.params import (
-    Count,
+    Epochs,
     Fraction,
+    Name,
     NotNegative,
     Positive,
+    Seed,
     Strict,
+    different,
     explain,
 )
 
@@ -55,7 +58,7 @@ class Common(Strict):
 
 
 class Schedule(Strict):
-    epochs: Count
+    epochs: Epochs
     lr: Positive
 
 
@@ -69,30 +72,22 @@ class Scale(Strict):
     student: Trained
 
 
-def _different(values: list) -> list:
-    if len(set(values)) < len(values):
-        raise ValueError(f"got {values}; each must be another")
-    return values
-
-
 class Settings(Strict):
     """All of `tables/factor_transfer/params.yaml`."""
 
     scale: str
-    seed: Annotated[int, Field(ge=0)]
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)
-    ]
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    seed: Seed
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     settings: dict[str, Method]
     paraphraser: Paraphrase
     training: Common
-    scales: dict[str, Scale]
+    scales: dict[Name, Scale]
 
     @model_validator(mode="after")
     def _known(self) -> "Settings":
         if self.scale not in self.scales:
-            raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+            raise ValueError(none_of("scale", self.scale, self.scales))
         for name in self.methods:
             if name not in self.settings:
                 raise ValueError(

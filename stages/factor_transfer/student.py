@@ -9,7 +9,9 @@ from kt.networks.residual import NETWORKS
 from kt.rivals.classifier import Losses, accuracy
 from kt.rivals.distillation import logit_loss
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser, factor_loss
+from kt.run.errors import KTError
 from stages.common.base import runtime
+from stages.common.base.checks import none_of
 from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.learning import Task
@@ -18,6 +20,8 @@ from stages.factor_transfer.settings import Method, Settings
 
 def main(params: Params, compute: Compute, name: str) -> None:
     chosen, device = settings.load(), compute.device
+    if name not in chosen.methods:
+        raise KTError(none_of("method", name, chosen.methods))
     method = chosen.settings[name]
     teacher = learning.teacher(chosen, device)
     paraphraser = learning.stored(

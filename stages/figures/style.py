@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito (2008), which people with colour blindness can tell apart.
 """
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from kt.run.files import save_bytes
 
 matplotlib.use("Agg")
 matplotlib.rcParams |= {
@@ -70,8 +73,9 @@ def new(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, with the same bytes for the same figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    save_bytes(path, drawn.getbuffer())
 
 
 def legend(figure: Figure, *sources: Axes, columns: int = 2) -> None:

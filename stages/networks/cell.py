@@ -10,8 +10,7 @@ from kt.real import cost, load
 from kt.real.graph import Graph
 from kt.real.probes import COUNT
 from kt.run.errors import KTError
-from kt.run.files import load_tensors
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.methods import METHODS, Task
@@ -26,9 +25,10 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     wanted, method = chosen.active.networks[name], METHODS[key]
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval()
     network = network.to(compute.device)
-    stored = load_tensors(chosen.data / "images.safetensors")
-    pool, test = (pixels(stored[k].to(compute.device)) for k in ("unlabelled", "test.images"))
-    labels, own = stored["test.labels"], answers(network, test)
+    kept = chosen.data / "images.safetensors"
+    (unlabelled,), stored = inputs.tensors_of(kept, "unlabelled"), inputs.images_of(kept, "test")
+    pool, test = (pixels(images.to(compute.device)) for images in (unlabelled, stored.images))
+    labels, own = stored.labels, answers(network, test)
     graph = Graph(network, test[:2])
     whole = cost.multiply_adds(network, graph)
     rows = [
@@ -62,7 +62,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
             })  # fmt: skip
             shown.update()
     shown.close()
-    runtime.write_json(chosen.cell(name, key), {"labels": 0, "rows": rows})
+    outputs.write_json(chosen.cell(name, key), {"labels": 0, "rows": rows})
 
 
 @torch.inference_mode()

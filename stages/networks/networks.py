@@ -1,6 +1,5 @@
 """Bring the networks and their images into data/networks/<scale>/."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute
 from kt.images import ImageSet, load_images
+from kt.images.root import data_root
 from kt.real import files
 from kt.real.images import varied
 from kt.run.errors import KTError
@@ -27,12 +27,12 @@ def main(params: Params, compute: Compute) -> None:
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
         if wanted.training is None:
-            if (root := os.environ.get("KT_DATA_ROOT")) is None:
+            if (root := data_root()) is None:
                 raise KTError(
                     f"{name} is a published network: set KT_DATA_ROOT to the folder that holds "
                     f"models/cifar10_resnet{wanted.depth}.safetensors"
                 )
-            network = published(wanted.depth, Path(root) / "models")
+            network = published(wanted.depth, root / "models")
         else:
             network = _trained(train, wanted, params.seed)
         files.save(network, chosen.data / f"{name}.safetensors")

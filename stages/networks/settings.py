@@ -7,8 +7,17 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kt.real import Schedule
 from kt.run.errors import KTError
-from stages.common.base.checks import read_yaml
-from stages.common.base.params import Count, Positive, Strict, explain
+from stages.common.base.checks import none_of, read_yaml
+from stages.common.base.params import (
+    Count,
+    Epochs,
+    Name,
+    Positive,
+    Seed,
+    Strict,
+    different,
+    explain,
+)
 from stages.networks.methods import METHODS
 from stages.networks.resnet import ResNet
 
@@ -30,12 +39,18 @@ class Training(Strict):
     """Of a network that is trained here, with labels."""
 
     widths: Annotated[list[Count], Field(min_length=3, max_length=3)]
-    epochs: Count
+    epochs: Epochs
     lr: Positive
 
 
+def _of_three_groups(depth: int) -> int:
+    if depth % 6 != 2:
+        raise ValueError(f"got {depth}; must be 6 n + 2")
+    return depth
+
+
 class Network(Strict):
-    depth: Count
+    depth: Annotated[int, Field(ge=8, le=1202), AfterValidator(_of_three_groups)]
     steps: Steps
     training: Training | None = None
 
@@ -52,35 +67,27 @@ class Scale(Strict):
     networks: dict[str, Network]
 
 
-def _different(values: list) -> list:
-    if len(set(values)) < len(values):
-        raise ValueError(f"got {values}; each must be another")
-    return values
-
-
 class Settings(Strict):
     """All of `tables/networks/params.yaml`."""
 
     scale: str
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)
-    ]
-    keep: Annotated[list[Share], Field(min_length=1), AfterValidator(_different)]
-    networks: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
-    scales: dict[str, Scale]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
+    keep: Annotated[list[Share], Field(min_length=1), AfterValidator(different)]
+    networks: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    scales: dict[Name, Scale]
 
     @model_validator(mode="after")
     def _known(self) -> "Settings":
         if self.scale not in self.scales:
-            raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+            raise ValueError(none_of("scale", self.scale, self.scales))
         for key, names, known in (
             ("networks", self.networks, self.active.networks),
             ("methods", self.methods, METHODS),
         ):
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{key}: {name!r} is none of {', '.join(known)}")
+                    raise ValueError(none_of(key, name, known))
         return self
 
     @property

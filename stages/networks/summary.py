@@ -1,14 +1,12 @@
 """The table and the figure: what each method leaves of a network's accuracy."""
 
-import json
-
 import pandas as pd
-from matplotlib.figure import Figure
 
 from kt.ensemble import Compute
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.figures import style
+from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
 
@@ -20,12 +18,12 @@ def main(params: Params, compute: Compute) -> None:
     rows = []
     for network in chosen.networks:
         for method in chosen.methods:
-            cell = json.loads(chosen.cell(network, method).read_text())
+            cell = inputs.read_json(chosen.cell(network, method))
             rows += [{"network": network, "method": method, **row} for row in cell["rows"]]
     measured = pd.DataFrame(rows)
     results = settings.TABLE / "results" / chosen.scale
-    runtime.write_csv(results / "networks.csv", measured)
-    runtime.write_markdown(results / "networks.md", caption(chosen), table(measured, chosen))
+    outputs.write_csv(results / "networks.csv", measured)
+    outputs.write_markdown(results / "networks.md", caption(chosen), table(measured, chosen))
     chart(measured, chosen).savefig(results / "accuracy.png")
     metrics = {
         network: {
@@ -38,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
         }
         for network in chosen.networks
     }
-    runtime.write_json(results / "metrics.json", metrics)
+    outputs.write_json(results / "metrics.json", metrics)
 
 
 def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:

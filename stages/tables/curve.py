@@ -1,6 +1,5 @@
 """The learning curve: accuracy by number of training networks."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from kt.ensemble import Compute
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
@@ -61,7 +60,7 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    metrics = json.loads((folder / "curve.json").read_text())
+    metrics = inputs.read_json(folder / "curve.json")
     points = pd.DataFrame(
         {
             "networks": count,

@@ -1,6 +1,5 @@
 """All students of the chosen scale as one table, and their loss curves."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ from kt.networks.blocks import parameter_count
 from kt.networks.residual import NETWORKS
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
 from kt.run.statistics import summary
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings
@@ -34,10 +33,10 @@ def main(params: Params, compute: Compute) -> None:
     results = compared(students, chosen.methods[0])
     metrics = {"teacher": round(teacher["accuracy"], 4), **results}
     metrics["paraphraser_loss"] = read(chosen.folder / "paraphraser")["history"][-1]["loss"]
-    runtime.write_json(folder / "summary.json", metrics)
+    outputs.write_json(folder / "summary.json", metrics)
     table = as_table(chosen, teacher, students, results)
-    runtime.write_csv(folder / "summary.csv", table)
-    runtime.write_markdown(folder / "summary.md", caption(chosen), table)
+    outputs.write_csv(folder / "summary.csv", table)
+    outputs.write_markdown(folder / "summary.md", caption(chosen), table)
     curves = pd.DataFrame(
         {
             "method": method,
@@ -50,21 +49,21 @@ def main(params: Params, compute: Compute) -> None:
         for seed, run in zip(chosen.seeds, runs, strict=False)
         for record in run["history"]
     )
-    runtime.write_csv(folder / "loss.csv", curves)
+    outputs.write_csv(folder / "loss.csv", curves)
     labels = {method: chosen.settings[method].label for method in chosen.methods}
     draw(folder, labels)
 
 
 def draw(folder: Path, labels: dict[str, str]) -> None:
     """Draw the losses in a scale's folder, of methods by name in words."""
-    curves = pd.read_csv(folder / "loss.csv")
+    curves = inputs.read_table(folder / "loss.csv", "epoch", "loss", words=("method",))
     figure = lines.losses_of_students(curves, labels | {lines.TEACHER: "teacher"})
     style.save(figure, folder / "loss.png")
 
 
 def read(folder: Path) -> dict:
     """The metrics that `stages.factor_transfer.learning.keep` wrote beside the weights."""
-    return json.loads((folder / learning.METRICS).read_text())
+    return inputs.read_json(folder / learning.METRICS)
 
 
 def compared(students: dict[str, list[dict]], control: str) -> dict[str, dict]:

@@ -1,12 +1,11 @@
 """Figure 4 of the paper: MLP, attention and convolution translators of equal cost, trained."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
@@ -50,7 +49,7 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    table = pd.read_csv(folder / f"{TABLE}.csv")
+    table = inputs.read_table(folder / f"{TABLE}.csv", "epoch")
     of_kinds = [
         pd.DataFrame(
             {"kind": kind, "epoch": table["epoch"]}
@@ -58,7 +57,7 @@ def draw(folder: Path) -> None:
         )
         for kind, label in LABELS.items()
     ]
-    mean_block = json.loads((folder / f"{TABLE}.json").read_text())[MEAN_BLOCK]
+    mean_block = inputs.read_json(folder / f"{TABLE}.json")[MEAN_BLOCK]
     figure = lines.losses_of_kinds(pd.concat(of_kinds), mean_block)
     style.save(figure, folder / f"{TABLE}.png")
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages import feature_maps
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params
 from stages.figures import style
 from stages.tables import output
@@ -15,7 +15,7 @@ SIZE = "base"
 
 def main(params: Params, compute: Compute) -> None:
     model = mixers.load(params, SIZE, compute)
-    accuracies = pd.read_csv(mixers.folder(params, SIZE) / "accuracies.csv")
+    accuracies = inputs.read_table(mixers.folder(params, SIZE) / "accuracies.csv", "translation")
     drawn = feature_maps.draw(params, compute, model, accuracies["translation"])
     caption = (
         f"{output.protocol(params)}; the translation is by {mixers.named(params, SIZE)}. "

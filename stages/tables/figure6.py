@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    table = pd.read_csv(folder / "figure6.csv")
+    table = inputs.read_table(folder / "figure6.csv", "epoch")
     names = {"training loss": "loss", "test accuracy": "test"}
     style.save(lines.training_of_sizes(table.rename(columns=names)), folder / "figure6.png")
 

@@ -1,11 +1,13 @@
 """Figure 7 of the paper: the accuracies of all test networks in bins of 5 %."""
 
+from pathlib import Path
+
 import pandas as pd
 import torch
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 from stages.figures import accuracies, style
@@ -17,13 +19,9 @@ SIZE = "large"
 
 def main(params: Params, compute: Compute) -> None:
     found = {
-        "random initialisation": pd.read_csv(RESULTS / "baselines" / "accuracies.csv")[
-            "random_initialisation"
-        ],
-        "the paper's mixer": pd.read_csv(mixers.folder(params, SIZE) / "accuracies.csv")[
-            "translation"
-        ],
-        params.model.kind: pd.read_csv(RESULTS / "train" / "accuracies.csv")["translation"],
+        "random initialisation": column(RESULTS / "baselines", "random_initialisation"),
+        "the paper's mixer": column(mixers.folder(params, SIZE), "translation"),
+        params.model.kind: column(RESULTS / "train", "translation"),
     }
     summaries = {name: summary(torch.tensor(values.to_numpy())) for name, values in found.items()}
     table = pd.DataFrame(
@@ -46,6 +44,11 @@ def main(params: Params, compute: Compute) -> None:
     output.write(params, "figure7", caption, metrics, table)
     colours = [style.colour(name) for name in ("random_initialisation", "mixer", params.model.kind)]
     style.save(accuracies.histograms(found, colours), output.folder(params) / "figure7.png")
+
+
+def column(folder: Path, name: str) -> pd.Series:
+    """Accuracies that a stage kept in a folder."""
+    return inputs.read_table(folder / "accuracies.csv", name)[name]
 
 
 if __name__ == "__main__":

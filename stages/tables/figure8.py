@@ -6,9 +6,9 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.inputs import RESULTS, image_set
-from stages.common.base.params import Params
+from stages.common.base.params import Params, fraction_name
 from stages.common.evaluation import Subjects
 from stages.figures import lines, style
 from stages.tables import output
@@ -20,10 +20,13 @@ GAIN, GAIN_OF = "gain, points", "gain of "
 
 def main(params: Params, compute: Compute) -> None:
     model = mixers.load(params, SIZE, compute)
-    ours = pd.read_csv(RESULTS / "partial" / "partial.csv").set_index("fraction")
+    numbers = ("fraction", "gain", "gain_ci95")
+    ours = inputs.read_table(RESULTS / "partial" / "partial.csv", *numbers).set_index("fraction")
+    if lacking := [str(f) for f in params.partial.fractions if f not in ours.index]:
+        raise inputs.damaged(RESULTS / "partial" / "partial.csv", f"it has no row {lacking[0]}")
     images, rows, metrics = image_set("main", "test"), [], {}
     for fraction in params.partial.fractions:
-        subjects = Subjects.of_store(f"partial/{fraction:g}", images, params.target)
+        subjects = Subjects.of_store(fraction_name(fraction), images, params.target)
         accuracies = subjects.compared(model, params.seed, compute)
         results = {name: summary(values) for name, values in accuracies.items()}
         main_gain = {"mean": ours["gain"][fraction], "ci95": ours["gain_ci95"][fraction]}
@@ -52,7 +55,7 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    table = pd.read_csv(folder / "figure8.csv")
+    table = inputs.read_table(folder / "figure8.csv", words=("images", GAIN))
     (ours,) = (name for name in table if name.startswith(GAIN_OF))
     fractions = [float(images.removesuffix(" %")) / 100 for images in table["images"]]
     gains = {

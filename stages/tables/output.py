@@ -1,12 +1,12 @@
 """How a table is written: JSON (DVC's metrics), CSV and Markdown, in a folder per scale."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from kt.run.statistics import gap_closed
-from stages.common.base import runtime
+from kt.translators.merge import MergeConfig
+from stages.common.base import inputs, outputs
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 from stages.tables.cells import mixers
@@ -24,9 +24,9 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
         table: what a reader sees; its numbers are formatted already.
     """
     path = folder(params) / name
-    runtime.write_json(path.with_suffix(".json"), metrics)
-    runtime.write_csv(path.with_suffix(".csv"), table)
-    runtime.write_markdown(path.with_suffix(".md"), caption, table)
+    outputs.write_json(path.with_suffix(".json"), metrics)
+    outputs.write_csv(path.with_suffix(".csv"), table)
+    outputs.write_markdown(path.with_suffix(".md"), caption, table)
 
 
 ACCURACY = (
@@ -53,7 +53,7 @@ def parsed(spread: str) -> tuple[float, float]:
 
 def references() -> dict[str, dict]:
     """Summaries of the blocks that need no translator, on the test networks."""
-    return json.loads((RESULTS / "baselines" / "metrics.json").read_text())
+    return inputs.read_json(RESULTS / "baselines" / "metrics.json")
 
 
 def gap(mean: float, baselines: dict[str, dict]) -> float:
@@ -96,7 +96,8 @@ def protocol(params: Params) -> str:
 
 def given(params: Params) -> str:
     """What translators are given, in words."""
-    prototypes = params.translators["merge"].model["prototypes"]
+    merge = params.translators.get("merge", params.translator).model
+    prototypes = merge.get("prototypes", MergeConfig().prototypes)
     return (
         "A mixer is given the large block's weights and learns from pairs of large and small "
         f"blocks. Merge is given the whole network's weights and its own {prototypes} unlabelled "

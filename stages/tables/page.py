@@ -1,14 +1,11 @@
 """The results page: every table and figure of the paper and of our own, at every scale, in one."""
 
-import json
 import re
 from pathlib import Path
 
-import pandas as pd
-
 from kt.ensemble import Compute
 from kt.run.errors import KTError
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.tables import output
 from stages.tables.findings import findings
@@ -64,7 +61,7 @@ def main(params: Params, compute: Compute) -> None:
         for scale in params.scales:
             lines += section(output.TABLES / scale, name)
         lines += note(name)
-    (output.TABLES / "README.md").write_text("\n".join(lines) + "\n")
+    outputs.write_text(output.TABLES / "README.md", "\n".join(lines) + "\n")
 
 
 def command(name: str) -> str:
@@ -83,8 +80,8 @@ def section(folder: Path, name: str) -> list[str]:
             times = f"../times/{folder.name}/times"
             lines += [f"![seconds by networks]({times}.png)", "", f"[By the clock]({times}.md)"]
         lines += [""]
-    metrics = json.loads(page.with_suffix(".json").read_text())
-    table = pd.read_csv(page.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    metrics = inputs.read_json(page.with_suffix(".json"))
+    table = inputs.read_table(page.with_suffix(".csv"), kind=str)
     lines.append(page.read_text().rstrip())
     if said := findings(name, metrics, table):
         lines += ["", "The numbers say:", "", *(f"* {words}" for words in said)]

@@ -5,12 +5,12 @@ Where they differ in their small blocks only, no large block is trained again.
 """
 
 from kt.ensemble import Compute
-from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.generation import make_training_store
 from stages.common.base.inputs import PAIRS
 from stages.common.base.params import Params, stores
+from stages.common.base.stores import pairs
 
 
 def main(params: Params, compute: Compute, name: str) -> None:
@@ -23,7 +23,8 @@ def main(params: Params, compute: Compute, name: str) -> None:
     count, made = changed.active.networks.train, params.active.networks.train
     known = None
     if plain and count <= made and changed.active.recipe == params.active.recipe:
-        known = Pairs(PAIRS / "train").read("former", "large", "latter", first=count)
+        parts = ("former", "large", "latter")
+        known = pairs(PAIRS / "train", *parts, count=count).read(*parts, first=count)
     make_training_store(changed, compute, PAIRS / name, known)
 
 

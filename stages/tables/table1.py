@@ -1,13 +1,12 @@
 """Table 1 of the paper, measured: the accuracy, cost and needs of each method of compression."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from kt.ensemble import Compute
 from kt.rivals import retraining
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.params import Params
 from stages.figures import accuracies, style
 from stages.tables import output
@@ -54,8 +53,8 @@ def main(params: Params, compute: Compute) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    table = pd.read_csv(folder / f"{TABLE}.csv", keep_default_na=False)
-    metrics = json.loads((folder / f"{TABLE}.json").read_text())
+    table = inputs.read_table(folder / f"{TABLE}.csv", words=("method", "images"))
+    metrics = inputs.read_json(folder / f"{TABLE}.json")
     names = [name for name, row in metrics.items() if "parameters" in row]
     large = metrics["large"]
     rows = pd.DataFrame(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.figures import lines, style
 from stages.tables import output
@@ -49,18 +49,18 @@ def main(params: Params, compute: Compute) -> None:
     training = {
         str(path.relative_to(kept).with_suffix("")): seconds["training"]
         for path in sorted(kept.rglob("*.json"))
-        if "training" in (seconds := runtime.read_json(path))
+        if "training" in (seconds := inputs.read_json(path))
     }
     content = {"break_even": metrics, "methods": found, "training": training}
     folder = TIMES / params.scale
-    runtime.write_json(folder / "times.json", content)
-    runtime.write_markdown(folder / "times.md", caption, table)
+    outputs.write_json(folder / "times.json", content)
+    outputs.write_markdown(folder / "times.md", caption, table)
     draw(folder)
 
 
 def draw(folder: Path) -> None:
     """Draw what the clock said in a scale's folder."""
-    found = runtime.read_json(folder / "times.json")["methods"]
+    found = inputs.read_json(folder / "times.json")["methods"]
     curves = {
         found[name]["label"]: (found[name]["seconds"], found[name]["once_seconds"])
         for name in (*RETRAINED, *TRANSLATED)

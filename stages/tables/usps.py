@@ -1,12 +1,10 @@
 """Section 5.5 of the paper: large blocks between blocks that were trained on other images."""
 
-import json
-
 import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from stages.common.base import runtime
+from stages.common.base import inputs, runtime
 from stages.common.base.inputs import RESULTS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
@@ -21,7 +19,7 @@ def main(params: Params, compute: Compute) -> None:
     subjects = Subjects.of_store("transfer", image_set("transfer", "test"), params.target)
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
-    ours = json.loads((RESULTS / "transfer" / "metrics.json").read_text())
+    ours = inputs.read_json(RESULTS / "transfer" / "metrics.json")
     rows = [
         {
             "translator": label,

@@ -29,7 +29,7 @@ from kt.networks.weights import Weights, part, take
 from kt.run import seeds
 from kt.run.bounds import bounded
 from kt.run.threads import one_thread
-from kt.translators.base import Learning, Material, Translator
+from kt.translators.base import MOST_LAYERS, MOST_WIDE, Learning, Material, Translator
 from kt.translators.merge.descent import Descent
 from kt.translators.merge.encoder import (
     FEATURES,
@@ -70,10 +70,10 @@ class MergeConfig:
         whiten: steps outside the span follow gradients that are whitened: see `Probe.whitening`.
     """
 
-    layers: int = bounded(8, ge=0)
-    hidden_size: int = bounded(32, ge=1)
-    prototypes: int = bounded(256, ge=1)
-    images_per_layer: int = bounded(6, ge=1)
+    layers: int = bounded(8, ge=0, le=MOST_LAYERS)
+    hidden_size: int = bounded(32, ge=1, le=MOST_WIDE)
+    prototypes: int = bounded(256, ge=1, le=1_000_000)
+    images_per_layer: int = bounded(6, ge=1, le=1_000_000)
     dropout: float = 0.0
     target: str = "conv"
     free: bool = True

@@ -1,50 +1,143 @@
-"""One clear line for every mistake in a file of parameters."""
+"""One clear line for every mistake in a file of parameters.
+
+Files are read by DVC's own rules: those of YAML 1.2, in which `1e-05`, as DVC writes 0.00001, is a
+number. So what DVC records is what a stage uses.
+"""
 
 import difflib
+import reprlib
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from kt.run.errors import KTError
 
+DEEPEST = 50
+"""Sections within sections. DVC's parser, in C, dies of a stack overflow some thousands deep."""
+MOST = 100_000
+"""Values in a file: anchors within anchors can stand for more than any memory holds."""
+SHOWN = 60
+"""Characters of a wrong value that a message shows, at most."""
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 8, 4, 60, 60
 
-def read_yaml(path: Path) -> Any:
+
+class _Constructor(SafeConstructor):
+    """DVC's, but that a scalar which is not what its tag or form says is an error with a place."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            problem = f"{shown(getattr(node, 'value', None))} is no valid value: {error}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
     """What a file of parameters says, not checked.
 
     Raises:
-        KTError: the file is missing or not valid YAML.
+        KTError: the file cannot be read or is not valid YAML, a key is there twice, or the file
+            does not consist of sections with names.
     """
     try:
-        return yaml.safe_load(path.read_text())
+        return _parsed(path.read_bytes().decode())
     except FileNotFoundError:
         raise KTError(f"{path} is missing: run from the repository's root") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        reason = getattr(error, "problem", error)
-        raise KTError(f"{path}{line}: not valid YAML ({reason})") from None
+    except OSError as error:
+        raise KTError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise KTError(
+            f"{path}, line {line}: not valid YAML (byte 0x{byte:02x} is not UTF-8: save the file "
+            "in this encoding)"
+        ) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise KTError(f"{place}: not valid YAML ({_one_line(reason)})") from None
+    except ValueError as error:  # of the parser itself, about a very long integer
+        raise KTError(f"{path}: not valid YAML ({_one_line(error)})") from None
+    except RecursionError:
+        raise KTError(f"{path}: not valid YAML (a section contains itself)") from None
+
+
+def _parsed(text: str) -> dict[Any, Any]:
+    depth = 0
+    for event in YAML(typ="safe").parse(text):  # which, unlike `load`, does not recur
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            problem = f"more than {DEEPEST} sections or lists within each other"
+            raise ConstructorError(None, None, problem, event.start_mark)
+    reader = YAML(typ="safe")
+    reader.Constructor = _Constructor
+    found = reader.load(text)
+    if not isinstance(found, dict):
+        what = "is empty" if found is None else f"begins with {shown(found)}"
+        raise ConstructorError(None, None, f"the file {what}, not with a section's name")
+    if _size(found, set(), {}) > MOST:
+        raise ConstructorError(None, None, f"more than {MOST:,} values")
+    return found
+
+
+def _size(value: object, around: set[int], known: dict[int, int]) -> int:
+    """How many values there are in nested ones, those under an anchor as often as they are named.
+
+    Raises:
+        RecursionError: a section contains itself.
+    """
+    place = id(value)
+    if not isinstance(value, dict | list):
+        return 1
+    if place in around:
+        raise RecursionError
+    if place not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[place] = 1 + sum(_size(one, around | {place}, known) for one in inside)
+    return known[place]
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, cut if it is long."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def none_of(key: str, value: object, known: Iterable[str], what: str = "") -> str:
+    """That a value is none of those which are known, in words."""
+    return f"{key} is {shown(value)}, which is none of{what} {', '.join(known)}"
+
+
+def _one_line(words: object) -> str:
+    return " ".join(str(words).split())
 
 
 def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
     """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
-    error = failure.errors()[0]
+    error = failure.errors(include_url=False)[0]
     section, steps = _walk(schema, error["loc"])
     key = ".".join((*place, *steps))
     if error["type"] == "extra_forbidden":
-        accepted = sorted(section.model_fields)
+        accepted = sorted(getattr(section, "model_fields", ()))
         close = difflib.get_close_matches(str(error["loc"][-1]), accepted, 1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(accepted)}"
         return f"{key}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{key}: missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _one_line(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    if error["type"] == "float_type" and isinstance(error["input"], str):
-        message += " (YAML reads 1e-4 as text: write 0.0001)"
-    return f"{key}: got {error['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{key}: got {shown(error['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def _walk(schema: Any, location: tuple) -> tuple[Any, list[str]]:
@@ -52,10 +145,12 @@ def _walk(schema: Any, location: tuple) -> tuple[Any, list[str]]:
     section, steps = schema, []
     for step in location:
         section = schema
-        steps.append(str(step))
+        steps.append(_one_line(str(step)[:SHOWN]))
         if get_origin(schema) is dict:  # of sections: the key says nothing of their type
             schema = get_args(schema)[1]
         else:
             known = getattr(schema, "model_fields", {})
             schema = known[step].annotation if step in known else None
+        if isinstance(schema, UnionType):  # a section that may be left out
+            schema = next(kind for kind in get_args(schema) if kind is not NoneType)
     return section, steps

@@ -4,7 +4,9 @@ If KT_RAY (--ray) gives the address of a Ray cluster, its nodes train the networ
 KT_RAY_GPUS set what each task takes.
 """
 
+import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import TypeVar
 
 from kt.ensemble import Compute, Recipe
 from kt.images import ImageSet
+from kt.networks.blocks import Former, Latter, block_shapes, skeleton, weights
 from kt.networks.weights import Weights
 from kt.pairs import generate
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
 from kt.pairs.store import write_store
+from kt.run import memory
 from kt.run.errors import KTError
-from stages.common.base import runtime
+from stages.common.base import room, runtime
+from stages.common.base.checks import shown
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
 
@@ -70,6 +75,7 @@ def make_store(
     cluster = cluster_of_environment()
     if cluster is not None:
         compute = cluster.compute(compute)
+    require_room(plan, folder or PAIRS / plan.split)
     given = (large or {}) | (networks or {})
     inputs = runtime.fingerprint(data.images, data.labels, *given.values())
     engines = [compute.engine_for(kind).__name__ for kind in ("large", plan.target or "large")]
@@ -95,6 +101,28 @@ def make_store(
         )
 
 
+def require_room(plan: Plan, folder: Path) -> None:
+    """Raise KTError if a part does not fit into memory, or the store onto the disk.
+
+    While a part is trained there are gradients, velocities and what the engine makes of all three.
+    On the disk there are all parts and the store, for a while, less the parts that are done.
+    """
+    size = bytes_of(plan.target)
+    what = f"{plan.split}, {plan.stored:,} networks"
+    part = min(plan.count, plan.networks_per_stream) * (1 + len(plan.checkpoints))
+    memory.require(5 * part * size, f"{what} in parts of {part:,}", "lower networks.per_stream")
+    done = sum(f.stat().st_size for f in runtime.SCRATCH.glob(f"generate-*/{plan.split}-*"))
+    room.require_disk(folder, 2 * plan.stored * size - done, what)
+
+
+def bytes_of(target: str | None) -> int:
+    """Of a network with its large block, and with a small one of this kind if one is given."""
+    around = (weights(skeleton(make)).values() for make in (Former, Latter))
+    numbers = sum(tensor.numel() for tensors in around for tensor in tensors)
+    blocks = (block_shapes(kind).values() for kind in ("large", target) if kind is not None)
+    return 4 * (numbers + sum(math.prod(shape) for shapes in blocks for shape in shapes))
+
+
 def cluster_of_environment() -> Cluster | None:
     """The Ray cluster that the environment names; None if it names none.
 
@@ -104,13 +132,14 @@ def cluster_of_environment() -> Cluster | None:
 
     def number(name: str, kind: type[Number], lowest: float, default: str) -> Number:
         value = os.environ.get(name) or default
-        try:
-            if (found := kind(value)) >= lowest:
+        with contextlib.suppress(ValueError):
+            if lowest <= (found := kind(value)) <= runtime.MOST:
                 return found
-        except ValueError:
-            pass
         flag = name.removeprefix("KT_").lower().replace("_", "-")
-        raise KTError(f"--{flag} ({name}): got {value!r}; accepts a number >= {lowest}")
+        raise KTError(
+            f"--{flag} ({name}): got {shown(value)}; accepts a number >= {lowest}, at most "
+            f"{runtime.MOST}"
+        )
 
     if not (address := os.environ.get("KT_RAY")):
         return None

@@ -1,19 +1,142 @@
-"""Where stages keep what other stages read."""
+"""Where stages keep what other stages read, and the doors by which they read it.
 
+Each door checks all that it reads: checksums, shapes, types and ranges. What is wrong is one line
+that names the file.
+"""
+
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from kt.images import ImageSet
-from kt.run.files import load_tensors
+from kt.images.files import read_set
+from kt.networks.blocks import CLASSES
+from kt.run import files
+from kt.run.errors import KTError
 
 IMAGES = Path("data/images")
 PAIRS = Path("data/pairs")
 AUGMENTED = Path("data/augmented")
 RESULTS = Path("results")
 TRANSLATOR = RESULTS / "train" / "translator.safetensors"
+REMEDY = "run `dvc repro` to make it anew"
+SUMMARY = ("mean", "std", "min", "max", "n", "ci95")
+"""What `kt.run.statistics.summary` gives."""
 
 
 def image_set(which: str, split: str) -> ImageSet:
-    """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test"."""
-    names = [f"{split}.images", f"{split}.labels"]
-    tensors = load_tensors(IMAGES / f"{which}.safetensors", names)
-    return ImageSet(*(tensors[name] for name in names))
+    """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test".
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold such images.
+    """
+    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY)
+
+
+def images_of(path: Path, split: str) -> ImageSet:
+    """A split of the images, in colour perhaps, that a stage wrote to a file, with their labels.
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold such images.
+    """
+    images, labels = tensors_of(path, f"{split}.images", f"{split}.labels")
+    if images.dtype != torch.uint8 or images.dim() not in (3, 4) or not len(images):
+        what = f"{tuple(images.shape)} of {images.dtype}"
+        raise damaged(path, f"{split}.images are {what}, not some images of torch.uint8")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        what = f"{tuple(labels.shape)} of {labels.dtype}"
+        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of torch.int64")
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise damaged(path, f"{split}.labels are not all in 0 to {CLASSES - 1}")
+    return ImageSet(images, labels)
+
+
+def tensors_of(path: Path, *names: str) -> list[Tensor]:
+    """Tensors of a file that a stage wrote.
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold them.
+    """
+    found = files.load_tensors(path, remedy=REMEDY)
+    if lacking := [name for name in names if name not in found]:
+        raise damaged(path, f"it has no {lacking[0]}")
+    return [found[name] for name in names]
+
+
+class Found(dict):
+    """What a metrics file says. A key that it lacks is a user's error, which names the file."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key}")
+
+
+def read_json(path: Path) -> Found:
+    """Read what `outputs.write_json` wrote.
+
+    Raises:
+        KTError: the file is missing, no strict JSON, or a summary in it is not whole.
+    """
+
+    found = _named(path, files.load_json(path, REMEDY))
+    if not isinstance(found, Found):
+        raise damaged(path, "no JSON that a stage wrote")
+    return found
+
+
+def _named(path: Path, content: Any) -> Any:
+    """The same with mappings that know their file."""
+    if isinstance(content, list):
+        return [_named(path, value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    made = Found({key: _named(path, value) for key, value in content.items()})
+    made.path = path
+    if "mean" in made and "ci95" in made and not _is_summary(made):
+        raise damaged(path, "a summary is not made of finite numbers")
+    return made
+
+
+def _is_summary(found: dict) -> bool:
+    return all(
+        isinstance(found.get(name, 0), int | float) and math.isfinite(found.get(name, 0))
+        for name in SUMMARY
+    )
+
+
+def read_table(
+    path: Path, *columns: str, words: Sequence[str] = (), kind: type | None = None
+) -> pd.DataFrame:
+    """Read a table of plot data, CSV or, named .tsv, with tabs.
+
+    Args:
+        columns: of finite numbers, which there must be.
+        words: of anything, which there must be.
+        kind: of all columns; None: as each looks.
+
+    Raises:
+        KTError: the file is missing, empty or no such table.
+    """
+    separator = "\t" if path.suffix == ".tsv" else ","
+    with files.reading(path, REMEDY):
+        table = pd.read_csv(path, sep=separator, keep_default_na=False, dtype=kind)
+    if lacking := [name for name in (*columns, *words) if name not in table]:
+        raise damaged(path, f"it has no column {lacking[0]}")
+    if table.empty:
+        raise damaged(path, "it has no rows")
+    for name in columns:
+        if table[name].dtype.kind not in "if" or not np.isfinite(table[name].to_numpy()).all():
+            raise damaged(path, f"{name} is not made of finite numbers")
+    return table
+
+
+def damaged(path: Path, how: str) -> KTError:
+    """The error of a stage's product that is not what the stage makes."""
+    return files.damaged(path, how, REMEDY)

@@ -16,17 +16,34 @@ from pydantic import (
 from kt.images import IMAGE_SETS
 from kt.networks.blocks import TARGETS
 from kt.run.errors import KTError
-from stages.common.base.checks import explain, read_yaml
+from stages.common.base.checks import explain, none_of, read_yaml, shown
 
-Count = Annotated[int, Field(ge=1)]
+MOST, HIGHEST = 10**9, 1e6
+"""The largest whole number, and the largest other one, that any parameter may be. Far beyond use:
+they keep a slip of the pen from overflowing."""
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Epochs = Annotated[int, Field(ge=1, le=10**6)]
+Layers = Annotated[int, Field(ge=0, le=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=HIGHEST)]
+NotNegative = Annotated[float, Field(ge=0, le=HIGHEST)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[\w-]+$")]
+"""Of a scale: it names folders, too."""
+
+
+def different(values: list) -> list:
+    """Refuse a list with two equal entries."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"got {shown(values)}; each must be another")
+    return values
 
 
 def _known_set(name: str) -> str:
     if name not in IMAGE_SETS:
-        raise ValueError(f"got {name!r}; accepts {', '.join(IMAGE_SETS)}")
+        raise ValueError(f"got {shown(name)}; accepts {', '.join(IMAGE_SETS)}")
     return name
 
 
@@ -45,13 +62,13 @@ class Model(Strict):
     """The translator: its kind, a key of `translators`, and what every kind has."""
 
     kind: str
-    layers: Annotated[int, Field(ge=0)]
+    layers: Layers
     hidden_size: Count
 
 
 def _increasing(values: list[int]) -> list[int]:
     if values != sorted(set(values)):
-        raise ValueError(f"got {values}; each must be greater than the one before")
+        raise ValueError(f"got {shown(values)}; each must be greater than the one before")
     return values
 
 
@@ -64,7 +81,7 @@ class Generate(Strict):
 
 
 class Augment(Strict):
-    copies: Annotated[int, Field(ge=0)]
+    copies: Whole
     masking: Fraction
     noise: NotNegative
     side: Side
@@ -72,7 +89,7 @@ class Augment(Strict):
 
 
 class Schedule(Strict):
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     evaluate_every: Count
 
@@ -95,8 +112,22 @@ class Train(Strict):
     precision: Literal["float32", "bfloat16"]
 
 
+def _with_names_of_their_own(values: list[float]) -> list[float]:
+    different([fraction_name(value) for value in values])
+    return values
+
+
 class Partial(Strict):
-    fractions: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+    fractions: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]],
+        Field(min_length=1),
+        AfterValidator(_with_names_of_their_own),
+    ]
+
+
+def fraction_name(fraction: float) -> str:
+    """Of the folder with networks trained on a fraction of the images."""
+    return f"partial/{fraction:g}"
 
 
 class Images(Strict):
@@ -108,14 +139,14 @@ class Images(Strict):
 class Networks(Strict):
     train: Count
     selection: Count
-    test: Annotated[int, Field(ge=2)]
-    partial: Annotated[int, Field(ge=2)]
+    test: Annotated[int, Field(ge=2, le=MOST)]
+    partial: Annotated[int, Field(ge=2, le=MOST)]
     per_stream: Count
 
 
 class ScaleRecipe(Strict):
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Epochs
+    batch_size: Annotated[int, Field(ge=2, le=MOST)]
     lr: Positive
 
 
@@ -125,7 +156,7 @@ class Scale(Strict):
     recipe: ScaleRecipe
     repeats: Count
     pairs: Count
-    expected: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    expected: dict[str, Annotated[list[Finite], Field(min_length=2, max_length=2)]]
 
 
 Change = dict[str, Any]
@@ -137,7 +168,7 @@ class Params(Strict):
     """All of `params.yaml`."""
 
     scale: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     target: Literal[tuple(TARGETS)]  # type: ignore[valid-type]
     model: Model
     generate: Generate
@@ -145,20 +176,21 @@ class Params(Strict):
     train: Train
     translators: dict[str, Kind]
     partial: Partial
-    scales: dict[str, Scale]
+    scales: dict[Name, Scale]
 
     @model_validator(mode="after")
     def _known_scale(self) -> "Params":
         if self.scale not in self.scales:
-            raise ValueError(f"scale is {self.scale!r}, which is none of {', '.join(self.scales)}")
+            raise ValueError(
+                f"scale is {shown(self.scale)}, which is none of {', '.join(self.scales)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _known_kind(self) -> "Params":
         kind = self.model.kind
         if kind not in self.translators:
-            known = ", ".join(self.translators)
-            raise ValueError(f"model.kind is {kind!r}, which is none of translators: {known}")
+            raise ValueError(none_of("model.kind", kind, self.translators, " translators:"))
         if self.scale not in self.translators[kind].schedule:
             raise ValueError(f"translators.{kind}.schedule.{self.scale}: missing")
         return self
@@ -168,8 +200,8 @@ class Params(Strict):
         checkpoints, epochs = self.generate.checkpoints, self.active.recipe.epochs
         if checkpoints and checkpoints[-1] >= epochs:
             raise ValueError(
-                f"generate.checkpoints is {checkpoints}, but scales.{self.scale}.recipe.epochs "
-                f"{epochs}: a checkpoint comes before the last epoch"
+                f"generate.checkpoints is {shown(checkpoints)}, but scales.{self.scale}.recipe."
+                f"epochs {epochs}: a checkpoint comes before the last epoch"
             )
         pairs, networks = self.active.pairs, self.active.networks.train
         if pairs > networks * (1 + len(checkpoints)):

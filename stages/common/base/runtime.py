@@ -1,18 +1,19 @@
 """Shared by all stages: the command line, one-line errors, scratch space and progress bars."""
 
 import argparse
+import atexit
 import contextlib
-import errno
 import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -20,12 +21,12 @@ from tqdm import tqdm
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.run.errors import KTError
+from kt.run.guard import SCRATCH, guard
 from kt.run.threads import processors
 from stages.common.base import params
+from stages.common.base.checks import shown
 from stages.common.base.params import Params
 
-SCRATCH = Path(".kt")
-USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 RAY = {
     "ray": "generate networks on the Ray cluster with this address; auto: the one started here",
     "ray_cpus": "CPU threads of each of its tasks; 1",
@@ -42,6 +43,12 @@ KEPT = 1
 TRAINS_NETWORKS = ("ensemble", "images", "networks", "pairs", "run")
 """The folders of `kt` that train networks."""
 ENGINES = ("auto", "cpu", "cuda", "torch")
+DEVICES = ("cpu", "cuda")
+MOST = 10_000
+"""Of workers and of networks in a chunk."""
+TEMPORARY = (".dvc", "tmp", "exps")
+"""Where DVC keeps the copies of the project in which it runs experiments, in the project."""
+os.environ["MPLBACKEND"] = "Agg"  # the images' typefaces come with matplotlib
 
 
 def run(main: Callable[..., None], description: str, cell: str | None = None) -> None:
@@ -63,11 +70,23 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
+    give_home()
     for name in RAY:  # looked up where networks are generated
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
     one_line(lambda: main(checked(), _compute(flags), *named))
+
+
+def give_home() -> None:
+    """Libraries want a name and a home for settings. A container's user may have neither."""
+    try:
+        Path.home()
+    except RuntimeError:
+        home = tempfile.mkdtemp(prefix="kt-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+        os.environ.setdefault("USER", "nobody")
 
 
 def checked() -> Params:
@@ -87,17 +106,9 @@ def checked() -> Params:
 
 
 def one_line(work: Callable[[], object]) -> None:
-    """Do some work. A user's error, a full disk or an interruption ends it with one line."""
-    try:
+    """Do some work. Whatever goes wrong ends it with one line: `kt.run.guard`."""
+    with guard(kept=f"run again to go on from what is kept in {SCRATCH}/"):
         work()
-    except KTError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in USERS_ERRORS:
-            raise
-        sys.exit(f"error: {error}: what was computed so far is kept in {SCRATCH}/")
-    except KeyboardInterrupt:
-        sys.exit(f"interrupted: run again to go on from what is kept in {SCRATCH}/")
 
 
 def _compute(flags: argparse.Namespace) -> Compute:
@@ -106,23 +117,28 @@ def _compute(flags: argparse.Namespace) -> Compute:
 
     def count(name: str, default: int) -> int:
         value = setting(name, str(default))
-        if not value.isdecimal() or int(value) < 1:
-            raise KTError(f"--{name} (KT_{name.upper()}): got {value!r}; accepts a number >= 1")
-        return int(value)
+        if re.fullmatch("[0-9]{1,9}", value) and 1 <= int(value) <= MOST:
+            return int(value)
+        flag = f"--{name} (KT_{name.upper()})"
+        raise KTError(f"{flag}: got {shown(value)}; accepts a number >= 1, at most {MOST}")
 
     available = "cuda" if torch.cuda.is_available() else "cpu"
     name = setting("device", available)
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise RuntimeError(f"accepts {' and '.join(DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise KTError(f"--device (KT_DEVICE): {name!r} cannot be used here ({reason})") from None
+        raise KTError(
+            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({reason})"
+        ) from None
     on_cpu = device.type == "cpu"
     workers = count("workers", processors()) if on_cpu else 1
     engine = setting("engine", "auto")
     if engine not in ENGINES:
-        raise KTError(f"--engine (KT_ENGINE): got {engine!r}; accepts {', '.join(ENGINES)}")
+        raise KTError(f"--engine (KT_ENGINE): got {shown(engine)}; accepts {', '.join(ENGINES)}")
     if engine == "cuda":
         try:
             cuda_engine.require(device)
@@ -142,7 +158,11 @@ def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
 
     It lives outside DVC's outputs, which DVC deletes before a stage runs. Its name is a hash of all
     that the result depends on, so that work is resumed only if the result would be the same. A
-    lock keeps a second process away.
+    lock beside it keeps a second process away. If it cannot be deleted in the end, it stays: the
+    work is done.
+
+    Experiments that DVC runs in a copy of the project, which it deletes afterwards, keep theirs in
+    the project itself, unless another experiment is doing the same work there.
 
     Args:
         code: folders of `kt` whose code makes the result: those among the stage's dependencies.
@@ -153,18 +173,34 @@ def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
     for path in sorted(path for name in code for path in (library / name).rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.read_bytes())
-    folder = SCRATCH / f"{stage}-{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
+    name = f"{stage}-{digest.hexdigest()[:16]}"
+    folder, lock = _locked([place / name for place in (*_of_project(), SCRATCH)])
     try:
-        lock.acquire()
-    except Timeout:
-        raise KTError(f"another process is doing this work (it holds {lock.lock_file})") from None
-    try:
+        folder.mkdir(exist_ok=True)
         yield folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a network's file system may keep open files
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
     finally:
         lock.release()
+
+
+def _of_project() -> Iterator[Path]:
+    """The scratch folder of the project, if this is a copy of it that DVC made."""
+    for folder in Path.cwd().parents:
+        if folder.parts[-len(TEMPORARY) :] == TEMPORARY:
+            yield folder.parents[len(TEMPORARY) - 1] / SCRATCH
+
+
+def _locked(folders: Sequence[Path]) -> tuple[Path, FileLock]:
+    """The first of some folders that no other process holds, and the lock on it."""
+    for folder in folders:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+        with contextlib.suppress(Timeout):
+            lock.acquire()
+            return folder, lock
+    raise KTError(f"another process is doing this work (it holds {lock.lock_file})")
 
 
 def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
@@ -186,33 +222,3 @@ def fingerprint(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table of plot data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
-
-
-def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
-    """Write a table for readers: a paragraph, then the table, in Markdown."""
-    lines = [
-        caption,
-        "",
-        f"| {' | '.join(table.columns)} |",
-        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
-        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a metrics file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict:
-    """Read what `write_json` wrote."""
-    return json.loads(path.read_text())

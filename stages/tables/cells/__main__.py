@@ -11,6 +11,7 @@ from kt.ensemble import Compute
 from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params
+from stages.tables.cells import cell
 
 MODULES = {
     "ablation": "trained",
@@ -33,7 +34,9 @@ def main(params: Params, compute: Compute, name: str) -> None:
     table, *keys = name.split("/")
     if table not in MODULES:
         raise KTError(f"{name!r} is no cell: the first word accepts {', '.join(MODULES)}")
-    import_module(f"stages.tables.cells.{MODULES[table]}").make(params, compute, table, *keys)
+    make = import_module(f"stages.tables.cells.{MODULES[table]}").make
+    cell.require_words(name, make, params, compute, table, *keys)
+    make(params, compute, table, *keys)
 
 
 if __name__ == "__main__":

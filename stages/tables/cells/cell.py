@@ -1,13 +1,15 @@
 """What cells share: where they are kept, and a translator measured."""
 
-import json
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from kt.run.statistics import summary
 from stages.common import translation
-from stages.common.base import runtime
+from stages.common.base import inputs, outputs
 from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
@@ -25,20 +27,34 @@ def write(params: Params, name: str, content: dict, seconds: dict | None = None)
     Args:
         seconds: what the clock said, kept elsewhere: made again, a cell is the same.
     """
-    runtime.write_json(CELLS / params.scale / f"{name}.json", content)
+    outputs.write_json(CELLS / params.scale / f"{name}.json", content)
     if seconds:
-        runtime.write_json(CELLS / params.scale / TIMES / f"{name}.json", seconds)
+        outputs.write_json(CELLS / params.scale / TIMES / f"{name}.json", seconds)
 
 
 def read(params: Params, name: str) -> dict:
     """Read the cell that `write` wrote."""
-    return json.loads((CELLS / params.scale / f"{name}.json").read_text())
+    return inputs.read_json(CELLS / params.scale / f"{name}.json")
 
 
 def seconds_of(params: Params, name: str) -> dict:
     """What the clock said of a cell; nothing where it was made elsewhere."""
     path = CELLS / params.scale / TIMES / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return inputs.read_json(path) if path.exists() else {}
+
+
+def known(key: str, accepted: Iterable[object], where: str) -> None:
+    """Raise KTError if a word of a cell's name is none of those which its table's settings have."""
+    if key not in (words := [str(word) for word in accepted]):
+        raise KTError(f"{key!r} is no cell: {where} has {', '.join(words)}")
+
+
+def require_words(name: str, make: Callable, *arguments: object) -> None:
+    """Raise KTError if a cell's name has more or fewer words than the function that makes it."""
+    try:
+        signature(make).bind(*arguments)
+    except TypeError:
+        raise KTError(f"{name!r} is no cell: its name has too many or too few words") from None
 
 
 def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]:

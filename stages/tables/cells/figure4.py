@@ -8,7 +8,6 @@ from kt.ensemble import Compute
 from kt.networks.blocks import initial_weights, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.networks.weights import Weights, part
-from kt.pairs.store import Pairs
 from kt.run import seeds
 from kt.run.errors import KTError
 from kt.translators import losses, translate
@@ -19,6 +18,7 @@ from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import PAIRS
 from stages.common.base.params import Params, at_scale, settings_of
+from stages.common.base.stores import pairs
 from stages.tables.cells import cell
 from stages.tables.cells.settings import OfOneCost
 
@@ -31,12 +31,16 @@ TOLERANCE = 0.05
 
 def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     chosen = settings_of(of, OfOneCost)
+    cell.known(kind, KINDS, of)
     model, products = matched(params)[kind]
     model.to(compute.device)
     batch_size = at_scale(params, "tables/figure4/params.yaml: batch_size", chosen.batch_size)
     training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
-    pairs, others = Pairs(PAIRS / STORE), Pairs(PAIRS / "selection")
-    learned, held_out = pairs.read("large", "small"), others.read("large", "small")
+    store, others = (
+        pairs(PAIRS / split, "large", "small", target=params.target)
+        for split in (STORE, "selection")
+    )
+    learned, held_out = store.read("large", "small"), others.read("large", "small")
     small = part(held_out, "small")
 
     def evaluate(model: Translator) -> Record:
@@ -49,7 +53,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     key = [kind, dataclasses.asdict(model.config), dataclasses.asdict(training)]
     with (
         runtime.scratch(
-            of, translation.TRAINS_TRANSLATORS, *key, pairs.checksum, others.checksum
+            of, translation.TRAINS_TRANSLATORS, *key, store.checksum, others.checksum
         ) as kept,
         runtime.progress_bar(training.epochs, kind, "epoch") as bar,
     ):
@@ -59,13 +63,13 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
             model, objective, training, evaluate, "epoch", checkpoint, lambda _: bar.update()
         )
     shown = ("epoch", "loss", "held_out_loss")
-    seconds = sum(len(pairs) / record["samples_per_second"] for record in fitted.history)
+    seconds = sum(len(store) / record["samples_per_second"] for record in fitted.history)
     content = {
         "parameters": parameter_count(model),
         "multiply_adds": products,
-        "pairs": len(pairs),
+        "pairs": len(store),
         "batch_size": batch_size,
-        "updates": len(fitted.history) * -(-len(pairs) // batch_size),
+        "updates": len(fitted.history) * -(-len(store) // batch_size),
         "held_out": len(others),
         "mean_block": of_mean_block(part(learned, "small"), small),
         "history": [{name: record[name] for name in shown} for record in fitted.history],

@@ -11,12 +11,12 @@ from kt.images import ImageSet
 from kt.networks.weights import Weights
 from kt.rivals import pruning
 from kt.run.statistics import summary
-from kt.translators import load_translator, own_images, refine, translate
+from kt.translators import own_images, refine, translate
 from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import TRANSLATOR, image_set
 from stages.common.base.params import Params, settings_of
-from stages.common.evaluation import Subjects
+from stages.common.evaluation import Subjects, translator
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Ablation
 
@@ -27,7 +27,7 @@ def make(params: Params, compute: Compute, of: str) -> None:
     few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
     steps = settings_of("ablation", Ablation).refine_steps
-    model = load_translator(TRANSLATOR, compute.device)
+    model = translator(TRANSLATOR, target, compute.device)
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 

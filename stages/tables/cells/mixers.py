@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from kt.ensemble import Compute
-from kt.translators import Translator, load_translator
+from kt.translators import Translator
 from stages.common import translation
 from stages.common.base.inputs import TRANSLATOR
 from stages.common.base.params import Params, settings_of
-from stages.tables.cells import paper
+from stages.common.evaluation import translator
+from stages.tables.cells import cell, paper
 from stages.tables.cells.settings import Kept, Size, epochs_of
 
 TRANSLATORS = Path("tables/translators")
@@ -24,12 +25,14 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
     Raises:
         KTError: it is missing or damaged.
     """
-    return load_translator(folder(params, size) / TRANSLATOR.name, compute.device)
+    return translator(folder(params, size) / TRANSLATOR.name, params.target, compute.device)
 
 
 def training_of(params: Params, size: str) -> tuple[float, int]:
     """Its dropout, and the epochs of its training at the active scale."""
-    kept = settings_of("mixers", dict[Size, Kept])[size]
+    settings = settings_of("mixers", dict[Size, Kept])
+    cell.known(size, settings, "tables/params.yaml: mixers")
+    kept = settings[size]
     return kept.dropout, epochs_of(params, f"tables/params.yaml: mixers.{size}", kept.epochs)
 
 

@@ -23,6 +23,7 @@ SHOWN, TURNS = 128, 50
 
 
 def make(params: Params, compute: Compute, of: str, family: str) -> None:
+    cell.known(family, FAMILIES, of)
     rows = FAMILIES[family](Setting.of(params, compute))
     found = {name: numbers(row, params, compute) for name, row in rows.items()}
     took = {name: times(row) for name, row in rows.items()}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from kt.ensemble import Compute
-from kt.run.errors import KTError
 from kt.run.statistics import summary
 from kt.translators import baselines
 from stages.common.base.inputs import image_set
@@ -11,7 +10,6 @@ from stages.common.base.params import Change, Params, merged, settings_of
 from stages.common.evaluation import Subjects
 from stages.tables.cells import cell, paper
 from stages.tables.cells.settings import (
-    AUGMENTATIONS,
     Ablation,
     Augmentation,
     Curve,
@@ -31,7 +29,9 @@ Learning = tuple[Change, str]
 def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     """Train a cell's translator, measure it and write what was found."""
     name = "/".join((of, *keys))
-    change, store = LEARNING[of](params, *((of, *keys) if of in GRIDS else keys))
+    words = (of, *keys) if of in GRIDS else keys
+    cell.require_words(name, LEARNING[of], params, *words)
+    change, store = LEARNING[of](params, *words)
     changed = params.changed(change, f"tables: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
@@ -43,14 +43,15 @@ def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
 
 def ablation(params: Params, row: str) -> Learning:
     settings = settings_of("ablation", Ablation)
-    if row not in settings.rows:
-        raise KTError(f"{row!r} is no row of the ablation: it has {', '.join(settings.rows)}")
+    cell.known(row, settings.rows, "tables/ablation/params.yaml")
     return settings.change(row), settings.rows[row].store
 
 
 def curve(params: Params, networks: str) -> Learning:
     """Every point makes as many steps, so that all cost the same."""
-    settings, count, schedule = settings_of("curve", Curve), int(networks), params.schedule
+    settings, schedule = settings_of("curve", Curve), params.schedule
+    cell.known(networks, settings.networks, "tables/curve/params.yaml: networks")
+    count = int(networks)
     steps = schedule.epochs * -(-params.active.pairs // schedule.batch_size)
     epochs = max(1, round(steps / -(-count // schedule.batch_size)))
     learning = schedule.model_copy(
@@ -68,14 +69,17 @@ def merge(params: Params) -> Learning:
 
 
 def grid(params: Params, of: str, size: str, dropout: str) -> Learning:
-    epochs = epochs_of(params, f"tables/{of}/params.yaml", settings_of(of, Grid).epochs)
+    settings, place = settings_of(of, Grid), f"tables/{of}/params.yaml"
+    cell.known(size, settings.sizes, f"{place}: sizes")
+    cell.known(dropout, settings.dropout, f"{place}: dropout")
+    epochs = epochs_of(params, place, settings.epochs)
     return paper.mixer(params, size, epochs, {"train": {"dropout": float(dropout)}}), "train"
 
 
 def augmentation(params: Params, kind: str, strength: str = "") -> Learning:
-    if kind not in ("none", *AUGMENTATIONS):
-        raise KTError(f"{kind!r} is no cell of table5; accepts none, masking/M and noise/N")
     settings = settings_of("table5", Augmentation)
+    names = [name for swept in settings.names().values() for name in swept]
+    cell.known("/".join(filter(None, (kind, strength))), names, "tables/table5/params.yaml")
     whole = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
     drawn = {} if kind == "none" else {kind: float(strength)}
     change = {
@@ -87,6 +91,7 @@ def augmentation(params: Params, kind: str, strength: str = "") -> Learning:
 
 def target(params: Params, kind: str) -> Learning:
     settings = settings_of("table6", Targets)
+    cell.known(kind, settings.stores, "tables/table6/params.yaml: stores")
     epochs = epochs_of(params, "tables/table6/params.yaml", settings.epochs)
     return paper.mixer(params, settings.size, epochs, settings.stores[kind]), f"table6/{kind}"
 

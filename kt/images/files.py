@@ -1,0 +1,68 @@
+"""Image sets in files: a safetensors file, and beside it the checksums of what is in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kt.images.base import ImageSet
+from kt.networks.blocks import CLASSES, IMAGE_SIZE
+from kt.run.files import checksum, damaged, load_json, load_tensors, save_json, save_tensors
+
+
+def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
+    """Write image sets ("train", "test", ...) to one file, and their checksums beside it.
+
+    Args:
+        name: of the data set, kept in the file.
+
+    Raises:
+        KTError: they cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for split, images in sets.items():
+        tensors |= _named(split, images)
+    save_tensors(path, tensors, {"name": name})
+    save_json(sums_of(path), {split: checksum(_named(split, s)) for split, s in sets.items()})
+
+
+def read_set(path: Path, split: str, remedy: str = "") -> ImageSet:
+    """One of the sets that `write_sets` wrote: grey images of 28 x 28 pixels.
+
+    Raises:
+        KTError: a file is missing or damaged, or holds images of another size or type, labels that
+            are no classes, or another content than was written.
+    """
+    names = list(_named(split, ImageSet(torch.empty(0), torch.empty(0))))
+    tensors = load_tensors(path, names, remedy)
+    images = ImageSet(*tensors.values())
+    if (wrong := _wrong(images)) is not None:
+        raise damaged(path, wrong, remedy)
+    sums = load_json(sums_of(path), remedy)
+    if not isinstance(sums, dict) or sums.get(split) != checksum(tensors):
+        raise damaged(path, f"the checksum of {split!r} is not that of {sums_of(path)}", remedy)
+    return images
+
+
+def sums_of(path: Path) -> Path:
+    """Where the checksums of a file of image sets are."""
+    return path.with_suffix(".json")
+
+
+def _named(split: str, images: ImageSet) -> dict[str, torch.Tensor]:
+    return {f"{split}.images": images.images, f"{split}.labels": images.labels}
+
+
+def _wrong(data: ImageSet) -> str | None:
+    """What a set for the paper's networks must not be, in words; None if nothing is wrong."""
+    images, labels = data.images, data.labels
+    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+        return f"images are {images.dtype}, labels {labels.dtype}, not uint8 and int64"
+    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or labels.shape != images.shape[:1]:
+        return f"images are {tuple(images.shape)}, labels {tuple(labels.shape)}"
+    if not len(labels):
+        return "there are no images"
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
+        return f"labels are {labels.min()} to {labels.max()}, not 0 to {CLASSES - 1}"
+    return None

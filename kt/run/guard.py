@@ -1,0 +1,94 @@
+"""The last guard of a program: whatever happens inside ends in one line."""
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from kt.run.errors import KTError
+
+UNFORESEEN = 70
+"""Exit status of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
+SCRATCH = Path(".kt")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+USERS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Numbers of a system's errors that the user can mend."""
+
+
+@contextlib.contextmanager
+def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") -> Iterator[None]:
+    """End the program with one line on a stream, whatever what is inside raises.
+
+    Exit status 1 for a user's error (`KTError`, a full disk, too little memory) and for an
+    interruption; 70 for an exception that nobody foresaw, whose traceback is kept in a file. An
+    output that is closed early (`| head`) ends it in silence.
+
+    Args:
+        stream: standard error, if none is given.
+        folder: keeps tracebacks.
+        kept: what is said of the work so far, behind a full disk's or an interruption's line.
+
+    Raises:
+        SystemExit: in place of what was raised. One raised inside is left alone.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        raise SystemExit(1) from None
+    except (Exception, KeyboardInterrupt) as error:
+        line, status = explained(error, folder, kept)
+        with contextlib.suppress(OSError, ValueError):  # that one may be closed as well
+            print(line, file=stream or sys.stderr, flush=True)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _silence(sys.stdout)
+        raise SystemExit(status) from None
+
+
+def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> tuple[str, int]:
+    """The line and the exit status that an exception ends a program with; see `guard`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    behind = f": {kept}" if kept else ""
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted{behind}", 1
+    if isinstance(error, KTError):
+        return f"error: {text}", 1
+    if isinstance(error, OSError) and error.errno in USERS:
+        return f"error: {text}{behind}", 1
+    if _lacks_memory(error):
+        return f"error: there is not enough memory ({text[:120]}): make it smaller{behind}", 1
+    place = _keep_traceback(error, folder)
+    return f"error: unforeseen {type(error).__name__} ({text[:200]}); {place}", UNFORESEEN
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}  # torch need not be imported here
+    allocation = "DefaultCPUAllocator" in str(error)
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or allocation
+
+
+def _keep_traceback(error: BaseException, folder: Path) -> str:
+    """Write an exception's traceback to a file, and say where it is."""
+    name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    text = "".join(traceback.format_exception(error))
+    for place in (folder, Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(text, errors="backslashreplace")
+            return f"its traceback is in {place / name}: please report it"
+    return "its traceback could not be kept"
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still to be written to a closed output vanish, Python's last flush included."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

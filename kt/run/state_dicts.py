@@ -1,0 +1,66 @@
+"""Weights in files, whatever wrote them: safetensors, or `torch.save` of a `state_dict`."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kt.run.errors import KTError
+from kt.run.files import load_tensors, problem, read_bytes
+
+PREFIXES = ("module.", "_orig_mod.")
+"""Put before all names by `DataParallel` and `torch.compile`."""
+HOLDERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which checkpoints keep the weights."""
+PICKLED = (b"PK", b"\x80")
+"""How files of `torch.save` begin, new and old ones."""
+NOTHING = "it begins like neither"
+
+
+def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
+    """The weights in a safetensors file, or in a `torch.save` of a `state_dict` or a checkpoint.
+
+    Only weights are read: no code in a file is run.
+
+    Raises:
+        KTError: the file is missing or damaged, or holds something other than weights.
+    """
+    found: Any
+    try:
+        found = load_tensors(path, remedy=remedy)
+    except KTError as error:
+        start = read_bytes(path, remedy)[:9]
+        if start[8:] == b"{":  # a header of safetensors
+            raise
+        what = f"is no safetensors file and no torch.save of weights alone ({NOTHING})"
+        if not start.startswith(PICKLED):
+            raise problem(path, what, remedy) from error
+        try:
+            if zipfile.is_zipfile(path) and (record := zipfile.ZipFile(path).testzip()):
+                raise ValueError(f"the checksum of {record} is another")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as reason:  # what unpickling a damaged file raises has no end
+            first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+            raise problem(path, what.replace(NOTHING, first[:150]), remedy) from None
+    for key in HOLDERS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not found:
+        raise problem(path, "holds no weights by name", remedy)
+    for name, tensor in found.items():
+        if not isinstance(name, str):
+            raise problem(path, f"holds {name!r}, which is no name", remedy)
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise problem(path, f"holds {name}, which is no plain tensor", remedy)
+    return plain(found)
+
+
+def plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without the prefixes that wrappers put before all names."""
+    weights = dict(weights)
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in weights)), None):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights

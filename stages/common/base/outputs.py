@@ -1,0 +1,49 @@
+"""How stages write metrics and tables: whole or not at all, and nothing that is not finite."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kt.run.errors import NotFiniteError
+from kt.run.files import save_json, save_text
+from kt.run.finite import LOWER
+
+write_text = save_text
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Write a metrics file: strict JSON, which knows no NaN and no infinity.
+
+    Raises:
+        KTError: a number is not finite, or the file cannot be written.
+    """
+    try:
+        save_json(path, content)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{error}: {LOWER}") from None
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of plot data.
+
+    Raises:
+        KTError: a number is not finite, or the file cannot be written.
+    """
+    for name in table.select_dtypes("number"):
+        if not np.isfinite(table[name].to_numpy()).all():
+            raise NotFiniteError(f"{path} is not written: {name} is not finite: {LOWER}")
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
+    """Write a table for readers: a paragraph, then the table, in Markdown."""
+    lines = [
+        caption,
+        "",
+        f"| {' | '.join(table.columns)} |",
+        f"| --- |{' ---: |' * (len(table.columns) - 1)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
+    ]
+    write_text(path, "\n".join(lines) + "\n")

@@ -1,0 +1,300 @@
+"""What stages read is checked before any work; what they write is whole and finite."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kt.ensemble import Compute
+from kt.networks.weights import take
+from kt.pairs.store import MANIFEST, Pairs, write_store
+from kt.run.errors import KTError
+from kt.run.files import load_tensors, save_tensors
+from kt.translators import METADATA, save_translator
+from stages import (
+    augment,
+    eval_partial_data,
+    eval_transfer_usps,
+    evaluate_baselines,
+    generate_transfer,
+    generate_val,
+    headline,
+    report,
+    train_translator,
+)
+from stages.common.base import inputs, outputs, params, room
+from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR
+from stages.common.translation import make_model
+from stages.tables import store
+from stages.tables.cells import __main__ as cells
+
+MAIN = IMAGES / "main.safetensors"
+
+
+@pytest.fixture
+def here(prepared, monkeypatch):
+    """A project with images, pairs and augmented pairs: the working directory."""
+    monkeypatch.chdir(prepared.folder)
+    return prepared
+
+
+def refused(stage, message):
+    with pytest.raises(KTError, match=message) as caught:
+        stage.main(params.load(), Compute())
+    assert "\n" not in str(caught.value)
+
+
+def flip_in(path: Path, tensor: str) -> None:
+    """Change one bit of a tensor in a safetensors file."""
+    data = bytearray(path.read_bytes())
+    head = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + head])[tensor]["data_offsets"]
+    data[8 + head + begin] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", ["former.conv.weight", "large.conv1.weight", "latter.fc.weight"])
+def test_a_flipped_bit_anywhere_in_a_store_stops_every_stage_that_reads_it(here, part):
+    flip_in(PAIRS / "train" / "00000.safetensors", part)
+    for stage in (augment, evaluate_baselines, train_translator):
+        refused(stage, f"train/00000.safetensors is damaged .*checksum of {part}")
+
+
+@pytest.mark.parametrize(
+    ("split", "stages"),
+    [
+        ("train", (generate_val, train_translator)),
+        ("held_back", (augment, train_translator)),
+        ("test", (evaluate_baselines, train_translator)),
+    ],
+)
+def test_a_flipped_pixel_stops_every_stage_that_reads_these_images(here, split, stages):
+    flip_in(MAIN, f"{split}.images")
+    for stage in stages:
+        refused(stage, f"main.safetensors is damaged .*the checksum of '{split}'")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t | {"train.images": t["train.images"].float()}, "images are .*float32"),
+        (lambda t: t | {"train.images": t["train.images"][:, 1:]}, "images are .*27, 28"),
+        (lambda t: t | {"train.images": t["train.images"][1:]}, "images are .*, labels "),
+        (lambda t: t | {"train.labels": t["train.labels"] + 1}, "labels are 1 to 10, not 0 to 9"),
+        (lambda t: t | {"train.labels": t["train.labels"].int()}, "labels .*int32"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "train.labels"},
+            "'train.labels' is not in it",
+        ),
+    ],
+)
+def test_other_images_than_the_networks_read_are_refused(here, change, message):
+    save_tensors(MAIN, change(load_tensors(MAIN)))
+    refused(generate_val, f"main.safetensors is damaged .*{message}")
+
+
+def rewritten(split, change):
+    """A store whose weights are changed, with true checksums."""
+    stored = change(Pairs(PAIRS / split).read())
+    write_store(PAIRS / split, [stored], len(next(iter(stored.values()))), {})
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "stage", "message"),
+    [
+        ("train", lambda w: take(w, slice(0, 4)), augment, "holds 4 networks, but 8 are needed"),
+        ("train", lambda w: take(w, slice(0, 4)), train_translator, "holds 4 .*8 are needed"),
+        (
+            "test",
+            lambda w: {k: v for k, v in w.items() if not k.startswith("former")},
+            train_translator,
+            "test holds no 'former' blocks; it has",
+        ),
+        (
+            "selection",
+            lambda w: {k: v for k, v in w.items() if not k.startswith("small")},
+            augment,
+            "selection holds no 'small' blocks; it has",
+        ),
+        (
+            "test",
+            lambda w: w | {"latter.fc.weight": w["latter.fc.weight"][..., :3]},
+            evaluate_baselines,
+            "its latter blocks do not have the shapes of the networks'",
+        ),
+        (
+            "test",
+            lambda w: {k: v for k, v in w.items() if k != "large.conv1.weight"},
+            generate_transfer,
+            "its large blocks do not have the shapes",
+        ),
+    ],
+)
+def test_a_store_of_other_networks_is_refused(here, split, change, stage, message):
+    rewritten(split, change)
+    refused(stage, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nothing", "", "/", "curve", "curve/abc", "curve/3", "curve/4/4", "table3/small",
+     "table3/huge/0", "table3/small/nan", "table5/masking", "table5/masking/x", "table5/x",
+     "table6/conv", "mixers/x",
+     "epochs/x", "epochs/-1", "figure4/x", "table1/x", "merge/x", "ablation/x", "fixed/x"],
+)  # fmt: skip
+def test_a_cell_that_is_none_is_refused(here, name):
+    with pytest.raises(KTError, match=r"is no (cell|row)") as caught:
+        cells.main(params.load(), Compute(), name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "ablation", "ablation/x", "nothing/x", "table3/x"])
+def test_a_store_that_is_none_is_refused(here, name):
+    with pytest.raises(KTError, match=r"is no store|params.yaml is missing"):
+        store.main(params.load(), Compute(), name)
+
+
+def test_small_blocks_of_another_target_are_refused(here):
+    here.params["target"] = "conv_bias"
+    here.write_params()
+    refused(evaluate_baselines, "its small blocks do not have the shapes of 'conv_bias', params")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": 9}, {"count": "8"}, {"shards": 3}, {"shards": [{}]}, {"about": None}, {"count": -1}],
+)
+def test_a_manifest_that_does_not_fit_its_shards_is_refused(here, change):
+    path = PAIRS / "train" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    refused(augment, "data/pairs/train")
+
+
+def test_a_translator_of_another_target_or_with_nan_is_refused(here):
+    chosen = params.load()
+    for split in ("transfer", "partial/0.5"):
+        write_store(PAIRS / split, [Pairs(PAIRS / "test").read()], 3, {})
+    other = make_model(chosen.changed({"target": "conv_bias"}, "target"), 1)
+    save_translator(TRANSLATOR, other)
+    for stage in (eval_transfer_usps, eval_partial_data):
+        refused(stage, "translator.safetensors translates to conv_bias blocks, but .* conv: run")
+    model = make_model(chosen, 1)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[3] = math.nan
+    about = {METADATA: json.dumps(model.describe())}
+    save_file(model.state_dict(), TRANSLATOR, about)
+    for stage in (eval_transfer_usps, eval_partial_data):
+        refused(stage, "translator.safetensors .* not finite.*: run `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"translation": NaN}',
+        "[1]",
+        "[" * 100_000,
+        "\0",
+        '{"a": {"mean": 1, "ci95": null}}',
+    ],
+)
+def test_damaged_metrics_are_refused(text, tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(text)
+    with pytest.raises(KTError, match=r"metrics.json is damaged .*: run `dvc repro`") as caught:
+        inputs.read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = tmp_path / "params.yaml"
+    refused_all = [headline, report]
+    chosen.write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    for stage in refused_all:
+        refused(stage, "metrics.json is missing: run `dvc repro`")
+    for name in ("train", "baselines", "transfer", "partial"):
+        outputs.write_json(RESULTS / name / "metrics.json", {"other": 1})
+    for stage in refused_all:
+        refused(stage, "metrics.json is damaged .it has no ")
+    (RESULTS / "train" / "metrics.json").unlink()
+    (RESULTS / "train" / "metrics.json").mkdir()
+    refused(headline, "metrics.json is a folder, not a file: run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is damaged .No columns to parse"),
+        ("step\tloss\n", "has no rows"),
+        ("step\n1\n", "no column loss"),
+        ("step\tloss\n1\tnan\n", "loss is not made of finite numbers"),
+        ("step\tloss\n1\tabc\n", "loss is not made of finite numbers"),
+        ("step\tloss\n1\t2\t3\t4\n1\n", "loss.tsv is damaged"),
+        ("\udc80", "is damaged"),
+        (None, "is missing: run"),
+    ],
+)
+def test_damaged_tables_are_refused(text, message, tmp_path):
+    path = tmp_path / "loss.tsv"
+    if text is not None:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(KTError, match=message) as caught:
+        inputs.read_table(path, "step", "loss")
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_that_is_not_finite_is_published(tmp_path):
+    path = tmp_path / "metrics.json"
+    for content in ({"a": {"b": math.nan}}, {"a": [1.0, math.inf]}):
+        with pytest.raises(KTError, match=r"a\.[b1] is not finite: lower the learning rate"):
+            outputs.write_json(path, content)
+    with pytest.raises(KTError, match="loss is not finite"):
+        outputs.write_csv(path, pd.DataFrame({"loss": [1.0, math.nan]}))
+    assert not list(tmp_path.iterdir())
+    outputs.write_json(path, {"a": None, "b": [1, "x"]})
+    assert inputs.read_json(path) == {"a": None, "b": [1, "x"]}
+
+
+def test_networks_that_diverge_are_not_published(here):
+    before = here.files("data/pairs")
+    here.params["scales"]["tiny"]["recipe"]["lr"] = 100_000.0
+    here.write_params()
+    refused(
+        generate_val,
+        "networks diverged: .* are not finite: lower the learning rate",
+    )
+    assert here.files("data/pairs") == before
+
+
+@pytest.mark.parametrize("kind", ["merge", "mixer"])
+def test_a_translator_that_diverges_is_not_published(here, kind):
+    here.params["model"]["kind"] = kind
+    here.params["translators"][kind]["train"]["lr"] = 1e6
+    here.params["train"]["optimizer"] = "sgd"
+    here.write_params()
+    refused(train_translator, "the training diverged in epoch .*lower the learning rate")
+    assert not TRANSLATOR.exists()
+
+
+def test_what_has_no_room_is_refused(here):
+    with pytest.raises(KTError, match=r"much: takes [\d,]+ MiB on the disk, where [\d,]+ MiB are"):
+        room.require_disk(Path("not/yet/there"), 1e18, "much")
+    here.params["augment"]["copies"] = 10**9
+    here.write_params()
+    refused(augment, r"augment.copies: takes [\d,]+ MiB on the disk")
+    here.params["augment"]["copies"] = 0
+    here.params["scales"]["tiny"]["networks"]["selection"] = 10**9
+    here.write_params()
+    refused(generate_val, r"selection, 1,000,000,000 networks: takes [\d,]+ MiB on the disk")
+    here.params["model"]["hidden_size"] = 10**9
+    here.write_params()
+    refused(
+        train_translator,
+        "model.hidden_size: got|hidden_size.*65536|this size needs",
+    )

@@ -1,0 +1,236 @@
+"""The command line, with everything that people and disks do to it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import kt
+from kt import __main__ as program
+from kt.networks.blocks import Network, weights
+from kt.run.errors import KTError
+from kt.translators import save_translator
+from kt.translators.merge import Merge, MergeConfig
+from kt.translators.mixer import Mixer, MixerConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = MergeConfig(layers=1, hidden_size=8, prototypes=8, target="conv")
+
+
+def trained():
+    torch.manual_seed(0)
+    made = Network()
+    made(torch.rand(8, 1, 28, 28))  # statistics of its own
+    return made.eval()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A network and a translator in files, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    save_file(trained().state_dict(), "network.safetensors")
+    torch.manual_seed(1)
+    save_translator(Path("t.safetensors"), Merge(SMALL))
+    return tmp_path
+
+
+def call(*arguments, monkeypatch, capfd):
+    """Exit status and standard error of the program, in this process."""
+    monkeypatch.setattr(sys, "argv", ["kt", *map(str, arguments)])
+    status: object = 0
+    try:
+        program.main()
+    except SystemExit as end:
+        status = end.code
+    return status, capfd.readouterr().err
+
+
+TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors", "-o")
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (".", "it is a folder"),
+        ("", "it is a folder"),
+        ("there", "it is a folder"),
+        ("x" * 300, "too long): choose a shorter name"),
+        ("t.safetensors/small", "a part of the path is a file"),
+        ("fifo", "is no regular file"),
+        ("network.safetensors", "is read too: choose another name, or add --force"),
+        ("./there/../t.safetensors", "is read too"),
+        ("link", "is read too"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(
+    folder, output, words, monkeypatch, capfd
+):
+    (folder / "there").mkdir()
+    (folder / "link").symlink_to("network.safetensors")
+    os.mkfifo(folder / "fifo")
+    before = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
+    monkeypatch.setattr(kt.single, "load_translator", lambda path: pytest.fail("began"))
+    monkeypatch.setattr(kt.single, "load_images", lambda name: pytest.fail("began"))
+    commands = [TRANSLATE] if "read" in words else [TRANSLATE, ("train", "-o")]
+    for command in commands:
+        status, errors = call(*command, output, monkeypatch=monkeypatch, capfd=capfd)
+        assert status == 1 and words in errors and errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+
+
+def test_a_file_that_is_read_is_replaced_by_force(folder, monkeypatch, capfd):
+    status, errors = call(
+        *TRANSLATE, "network.safetensors", "--force", monkeypatch=monkeypatch, capfd=capfd
+    )
+    assert (status, errors) == (0, "")
+    assert "block.conv1.weight" in load_file("network.safetensors")
+    assert load_file("network.safetensors")["block.conv1.weight"].shape[0] == 3
+
+
+def test_images_that_cannot_be_had_are_told_before_the_work(folder, monkeypatch, capfd):
+    monkeypatch.setenv("KT_DATA_ROOT", "/nonexistent")
+    monkeypatch.setattr(kt.single, "compress", lambda *given: pytest.fail("began"))
+    status, errors = call(
+        *TRANSLATE, "small", "--images", "mnist", monkeypatch=monkeypatch, capfd=capfd
+    )
+    assert status == 1 and "/nonexistent is no folder" in errors
+    assert not (folder / "small").exists()
+
+
+def test_what_is_written_has_the_mode_of_any_new_file(folder, monkeypatch, capfd):
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            assert call(*TRANSLATE, "small", monkeypatch=monkeypatch, capfd=capfd)[0] == 0
+        finally:
+            os.umask(before)
+        assert (folder / "small").stat().st_mode & 0o777 == mode
+
+
+def test_what_is_written_is_noticed_when_a_bit_flips(tmp_path):
+    path = tmp_path / "network.safetensors"
+    kt.save_network(path, trained())
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 997):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(KTError, match="network"):
+            kt.load_network(path)
+
+
+# --- networks in what files people have -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state,
+        lambda state: {f"module.{name}": t for name, t in state.items()},
+        lambda state: {f"_orig_mod.module.{name}": t for name, t in state.items()},
+        lambda state: {"epoch": 3, "state_dict": state},
+        lambda state: {"model": state, "optimizer": {}},
+        lambda state: {n: t for n, t in state.items() if "num_batches" not in n},
+    ],
+)
+def test_state_dicts_are_read(change, tmp_path):
+    network = trained()
+    torch.save(change(network.state_dict()), tmp_path / "n.pt")
+    again = kt.load_network(tmp_path / "n.pt")
+    for name, tensor in weights(network).items():
+        assert torch.equal(weights(again)[name], tensor)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read_as_float32(kind, tmp_path):
+    half = {
+        n: t.to(kind) if t.is_floating_point() else t for n, t in trained().state_dict().items()
+    }
+    torch.save(half, tmp_path / "n.pth")
+    save_file(half, tmp_path / "n.safetensors")
+    for name in ("n.pth", "n.safetensors"):
+        again = weights(kt.load_network(tmp_path / name))
+        assert all(torch.equal(tensor, half[n].float()) for n, tensor in again.items())
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def changed(**change):
+    state = trained().state_dict() | change
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"a": Harmful()}, "no torch.save of weights alone"),
+        ([1, 2], "no weights by name"),
+        ({1: torch.ones(1)}, "no name"),
+        ({"former.conv.weight": 3}, "no plain tensor"),
+        ({"former.conv.weight": torch.ones(2, 2).to_sparse()}, "no plain tensor"),
+        (changed(**{"head.weight": torch.ones(1)}), "unknown: head.weight"),
+        (changed(**{"latter.fc.bias": None}), "missing: latter.fc.bias"),
+        (changed(**{"latter.fc.bias": torch.ones(3)}), r"latter.fc.bias has shape \(3,\)"),
+        (changed(**{"latter.fc.bias": torch.ones(10).int()}), "is torch.int32"),
+        (
+            changed(**{"latter.fc.bias": torch.full((10,), 1e300, dtype=torch.float64)}),
+            "not finite",
+        ),
+        (changed(**{"former.bn.running_var": -torch.ones(6)}), "negative variance"),
+    ],
+)
+def test_what_is_no_network_is_refused_in_one_line(content, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "n.pt")
+    with pytest.raises(KTError, match=words) as caught:
+        kt.load_network("n.pt")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("n.pt ")
+    assert not Path("harm").exists() and "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("refine", [[], ["--refine", "2"]])
+def test_no_network_is_written_that_is_not_finite(refine, folder, monkeypatch, capfd):
+    huge = trained().state_dict()
+    for name in ("block.conv1.weight", "block.bn1.weight", "former.conv.weight"):
+        huge[name] = huge[name] * 1e37
+    save_file(huge, "network.safetensors")
+    status, errors = call(*TRANSLATE, "small", *refine, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "not finite" in errors and errors.count("\n") == 1
+    assert not (folder / "small").exists()
+
+
+def test_a_refinement_that_diverges_is_an_error(monkeypatch):
+    monkeypatch.setattr("kt.translators.refine.RATE", 1e36)
+    large, translator = trained(), Mixer(MixerConfig(1, 8)).eval()
+    with pytest.raises(KTError, match="refined blocks: 1 of 1 are not finite"):
+        kt.refine(kt.compress(large, translator), large, kt.load_images("digits")[0], 3)
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_a_closed_output_ends_in_silence(folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CXX": "", "PATH": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kt", *TRANSLATE, "small"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait()
+    assert (folder / "small").exists()
+
+
+def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):
+    for steps in ("0", "-1", "1000000000000", "9" * 5000):
+        status, errors = call(
+            *TRANSLATE, "s", "--refine", steps, monkeypatch=monkeypatch, capfd=capfd
+        )
+        assert status == 2 and "invalid positive value" in errors

@@ -1,0 +1,180 @@
+"""How stages begin and end: settings, scratch space, the last guard, several processes."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from kt.run.errors import KTError
+from stages.common import torchrun
+from stages.common.base import runtime
+from tests.test_layout import imports
+
+STAGES = Path(__file__).resolve().parent.parent / "stages"
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyError("a\nb"), 70, "error: unforeseen KeyError ('a"),
+        (
+            ValueError("one\ntwo"),
+            70,
+            "unforeseen ValueError (one two); its traceback is in .kt/",
+        ),
+        (MemoryError(), 1, "error: there is not enough memory (MemoryError): make it smaller: run"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "not enough memory (CUDA out of memory)"),
+        (OSError(28, "No space left on device"), 1, "No space left on device: run again to go on"),
+        (KTError("the user's"), 1, "error: the user's"),
+        (KeyboardInterrupt(), 1, "interrupted: run again to go on from what is kept in .kt/"),
+    ],
+)
+def test_every_error_ends_in_one_line(empty, capsys, error, status, said):
+    with pytest.raises(SystemExit) as end:
+        runtime.one_line(lambda: fail(error))
+    written = capsys.readouterr().err
+    assert said in written and written.count("\n") == 1 and end.value.code == status
+    kept = [path.read_text() for path in empty.glob(".kt/*.txt")]
+    assert len(kept) == (status == 70) and all(type(error).__name__ in text for text in kept)
+
+
+def test_finished_work_is_not_lost_to_a_folder_that_cannot_be_deleted(empty, monkeypatch):
+    def keeps_open_files(path, ignore_errors=False, **_):
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(shutil, "rmtree", keeps_open_files)
+    with runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("done")
+    with runtime.scratch("work", ("run",), 1) as again:  # and the lock is free
+        assert again == folder
+
+
+def test_finished_work_leaves_neither_folder_nor_lock(empty):
+    with runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("done")
+        (lock,) = empty.glob(".kt/*.lock")
+        assert lock.parent == (empty / folder).parent
+        again = runtime.scratch("work", ("run",), 1)
+        with pytest.raises(KTError, match="another process is doing this work"), again:
+            pass
+    assert not list((empty / ".kt").iterdir())
+
+
+def test_an_experiment_in_a_copy_goes_on_from_what_the_project_keeps(empty, monkeypatch):
+    copies = [empty / ".dvc" / "tmp" / "exps" / name for name in ("one", "two")]
+    for copy in copies:
+        copy.mkdir(parents=True)
+    monkeypatch.chdir(copies[0])
+    with pytest.raises(RuntimeError), runtime.scratch("work", ("run",), 1) as folder:
+        (folder / "part").write_text("half")
+        raise RuntimeError
+    shutil.rmtree(copies[0])
+    monkeypatch.chdir(copies[1])
+    with runtime.scratch("work", ("run",), 1) as folder:
+        assert folder.parent == empty / ".kt" and (folder / "part").read_text() == "half"
+        lock = folder.with_suffix(".lock")
+    with FileLock(lock), runtime.scratch("work", ("run",), 1) as folder:  # another one's
+        assert (copies[1] / folder).parent == copies[1] / ".kt"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", " 2", "9" * 5000, "\u0663", "10001"])
+@pytest.mark.parametrize("name", ["workers", "chunk"])
+def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch, capsys):
+    monkeypatch.setenv(f"KT_{name.upper()}", value)
+    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit):
+        runtime.run(lambda params, compute: None, "")
+    said = capsys.readouterr().err
+    assert f"--{name} (KT_{name.upper()}): got " in said and len(said) < 200
+
+
+@pytest.mark.parametrize("device", ["meta", "abacus", "cuda:99", "cpu:x"])
+def test_other_devices_are_refused(device, empty, monkeypatch, capsys):
+    monkeypatch.setenv("KT_DEVICE", device)
+    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit):
+        runtime.run(lambda params, compute: None, "")
+    assert f"--device (KT_DEVICE): '{device}' cannot be used here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["abc", '"open', "--nproc-per-node", "--nproc-per-node two", "--nproc-per-node 0", "--help",
+     "--nproc-per-node 2 more", "--no-such-option", "--nproc-per-node 2 -- x"],
+)  # fmt: skip
+def test_nonsense_for_torchrun_is_refused(words):
+    with pytest.raises(KTError, match=r"KT_TORCHRUN: got .*; accepts options of") as caught:
+        torchrun.options_of(words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform not in torchrun.LOOPBACK, reason="no known loopback")
+def test_processes_of_one_machine_meet_at_its_loopback_address(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    several = ["--nnodes", "2", "--rdzv-endpoint", "head:29500"]
+    assert torchrun.options_of(" ".join(several)) == several
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    for words in ("--nproc-per-node 2", "--standalone --nproc-per-node 2"):
+        options = torchrun.options_of(words)
+        assert options[:3] == ["--standalone", "--local-addr", "127.0.0.1"]
+        assert os.environ["GLOO_SOCKET_IFNAME"] in torchrun.LOOPBACK.values()
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+
+
+def test_processes_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    there = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "RANK": 0, "WORLD_SIZE": 2}
+    there |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "KT_WORKERS": 1}
+    for name, value in there.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torchrun, "PATIENCE", timedelta(seconds=2))
+    with pytest.raises(KTError, match=f"processes did not meet at 127.0.0.1:{port} within"):
+        torchrun.join()
+
+
+def test_drawing_never_depends_on_the_users_matplotlib():
+    """matplotlib reads MPLBACKEND at its import, which `stages.figures` comes before."""
+    for path in STAGES.rglob("*.py"):
+        if path.parent.name != "figures":
+            assert not any(name.startswith("matplotlib") for name in imports(path)), path
+    code = "from stages.figures import style, maps; from stages.common.base import runtime"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=STAGES.parent, env=os.environ | {"MPLBACKEND": "none"}
+    )
+    assert done.returncode == 0
+
+
+def test_a_user_without_a_home_or_a_name_gets_both(monkeypatch):
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: fail(KeyError(uid)))
+    removed = []
+    monkeypatch.setattr(runtime.atexit, "register", lambda *call, **_: removed.append(call))
+    runtime.give_home()
+    monkeypatch.setenv("USER", os.environ["USER"])  # to be undone
+    assert Path.home().is_dir() and getpass.getuser()
+    ((delete, home),) = removed
+    delete(home)
+    monkeypatch.setenv("HOME", home)
