@@ -58,7 +58,7 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
         (".", "it is a folder"),
         ("", "it is a folder"),
         ("there", "it is a folder"),
-        ("x" * 300, "too long: choose a shorter name"),
+        ("x" * 300, "too long): choose a shorter name"),
         ("t.safetensors/small", "a part of the path is a file"),
         ("fifo", "is no regular file"),
         ("network.safetensors", "is read too: choose another name, or add --force"),
@@ -205,7 +205,7 @@ def test_no_network_is_written_that_is_not_finite(refine, folder, monkeypatch, c
 
 
 def test_a_refinement_that_diverges_is_an_error(monkeypatch):
-    monkeypatch.setattr("kt.translators.refine.RATE", 1e38)
+    monkeypatch.setattr("kt.translators.refine.RATE", 1e36)
     large, translator = trained(), Mixer(MixerConfig(1, 8)).eval()
     with pytest.raises(KTError, match="refined blocks: 1 of 1 are not finite"):
         kt.refine(kt.translate(large, translator), large, kt.load_images("digits")[0], 3)

@@ -194,7 +194,7 @@ class Pairs:
     def __init__(self, folder: Path, remedy: str = "") -> None:
         self.folder, self.remedy = Path(folder), remedy
         self._maps: dict[str, Weights] = {}
-        if not self.folder.exists():
+        if not os.path.exists(self.folder):
             raise problem(self.folder, "is missing", remedy)
         text = read_bytes(self.folder / MANIFEST, remedy)
         with reading(self.folder / MANIFEST, remedy):

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from kt.run.errors import NotFiniteError
+from kt.run.finite import LOWER
+
 Kept = dict[str, list[Tensor]]
 Batch = TypeVar("Batch")
 
@@ -34,11 +37,20 @@ class _Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights that have gradients, in place."""
+        """Update the weights that have gradients, in place.
+
+        Raises:
+            NotFiniteError: the learning rate or the weight decay is too large to compute with.
+        """
         gradients = {i: w.grad for i, w in enumerate(self.weights) if w.grad is not None}
         weights: list[Tensor] = [self.weights[i] for i in gradients]
         kept = {name: [tensors[i] for i in gradients] for name, tensors in self.kept.items()}
-        self._update(weights, list(gradients.values()), kept)
+        try:
+            self._update(weights, list(gradients.values()), kept)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise NotFiniteError(f"a step of the training overflows: {LOWER}") from None
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
         raise NotImplementedError

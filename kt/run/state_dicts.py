@@ -1,5 +1,6 @@
 """Weights in files, whatever wrote them: safetensors, or `torch.save` of a `state_dict`."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
         if not start.startswith(PICKLED):
             raise problem(path, what, remedy) from error
         try:
+            if zipfile.is_zipfile(path) and (record := zipfile.ZipFile(path).testzip()):
+                raise ValueError(f"the checksum of {record} is another")
             found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as reason:  # what unpickling a damaged file raises has no end
             first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
