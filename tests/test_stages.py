@@ -17,6 +17,7 @@ from kt.run.files import load_tensors
 from stages.common import translation
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
+from tests.test_resume import losses
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -276,12 +277,6 @@ def test_another_seed_makes_another_translator_trained_in_another_order(kind):
     )
     assert torch.equal(plain, same) and not torch.equal(plain, other)
     assert translation.training_of(chosen, 5).seed == 5
-
-
-def losses(files) -> list[list[str]]:
-    """Step and loss of every epoch; DVCLive's rows begin with a time stamp."""
-    lines = files["results/train/plots/metrics/loss.tsv"].decode().splitlines()
-    return [line.split("\t")[-2:] for line in lines]
 
 
 @pytest.mark.parametrize(
