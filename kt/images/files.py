@@ -19,7 +19,7 @@ def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
     Raises:
         KTError: they cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for split, images in sets.items():
         tensors |= _named(split, images)
     save_tensors(path, tensors, {"name": name})

@@ -195,7 +195,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _line(text: object) -> str:
