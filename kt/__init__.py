@@ -14,13 +14,15 @@ _HOME = {
     "KTError": "kt.run.errors",
     "Network": "kt.networks.blocks",
     "accuracy": "kt.single",
-    "compress": "kt.single",
+    "compress": "kt.real",
+    "load": "kt.real",
     "load_images": "kt.single",
     "load_network": "kt.single",
     "load_translator": "kt.single",
     "refine": "kt.single",
     "save_network": "kt.single",
     "train_network": "kt.single",
+    "translate": "kt.single",
 }
 __all__ = sorted(_HOME)
 

@@ -1,11 +1,13 @@
 from kt.images import ImageSet as ImageSet
 from kt.networks.blocks import Network as Network
+from kt.real import compress as compress
+from kt.real import load as load
 from kt.run.errors import KTError as KTError
 from kt.single import accuracy as accuracy
-from kt.single import compress as compress
 from kt.single import load_images as load_images
 from kt.single import load_network as load_network
 from kt.single import load_translator as load_translator
 from kt.single import refine as refine
 from kt.single import save_network as save_network
 from kt.single import train_network as train_network
+from kt.single import translate as translate

@@ -1,5 +1,6 @@
-"""Compress a trained network of this family with a trained translator.
+"""Make trained networks smaller: any of PyTorch's, or those of the paper's family.
 
+kt compress module:factory weights.safetensors -o smaller.safetensors --images folder
 kt train --images digits -o network.safetensors
 kt translate network.safetensors -o small.safetensors --images digits
 """
@@ -14,6 +15,7 @@ from kt import single
 from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import IMAGE_SIZE, Network, parameter_count
 from kt.networks.cost import multiply_adds
+from kt.real.command import add as add_compress
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
@@ -68,6 +70,8 @@ def main() -> None:
     command.add_argument("--force", action="store_true", help="write even onto a file that is read")
     command.set_defaults(run=translate)
 
+    add_compress(commands)
+
     options = parser.parse_args()
     if getattr(options, "refine_images", None) and not options.refine:
         command.error("--refine-images needs --refine STEPS")
@@ -95,7 +99,7 @@ def translate(options: argparse.Namespace) -> None:
     shown = own_images(translator)
     if options.refine_images:
         shown, _ = single.load_images(options.refine_images)
-    networks = {"before": before, "after": single.compress(before, translator)}
+    networks = {"before": before, "after": single.translate(before, translator)}
     seconds = None
     if options.refine:
         start = time.perf_counter()

@@ -89,7 +89,7 @@ def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Net
     return network.eval()
 
 
-def compress(network: Network, translator: Translator | None = None) -> Network:
+def translate(network: Network, translator: Translator | None = None) -> Network:
     """The network with its large block translated; former and latter blocks are copied.
 
     Args:

@@ -28,7 +28,7 @@ from kt.run.files import load_tensors, save_tensors
 from stages.factor_transfer import settings
 from tests.conftest import ROOT, Project
 from tests.rounding import assert_near, assert_trained_alike, bound
-from tests.test_stages import wait_for
+from tests.test_resume import wait_for
 
 TABLE = ROOT / "tables" / "factor_transfer"
 TRAINING = Training(3, 8, 0.05, 0.3, 0.9, 0.0005, "float32", seed=3)

@@ -93,7 +93,7 @@ def test_a_file_that_is_read_is_replaced_by_force(folder, monkeypatch, capfd):
 
 def test_images_that_cannot_be_had_are_told_before_the_work(folder, monkeypatch, capfd):
     monkeypatch.setenv("KT_DATA_ROOT", "/nonexistent")
-    monkeypatch.setattr(kt.single, "compress", lambda *given: pytest.fail("began"))
+    monkeypatch.setattr(kt.single, "translate", lambda *given: pytest.fail("began"))
     status, errors = call(
         *TRANSLATE, "small", "--images", "mnist", monkeypatch=monkeypatch, capfd=capfd
     )
@@ -205,10 +205,13 @@ def test_no_network_is_written_that_is_not_finite(refine, folder, monkeypatch, c
 
 
 def test_a_refinement_that_diverges_is_an_error(monkeypatch):
-    monkeypatch.setattr("kt.translators.refine.RATE", 1e36)
+    def diverge(start, *given):
+        return {name: tensor * torch.inf for name, tensor in start.items()}
+
+    monkeypatch.setattr("kt.translators.refine.minimise", diverge)
     large, translator = trained(), Mixer(MixerConfig(1, 8)).eval()
     with pytest.raises(KTError, match="refined blocks: 1 of 1 are not finite"):
-        kt.refine(kt.compress(large, translator), large, kt.load_images("digits")[0], 3)
+        kt.refine(kt.translate(large, translator), large, kt.load_images("digits")[0], 3)
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from kt import real
+import kt
 from kt.real import Schedule, files
 from kt.real.graph import call
 from kt.run.errors import KTError
@@ -26,7 +26,7 @@ def smaller_of(name):
     return (
         network,
         example,
-        real.compress(network, example, 0.7, few(example), schedule=Schedule(2)),
+        kt.compress(network, example, 0.7, few(example), schedule=Schedule(2)),
     )
 
 
@@ -34,13 +34,13 @@ def smaller_of(name):
 def test_a_smaller_network_comes_back_from_its_file(name, tmp_path):
     _, example, smaller = smaller_of(name)
     files.save(smaller, tmp_path / "small.safetensors")
-    again = real.load(lambda: NETWORKS[name]()[0], tmp_path / "small.safetensors").eval()
+    again = kt.load(lambda: NETWORKS[name]()[0], tmp_path / "small.safetensors").eval()
     assert_close(call(again, example), call(smaller, example), atol=0, rtol=0)
     torch.save(
         {"state_dict": {f"module.{k}": v for k, v in smaller.state_dict().items()}},
         tmp_path / "s.pt",
     )
-    again = real.load(lambda: NETWORKS[name]()[0], tmp_path / "s.pt").eval()
+    again = kt.load(lambda: NETWORKS[name]()[0], tmp_path / "s.pt").eval()
     assert_close(call(again, example), call(smaller, example), atol=0, rtol=0)
 
 
@@ -48,9 +48,9 @@ def test_prefixes_of_wrappers_are_stripped_and_half_stays_half(tmp_path):
     network, example = made("residual")
     half = {f"module._orig_mod.{k}": v for k, v in network.half().state_dict().items()}
     save_file(half, tmp_path / "half.safetensors")
-    again = real.load(Residual, tmp_path / "half.safetensors")
+    again = kt.load(Residual, tmp_path / "half.safetensors")
     assert again.head.weight.dtype == torch.float16
-    smaller = real.compress(again, example.half(), 0.7, few(example), schedule=Schedule(2))
+    smaller = kt.compress(again, example.half(), 0.7, few(example), schedule=Schedule(2))
     assert {p.dtype for p in smaller.parameters()} == {torch.float16}
 
 
@@ -64,18 +64,18 @@ def test_other_weights_are_refused_in_one_line(tmp_path):
     ):
         save_file(weights | change, path)
         with pytest.raises(KTError, match=message):
-            real.load(Residual, path)
+            kt.load(Residual, path)
     save_file({k: v for k, v in weights.items() if k != "head.weight"}, path)
     with pytest.raises(KTError, match=r"lack head\.weight"):
-        real.load(Residual, path)
+        kt.load(Residual, path)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(KTError, match="no safetensors file"):
-        real.load(Residual, path)
+        kt.load(Residual, path)
     torch.save(network, tmp_path / "whole.pt")  # holds code, which is not run
     with pytest.raises(KTError, match=r"no torch\.save of weights alone"):
-        real.load(Residual, tmp_path / "whole.pt")
+        kt.load(Residual, tmp_path / "whole.pt")
     with pytest.raises(KTError, match="missing"):
-        real.load(Residual, tmp_path / "none.pt")
+        kt.load(Residual, tmp_path / "none.pt")
 
 
 def test_command_line(tmp_path):
@@ -95,7 +95,7 @@ def test_command_line(tmp_path):
     if onnx:
         arguments += ["--onnx", "out/small.onnx"]
     done = subprocess.run(
-        [sys.executable, "-m", "kt.real", "compress", *arguments],
+        [sys.executable, "-m", "kt", "compress", *arguments],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
         capture_output=True,
@@ -106,7 +106,7 @@ def test_command_line(tmp_path):
     assert (tmp_path / "out" / "report.md").read_text() == done.stdout
     if onnx:
         assert (tmp_path / "out" / "small.onnx").exists() and "ONNX Runtime" in done.stdout
-    small = real.load(Residual, tmp_path / "out" / "small.safetensors")
+    small = kt.load(Residual, tmp_path / "out" / "small.safetensors")
     assert small.blocks[0].conv1.out_channels < 16
     assert load_file(tmp_path / "out" / "small.safetensors").keys() >= network.state_dict().keys()
     assert small.eval()(example).shape == (4, 5)

@@ -19,7 +19,15 @@ def table(project):
     """A project with the pipeline's parameters at its smallest scale."""
     params = yaml.safe_load((TABLE / "params.yaml").read_text())
     params |= {"scale": "digits", "networks": ["resnet8"], "keep": [0.5], "seeds": [0, 1]}
-    params["methods"] = ["norm_statistics", "folding", "pointwise", "least_squares", "ours"]
+    params["tuned"] = ["resnet8"]
+    params["methods"] = [
+        "norm_statistics",
+        "folding",
+        "pointwise",
+        "least_squares",
+        "ours",
+        "labelled",
+    ]
     folder = project.folder / "tables" / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -29,20 +37,25 @@ def table(project):
 
 def test_the_pipeline_runs_on_digits_and_translation_leads(table):
     cells = [f"networks.cell resnet8-{method}" for method in table.table["methods"]]
-    table.succeed("networks.networks", *cells, "networks.summary")
+    table.succeed("networks.networks", *cells, "networks.tune resnet8", "networks.summary")
     results = table.folder / "tables" / "networks" / "results" / "digits"
     rows = pd.read_csv(results / "networks.csv")
-    assert len(rows) == 5 * (1 + 2) and set(rows["seed"]) == {0, 1}
+    assert len(rows) == 6 * (1 + 2) and set(rows["seed"]) == {0, 1}
     whole = rows[rows["keep"] == 1].iloc[0]
     small = rows[rows["keep"] < 1]
     assert whole["accuracy"] > 80
     assert (small["multiply_adds"] <= 0.5 * whole["multiply_adds"]).all()
     assert (small["images"] == 100).all() and (small["seconds"] > 0).all()
-    mean = small.groupby("method")["accuracy"].mean()
+    assert set(small[small["labels"] > 0]["method"]) == {"labelled"}
+    mean = small[small["labels"] == 0].groupby("method")["accuracy"].mean()
     assert mean.idxmax() == "ours"
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["resnet8"]["ours"]["keep_50"] == pytest.approx(mean["ours"])
     assert "| resnet8 | translated | 50% |" in (results / "networks.md").read_text()
+    tuned = pd.read_csv(results / "tuned.csv").query("rate == 0.1").set_index(["start", "epoch"])
+    first = tuned["accuracy"].xs(0, level="epoch")
+    assert first["translated"] > first["selected"] and first["translated"] > first["random"]
+    assert tuned["accuracy"]["random", 2] > first["random"]
     assert (results / "accuracy.png").stat().st_size > 1000
 
 
@@ -51,8 +64,9 @@ def test_parameters_are_checked(tmp_path):
     path = tmp_path / "params.yaml"
     for change, message in (
         ({"scale": "imagenet"}, "none of cifar10, digits"),
-        ({"methods": ["magic"]}, "'magic' is none of random"),
-        ({"networks": ["resnet8"]}, "'resnet8' is none of resnet20"),
+        ({"methods": ["magic"]}, "methods is 'magic', which is none of random"),
+        ({"tuned": ["resnet110"]}, "tuned is 'resnet110', which is none of resnet20"),
+        ({"networks": ["resnet8"]}, "networks is 'resnet8', which is none of resnet20"),
         ({"keep": [1.5]}, r"keep\.0"),
         ({"seeds": [1, 1]}, "each must be another"),
     ):

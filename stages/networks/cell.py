@@ -26,8 +26,9 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval()
     network = network.to(compute.device)
     kept = chosen.data / "images.safetensors"
-    (unlabelled,), stored = inputs.tensors_of(kept, "unlabelled"), inputs.images_of(kept, "test")
-    pool, test = (pixels(images.to(compute.device)) for images in (unlabelled, stored.images))
+    shown, stored = inputs.images_of(kept, "unlabelled"), inputs.images_of(kept, "test")
+    pool, test = (pixels(images.images.to(compute.device)) for images in (shown, stored))
+    known = shown.labels.to(compute.device)
     labels, own = stored.labels, answers(network, test)
     graph = Graph(network, test[:2])
     whole = cost.multiply_adds(network, graph)
@@ -42,9 +43,11 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     shown = runtime.progress_bar(len(chosen.keep) * len(chosen.seeds), cell, "network")
     for keep in chosen.keep:
         for at, seed in enumerate(chosen.seeds):
-            images = pool[at * count : (at + 1) * count]
+            part = slice(at * count, (at + 1) * count)
             start = time.perf_counter()
-            smaller = method.narrow(Task(network, keep, images, wanted.steps.schedule, seed))
+            smaller = method.narrow(
+                Task(network, keep, pool[part], known[part], wanted.steps.schedule, seed)
+            )
             if compute.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
@@ -62,7 +65,9 @@ def main(params: Params, compute: Compute, cell: str) -> None:
             })  # fmt: skip
             shown.update()
     shown.close()
-    outputs.write_json(chosen.cell(name, key), {"labels": 0, "rows": rows})
+    outputs.write_json(
+        chosen.cell(name, key), {"labels": count if method.labels else 0, "rows": rows}
+    )
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The rows of the table: ways of narrowing the blocks of a trained network, none with labels."""
+"""The rows of the table: ways of narrowing the blocks of a trained network."""
 
 import copy
 from collections.abc import Callable
@@ -12,6 +12,10 @@ from kt.real.blocks import find
 from kt.real.graph import Graph
 from kt.real.widths import evenly
 from stages.networks import rivals
+from stages.networks.training import BATCH, train
+
+LABELLED_RATE = 0.01
+"""Highest learning rate of the row that is trained with labels."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Task:
     network: nn.Module
     keep: float
     images: Tensor
+    labels: Tensor
     schedule: Schedule
     seed: int
 
@@ -32,12 +37,14 @@ class Method:
     Attributes:
         label: its name in the table.
         images: what it sees: the unlabelled images; those that it makes itself; or none.
+        labels: whether it sees their labels too.
         narrow: what it does.
     """
 
     label: str
     images: str
     narrow: Callable[[Task], nn.Module]
+    labels: bool = False
 
 
 def _narrowed(how: rivals.Narrow, recalibrate: bool = False) -> Callable[[Task], nn.Module]:
@@ -79,13 +86,21 @@ def _least_squares(task: Task) -> nn.Module:
     return _compressed(task, task.images, Schedule(0))
 
 
+def _labelled(task: Task) -> nn.Module:
+    smaller = _least_squares(task).requires_grad_(True)
+    epochs = max(1, task.schedule.steps * BATCH // len(task.images))
+    draw = torch.Generator().manual_seed(task.seed)
+    train(smaller, task.images, task.labels, epochs, LABELLED_RATE, draw, task.images.shape[1] == 3)
+    return smaller
+
+
 def _made(task: Task) -> nn.Module:
-    return _compressed(task, None)
+    return _compressed(task, None, Schedule(0))
 
 
 def _noise(task: Task) -> nn.Module:
     draw = torch.Generator().manual_seed(task.seed)
-    return _compressed(task, probes.smooth(task.images[:1], draw))
+    return _compressed(task, probes.smooth(task.images[:1], draw), Schedule(0))
 
 
 def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:
@@ -108,4 +123,5 @@ METHODS = {
     "ours_made": Method("translated, no images (made from batch norm)", "made", _made),
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
     "ours": Method("translated", "given", _translated),
+    "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),
 }

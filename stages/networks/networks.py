@@ -4,19 +4,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from kt.ensemble import Compute
 from kt.images import ImageSet, load_images
 from kt.images.root import data_root
 from kt.real import files
-from kt.real.images import varied
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.resnet import pixels, published
+from stages.networks.training import train as train_labelled
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -38,9 +37,13 @@ def main(params: Params, compute: Compute) -> None:
         files.save(network, chosen.data / f"{name}.safetensors")
     draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
     pool = torch.randperm(len(train), generator=draw)
-    pool = pool[: len(chosen.seeds) * chosen.active.unlabelled]
+    pool, rest = pool.tensor_split([len(chosen.seeds) * chosen.active.unlabelled])
+    labelled = rest[: chosen.active.tuning.held_out + chosen.active.tuning.labelled]
     tensors = {
-        "unlabelled": train.images[pool],
+        "unlabelled.images": train.images[pool],
+        "unlabelled.labels": train.labels[pool],
+        "labelled.images": train.images[labelled],
+        "labelled.labels": train.labels[labelled],
         "test.images": test.images,
         "test.labels": test.labels,
     }
@@ -52,21 +55,8 @@ def _trained(train: ImageSet, wanted: settings.Network, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network, training = wanted.fresh(), wanted.training
     draw = torch.Generator().manual_seed(seed)
-    steps = training.epochs * (len(train) // 64)
-    optimizer = torch.optim.SGD(
-        network.parameters(), training.lr, 0.9, weight_decay=5e-4, nesterov=True
-    )
-    falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=steps)
-    images = pixels(train.images)
-    for _ in range(training.epochs):
-        order = torch.randperm(len(train), generator=draw)
-        for at in range(0, len(train) - 63, 64):
-            index = order[at : at + 64]
-            loss = F.cross_entropy(network(varied(images[index], draw, False)), train.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            falling.step()
+    images, labels = pixels(train.images), train.labels
+    train_labelled(network, images, labels, training.epochs, training.lr, draw, mirror=False)
     return network.eval()
 
 

@@ -61,10 +61,21 @@ class Network(Strict):
         return ResNet(self.depth, tuple(self.training.widths), colours=1)
 
 
+class Tuning(Strict):
+    """Training smaller networks with labels."""
+
+    keep: Share
+    labelled: Annotated[int, Field(ge=64)]
+    held_out: Count
+    epochs: Annotated[list[Count], Field(min_length=1)]
+    rates: Annotated[list[Positive], Field(min_length=1)]
+
+
 class Scale(Strict):
     images: Literal["cifar10", "digits"]
     unlabelled: Annotated[int, Field(ge=20)]
     networks: dict[str, Network]
+    tuning: Tuning
 
 
 class Settings(Strict):
@@ -75,6 +86,7 @@ class Settings(Strict):
     keep: Annotated[list[Share], Field(min_length=1), AfterValidator(different)]
     networks: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    tuned: Annotated[list[str], AfterValidator(different)]
     scales: dict[Name, Scale]
 
     @model_validator(mode="after")
@@ -84,6 +96,7 @@ class Settings(Strict):
         for key, names, known in (
             ("networks", self.networks, self.active.networks),
             ("methods", self.methods, METHODS),
+            ("tuned", self.tuned, self.networks),
         ):
             for name in names:
                 if name not in known:
@@ -103,6 +116,10 @@ class Settings(Strict):
     def cell(self, network: str, method: str) -> Path:
         """The measurements of a method on a network."""
         return Path("tables/cells/networks") / self.scale / f"{network}-{method}.json"
+
+    def tuned_cell(self, network: str) -> Path:
+        """Training with labels from three starts."""
+        return Path("tables/cells/networks_tuned") / self.scale / f"{network}.json"
 
 
 def load(path: Path = TABLE / "params.yaml") -> Settings:

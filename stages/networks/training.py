@@ -1,0 +1,47 @@
+"""Training a network with labels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kt.real.images import varied
+
+BATCH = 64
+
+
+def train(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epochs: int,
+    lr: float,
+    draw: torch.Generator,
+    mirror: bool,
+    after: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """SGD with momentum, one cycle of the learning rate, images shifted: in place.
+
+    Args:
+        images: as the network reads them, (N, colours, height, width). labels: (N,)
+        lr: the highest.
+        mirror: also mirror half of the images.
+        after: called after each epoch, counted from 1.
+    """
+    steps = epochs * (len(images) // BATCH)
+    optimizer = torch.optim.SGD(network.parameters(), lr, 0.9, weight_decay=5e-4, nesterov=True)
+    falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    for epoch in range(1, epochs + 1):
+        network.train()
+        order = torch.randperm(len(images), generator=draw)
+        for at in range(0, len(images) - BATCH + 1, BATCH):
+            index = order[at : at + BATCH].to(labels.device)
+            some = varied(images[index], draw, mirror).contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(network(some), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            falling.step()
+        network.eval()
+        after(epoch)
