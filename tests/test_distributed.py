@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kt.run import distributed
-from tests.test_stages import checkpoints, train_long, wait_for
+from tests.test_resume import checkpoints, train_long, wait_for
 
 TWO = "--standalone --nproc-per-node 2"
 DRIFT = 0.01

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kt.images import ImageSet, cifar
+from kt.images import cifar
 from kt.networks.residual import NETWORKS
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Training
@@ -28,20 +28,11 @@ from kt.run.files import load_tensors, save_tensors
 from stages.factor_transfer import settings
 from tests.conftest import ROOT, Project
 from tests.rounding import assert_near, assert_trained_alike, bound
-from tests.test_stages import wait_for
+from tests.test_cifar import colour_images, parameters
+from tests.test_resume import wait_for
 
 TABLE = ROOT / "tables" / "factor_transfer"
 TRAINING = Training(3, 8, 0.05, 0.3, 0.9, 0.0005, "float32", seed=3)
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def colour_images(count: int) -> ImageSet:
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    return ImageSet(images, torch.randint(0, 10, (count,), generator=draw))
 
 
 # --- modules ------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
     assert done.returncode == 1 and "network.safetensors is missing" in done.stderr
     save_file(Network("conv").state_dict(), tmp_path / "network.safetensors")
     done = run(tmp_path, "translate", *arguments)
-    assert done.returncode == 1 and "does not hold what is needed" in done.stderr
+    assert done.returncode == 1 and "kt.Network('large') is what" in done.stderr
     assert done.stderr.count("\n") == 1
     broken = network.state_dict()
     broken["former.conv.weight"] = broken["former.conv.weight"] * torch.nan

@@ -205,7 +205,10 @@ def test_no_network_is_written_that_is_not_finite(refine, folder, monkeypatch, c
 
 
 def test_a_refinement_that_diverges_is_an_error(monkeypatch):
-    monkeypatch.setattr("kt.translators.refine.RATE", 1e36)
+    def diverge(start, *given):
+        return {name: tensor * torch.inf for name, tensor in start.items()}
+
+    monkeypatch.setattr("kt.translators.refine.minimise", diverge)
     large, translator = trained(), Mixer(MixerConfig(1, 8)).eval()
     with pytest.raises(KTError, match="refined blocks: 1 of 1 are not finite"):
         kt.refine(kt.translate(large, translator), large, kt.load_images("digits")[0], 3)

@@ -6,19 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 from kt.pairs.store import Pairs
 from kt.run.files import load_tensors
 from stages.common import translation
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
+from tests.test_resume import losses
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -263,66 +262,6 @@ def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
     assert initial.shape == (324,) and initial.any()
 
 
-def test_generation_that_is_killed_resumes_to_identical_bytes(prepared):
-    whole = prepared.files("data/pairs/train")
-    shutil.rmtree(prepared.folder / "data/pairs/train")
-    for parts_seen in (1, 3):
-        process = prepared.start("generate_train", KT_WORKERS="1")
-        wait_for(lambda count=parts_seen: len(parts(prepared)) >= count, process)
-        process.kill()
-        process.communicate()
-        assert len(parts(prepared)) >= parts_seen
-    damaged = min(parts(prepared))
-    damaged.write_bytes(damaged.read_bytes()[:100])  # a damaged part is computed again
-    prepared.succeed("generate_train")
-    assert prepared.files("data/pairs/train") == whole
-
-
-def parts(project) -> list[Path]:
-    found = (project.folder / ".kt").glob("generate-*/*.safetensors")
-    return [path for path in found if not path.name.startswith(".")]
-
-
-def wait_for(condition, process, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def train_long(project) -> None:
-    """Time to kill the translator's training: many epochs, and a checkpoint after every one."""
-    source = project.folder / "kt" / "translators" / "fit.py"
-    code = source.read_text()
-    source.write_text(code.replace("CHECKPOINT_SECONDS = 20", "CHECKPOINT_SECONDS = 0"))
-    schedule = project.params["translators"]["merge"]["schedule"]["tiny"]
-    schedule |= {"epochs": 30, "evaluate_every": 5}
-    project.write_params()
-
-
-def checkpoints(project, number="*") -> list[Path]:
-    return list(project.folder.glob(f".kt/translator-*/checkpoint-{number}.pt"))
-
-
-@pytest.mark.parametrize("number", [1, 2])  # of the two translators that are trained in turn
-def test_a_killed_translator_resumes_to_the_same_result(number, prepared):
-    train_long(prepared)
-    prepared.succeed("train_translator")
-    whole = prepared.files("results/train")
-    process = prepared.start("train_translator")
-    wait_for(lambda: checkpoints(prepared, number), process)
-    process.kill()
-    process.communicate()
-    assert checkpoints(prepared, number)
-    prepared.succeed("train_translator")
-    again = prepared.files("results/train")
-    for name in whole:
-        if not name.endswith(".tsv"):
-            assert again[name] == whole[name], name
-    assert losses(again) == losses(whole)
-
-
 def test_translators_of_further_seeds_are_reported_and_leave_the_first_as_it_is(prepared):
     prepared.succeed("train_translator")
     both = prepared.files("results/train")
@@ -353,12 +292,6 @@ def test_another_seed_makes_another_translator_trained_in_another_order(kind):
     )
     assert torch.equal(plain, same) and not torch.equal(plain, other)
     assert translation.training_of(chosen, 5).seed == 5
-
-
-def losses(files) -> list[list[str]]:
-    """Step and loss of every epoch; DVCLive's rows begin with a time stamp."""
-    lines = files["results/train/plots/metrics/loss.tsv"].decode().splitlines()
-    return [line.split("\t")[-2:] for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -400,18 +333,6 @@ def test_too_many_held_back_images_are_refused(project):
     assert status == 1 and "held_back: got 1437; accepts less than the 1437" in errors
 
 
-def test_a_second_process_on_the_same_work_is_sent_away(prepared):
-    process = prepared.start("generate_train")
-    wait_for(lambda: list(prepared.folder.glob(".kt/generate-*.lock")), process)
-    process.kill()
-    process.communicate()
-    (lock,) = prepared.folder.glob(".kt/generate-*.lock")
-    with FileLock(lock):
-        status, errors = prepared.run("generate_train")
-    assert status == 1 and "another process is doing this work" in errors
-    assert "Traceback" not in errors
-
-
 def test_stages_run_where_the_system_has_neither_fcntl_nor_affinities(prepared):
     whole = prepared.files("data/pairs/train")
     shutil.rmtree(prepared.folder / "data/pairs/train")
@@ -424,31 +345,6 @@ def test_stages_run_where_the_system_has_neither_fcntl_nor_affinities(prepared):
     )
     assert done.returncode == 0, done.stderr
     assert prepared.files("data/pairs/train") == whole
-
-
-def test_a_damaged_store_is_refused_in_one_line(prepared):
-    shard = prepared.folder / "data" / "pairs" / "train" / "00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    status, errors = prepared.run("augment")
-    assert status == 1 and "00000.safetensors is damaged" in errors
-    assert errors.strip().count("\n") == 0
-
-
-def test_a_full_disk_ends_in_one_line_and_loses_nothing(prepared):
-    pytest.importorskip("resource")
-    limit = (  # a file-size limit stands in for the full disk: the system refuses the write
-        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY));"
-        "sys.argv = ['stage'];"
-        "runpy.run_module('stages.generate_train', run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", limit], cwd=prepared.folder, capture_output=True, text=True
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "could not be written" in done.stderr.strip().splitlines()[-1]
-    assert not list(prepared.folder.rglob("*.partial"))
-    prepared.succeed("generate_train")
 
 
 def test_without_a_compiler_one_line_says_so_and_torch_takes_over(prepared):

@@ -62,7 +62,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--round-to", type=int, default=1, metavar="N", help="make widths multiples of N [1]"
     )
     command.add_argument(
-        "--steps", type=int, default=Schedule().steps, help="on the answers; 0: none [%(default)s]"
+        "--steps", type=int, help=f"on the answers [{Schedule.steps}; without images none]"
     )
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
     command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         options.images,
         of=options.of,
         round_to=options.round_to,
-        schedule=Schedule(options.steps),
+        schedule=None if options.steps is None else Schedule(options.steps),
         normalise=(options.mean, options.deviation),
         seed=options.seed,
         progress=show if sys.stderr.isatty() else None,

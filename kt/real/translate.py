@@ -96,7 +96,7 @@ def compress(
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
-        schedule: the steps on the answers; `Schedule(0)` for none.
+        schedule: the steps on the answers; `Schedule(0)`, and without images by default, none.
         vary: shift, mirror and mix images for the steps.
         positions: in each image, at most, from which least squares learns.
         normalise: means and deviations for a folder's images, pixels in [0, 1].
@@ -121,9 +121,10 @@ def compress(
         raise KTError(f"nothing to translate: {_summary(left)}")
     if not isinstance(keep, Mapping) and not 0 < keep <= 1:
         raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
-    schedule = schedule or steps.Schedule()
-    draw = torch.Generator().manual_seed(seed)
     made = images is None
+    # On made images steps bring the answers closer, on true ones they can lead away.
+    schedule = schedule or steps.Schedule(0 if made else steps.Schedule.steps)
+    draw = torch.Generator().manual_seed(seed)
     if made:
         examples = probes.make(original, graph, example, draw, partial(told, "make images"))
     else:

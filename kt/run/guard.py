@@ -46,7 +46,9 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     except (Exception, KeyboardInterrupt) as error:
         line, status = explained(error, folder, kept)
         with contextlib.suppress(OSError, ValueError):  # that one may be closed as well
-            print(line, file=stream or sys.stderr, flush=True)
+            out = stream or sys.stderr
+            out.write(f"{line}\n")
+            out.flush()
         try:
             sys.stdout.flush()
         except OSError:

@@ -95,12 +95,12 @@ def _labelled(task: Task) -> nn.Module:
 
 
 def _made(task: Task) -> nn.Module:
-    return _compressed(task, None)
+    return _compressed(task, None, Schedule(0))
 
 
 def _noise(task: Task) -> nn.Module:
     draw = torch.Generator().manual_seed(task.seed)
-    return _compressed(task, probes.smooth(task.images[:1], draw))
+    return _compressed(task, probes.smooth(task.images[:1], draw), Schedule(0))
 
 
 def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:
