@@ -39,7 +39,7 @@ from kt.run.threads import one_thread
 BATCH, LR, MOMENTUM = 128, 0.01, 0.9
 
 
-def flop(target: str, sizes: Sizes) -> dict[str, int]:
+def flop(target: str, sizes: Sizes = PAPER) -> dict[str, int]:
     """Floating-point operations of a network's training step, for each of the two trainings."""
     channels, area, read = sizes.channels, sizes.map_size**2, sizes.read_size**2
     taps = sizes.kernel**2 * channels
@@ -122,7 +122,7 @@ def paper_images(count: int) -> tuple[ImageSet, str]:
 
 
 def plain_loop(
-    images: ImageSet, step: str, target: str, networks: int, loaders: int, sizes: Sizes
+    images: ImageSet, step: str, target: str, networks: int, loaders: int, sizes: Sizes = PAPER
 ) -> float:
     """Milliseconds per network and step of the plain loop."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=loaders)
@@ -150,8 +150,8 @@ def engine_loop(
     step: str,
     target: str,
     networks: int,
-    sizes: Sizes = PAPER,
     device: str = "cpu",
+    sizes: Sizes = PAPER,
     **options,
 ) -> float:
     """Milliseconds per network and step of an engine that trains all networks together."""
@@ -215,7 +215,13 @@ def main() -> None:
         def run(step: str) -> float:
             with one_thread():  # PyTorch's, as in `kt.ensemble`: idle ones spin and take a core
                 return engine_loop(
-                    cpu_engine, images, step, target, options.networks, sizes, threads=threads
+                    cpu_engine,
+                    images,
+                    step,
+                    target,
+                    options.networks,
+                    sizes=sizes,
+                    threads=threads,
                 )
 
         return run
@@ -227,11 +233,11 @@ def main() -> None:
         print(cpu_engine.reason(sizes))
     if cuda_engine.available(sizes) and cuda_engine.supports(target):
         runs["cuda engine"] = lambda step: engine_loop(  # a GPU needs many: --networks 256
-            cuda_engine, images, step, target, options.networks, sizes, "cuda"
+            cuda_engine, images, step, target, options.networks, "cuda", sizes
         )
     runs |= {
         "torch engine": lambda step: engine_loop(
-            torch_engine, images, step, target, options.networks, sizes
+            torch_engine, images, step, target, options.networks, sizes=sizes
         ),
         "plain loop": lambda step: plain_loop(
             images, step, target, options.plain_networks, options.loaders, sizes

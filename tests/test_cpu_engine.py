@@ -355,30 +355,6 @@ def test_generation_is_the_same_to_the_byte_on_all_processors(isa):
     assert found == PINNED
 
 
-@pytest.mark.parametrize("name", ["sse9", "neon,avx2"])
-def test_an_unknown_instruction_set_is_refused_in_one_line(monkeypatch, name):
-    if not ISAS:
-        pytest.skip("nothing is compiled here")
-    monkeypatch.setenv("KT_ISA", name)
-    for use in (cpu_engine.available, cpu_engine.reason, cpu_library.library, cpu_library.isa):
-        with pytest.raises(KTError, match=f"^KT_ISA={name}: this processor has .*generic$"):
-            use()
-
-
-def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch):
-    monkeypatch.setattr(cpu_library, "executable", lambda: ["avx2", "generic"])
-    assert cpu_library.isa() == "avx2"
-    monkeypatch.setenv("KT_ISA", "avx512")
-    with pytest.raises(KTError, match="KT_ISA=avx512: this processor has avx2, generic"):
-        cpu_library.isa()
-
-
-@compiled
-def test_every_instruction_set_has_a_library_of_its_own():
-    paths = {cpu_library.built(cpu_library.SOURCE, isa) for isa in ISAS}
-    assert len(paths) == len(ISAS)
-
-
 # --- what is not there --------------------------------------------------------------------------
 
 
@@ -394,41 +370,3 @@ def test_every_kind_is_supported():
 def test_what_is_not_there_is_refused_in_one_line(name, kind):
     with pytest.raises(KTError, match="torch"):
         cpu_engine._function(cpu_library.library(), name, kind)
-
-
-@pytest.fixture
-def unloaded():
-    cpu_engine.forget()
-    yield
-    cpu_engine.forget()
-
-
-def test_no_compiler_is_said_in_one_line(unloaded, initial, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    assert not cpu_engine.available()
-    assert "no C++ compiler" in cpu_engine.reason()
-    assert "\n" not in cpu_engine.reason()
-    with pytest.raises(KTError, match="not available"):
-        cpu_engine.train_networks(initial, draw_batches(8), LR, MOMENTUM)
-
-
-def test_a_compiler_that_fails_is_said_in_one_line(unloaded, monkeypatch, tmp_path):
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho 'broken: fatal error: out of order' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    assert "out of order" in cpu_engine.reason()
-    assert "\n" not in cpu_engine.reason()
-
-
-@compiled
-def test_the_library_is_built_once(unloaded, monkeypatch):
-    def refuse(command):
-        raise KTError("must not compile")
-
-    isa = cpu_library.isa()
-    path = cpu_library.built(cpu_library.SOURCE, isa)
-    real = cpu_library._run
-    monkeypatch.setattr(cpu_library, "_run", lambda c: real(c) if "-E" in c else refuse(c))
-    assert cpu_library.built(cpu_library.SOURCE, isa) == path

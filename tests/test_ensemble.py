@@ -147,7 +147,7 @@ def test_the_nearest_second_convolution_is_that_of_least_squares(kind, images, n
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_whitened_inputs_have_no_correlations(kind, images, networks, compute, monkeypatch):
-    monkeypatch.setattr(ensemble, "DAMPING", 1e-4)
+    monkeypatch.setattr("kt.ensemble.probe.DAMPING", 1e-4)
     block = initial_weights(kind, SEEDS)
     few = images.subset(slice(0, 30))
     whitening = ensemble.Probe(kind, networks, pixels(few.images), compute).whitening(kind, block)

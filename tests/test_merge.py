@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from kt import ensemble
 from kt.ensemble import Compute, Probe, Recipe
+from kt.ensemble.probe import DECAY
 from kt.images import ImageSet, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import CONVOLUTIONAL, initial_weights
@@ -21,7 +22,7 @@ from tests.test_ensemble import assembled
 
 CONFIG = MergeConfig(layers=3, hidden_size=16, prototypes=20)
 COUNT = 4
-FITTED = round(27 / ensemble.DECAY)
+FITTED = round(27 / DECAY)
 """Terms behind a translation: 27 numbers are fitted, with a condition of at most 1 over decay."""
 
 

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from kt import ensemble
 from kt.ensemble import Compute, Recipe
 from kt.images import ImageSet
+from kt.networks import channels as kept
 from kt.networks import symmetry
 from kt.networks.blocks import Sizes
 from kt.networks.weights import part
@@ -53,7 +54,7 @@ def merge(networks, images):
 def test_orders_of_channels_do_not_matter_at_any_width(
     merge, networks, channels, enumerated, monkeypatch
 ):
-    monkeypatch.setattr(ensemble.channels, "ENUMERATED", enumerated)
+    monkeypatch.setattr(kept, "ENUMERATED", enumerated)
     whole, hidden = networks[channels], WIDTHS[channels]
     plain = merge.translate(whole, COMPUTE, hidden)
     assert plain["conv1.weight"].shape == (2, hidden, channels, 3, 3)

@@ -61,7 +61,7 @@ def test_the_best_subset_is_the_best_of_all_twenty_by_brute_force(kind, networks
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)
 def test_pruning_channels_that_do_nothing_is_exact(kind, representable, images, monkeypatch):
-    monkeypatch.setattr(ensemble, "DECAY", 1e-6)  # which shrinks the refitted weights
+    monkeypatch.setattr("kt.ensemble.probe.DECAY", 1e-6)  # which shrinks the refitted weights
     x = pixels(images.images)
     original = modules("large", representable, part(representable, "large"))
     for block in (

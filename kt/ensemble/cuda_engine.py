@@ -60,13 +60,13 @@ def reason(sizes: Sizes = PAPER) -> str | None:
     return None
 
 
-def require(device: torch.device) -> None:
-    """See that the engine can be used on the device.
+def require(device: torch.device, sizes: Sizes = PAPER) -> None:
+    """See that the engine can be used on the device, for networks of these sizes.
 
     Raises:
         KTError: it cannot.
     """
-    if (why := reason()) is not None:
+    if (why := reason(sizes)) is not None:
         raise KTError(why)
     if device.type != "cuda":
         raise KTError(f"the cuda engine trains on a CUDA device, not on {str(device)!r}")

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kt.ensemble.cuda import convolution, former, latter, norm
-from kt.networks.blocks import CHANNELS, CLASSES
+from kt.networks.blocks import CLASSES, PAPER
 
 if TYPE_CHECKING:
     from kt.ensemble.cuda_tiles import Tiles
 
+CHANNELS = PAPER.channels
 WIDTH = 2 * CHANNELS  # channels of the latter convolution
 FEATURES = WIDTH * 49
 EPSILON = 1e-5  # batch norm's
