@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kt import ensemble
 from kt.ensemble import Compute, Probe
 from kt.images import pixels
 from kt.networks.blocks import CONVOLUTIONAL

@@ -118,7 +118,9 @@ def _made(of: type[Settings], values: dict[str, Any], place: tuple[str, ...]) ->
     nested = {
         name: _made(hint, values[name], (*place, name))
         for name, hint in get_type_hints(of).items()
-        if isinstance(values[name], dict) and dataclasses.is_dataclass(hint)
+        if isinstance(hint, type)
+        and dataclasses.is_dataclass(hint)
+        and isinstance(values[name], dict)
     }
     try:
         return of(**values | nested)
