@@ -1,11 +1,15 @@
 """What the benchmarks count."""
 
+import inspect
+import json
 import sys
 
 import pytest
+import torch
 
-from benchmarks import cost, gpu
-from kt.ensemble import cuda_engine
+from benchmarks import cost, generate, gpu, gpu_parts
+from kt.ensemble import cuda_engine, torch_engine
+from kt.networks.blocks import Sizes
 from tests.conftest import usual_params
 
 IMAGES = {"train": 55_000, "held_back": 5_000, "test": 10_000, "transfer": 7_291}
@@ -59,3 +63,51 @@ def test_a_part_that_fails_keeps_what_it_found():
     assert "| a | 0.25 |  |" in page
     assert "| b |  | a / b c |" in page
     assert "KeyError: 'x'" in page
+
+
+def test_a_steps_work_is_what_the_layers_do():
+    former, large, latter = 784 * 54, 2 * 196 * 324, 49 * 72 + 5880
+    step_1, step_2 = generate.flop("conv")["step 1"], generate.flop("conv")["step 2"]
+    assert step_1 == 2 * 128 * (2 * former + 3 * large + 3 * latter)
+    assert step_2 == 2 * 128 * (former + 5 * 196 * 162 + 2 * latter)
+    assert generate.flop("attention")["step 2"] - step_2 == 2 * 128 * (
+        9 * 196 * 36 + 6 * 196 * 196 * 6 - 5 * 196 * 162
+    )
+    wide = generate.flop("conv", Sizes(channels=16, hidden=8))["step 1"]
+    assert 6 < wide / step_1 < (16 / 6) ** 2
+
+
+def found(printed):
+    """The results among what a part of `benchmarks.gpu` has printed."""
+    marked = [line for line in printed.splitlines() if line.startswith(gpu_parts.MARK)]
+    return [json.loads(line.removeprefix(gpu_parts.MARK)) for line in marked]
+
+
+@pytest.mark.parametrize("step", ["step 1", "step 2"])
+def test_deviations_are_those_of_rounding(monkeypatch, capsys, step):
+    """The reference takes the GPU's place."""
+    monkeypatch.setattr(gpu_parts, "GPU", "cpu")
+    monkeypatch.setattr(gpu_parts, "cuda_engine", torch_engine)
+    monkeypatch.setattr(generate, "BATCH", 16)
+    gpu_parts.deviations(step, batches=1, networks=2)
+    rows = found(capsys.readouterr().out)
+    assert len(rows) == 4
+    assert all(0 < row["median"] <= row["largest"] < 1e-2 for row in rows), rows
+
+
+def test_speed_is_measured_of_every_engine_on_its_device(monkeypatch, capsys):
+    called, signature = [], inspect.signature(generate.engine_loop)
+
+    def loop(*args, **options):
+        called.append(signature.bind(*args, **options).arguments)
+        return 2.0
+
+    monkeypatch.setattr(generate, "engine_loop", loop)
+    monkeypatch.setattr(generate, "plain_loop", lambda *args: 8.0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    gpu_parts.generation()
+    rows = found(capsys.readouterr().out)
+    assert not [row for row in rows if "failed" in row]
+    assert {call["device"] for call in called if call["engine"] is cuda_engine} == {"cuda"}
+    assert {row["times the plain loop"] for row in rows} == {1.0, 4.0}
