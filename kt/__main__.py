@@ -96,12 +96,11 @@ def translate(options: argparse.Namespace) -> None:
     translator = single.load_translator(options.translator)
     before = single.load_network(options.network)
     test = single.load_images(options.images)[1] if options.images else None
-    shown = own_images(translator)
-    if options.refine_images:
-        shown, _ = single.load_images(options.refine_images)
+    shown = single.load_images(options.refine_images)[0] if options.refine_images else None
     networks = {"before": before, "after": single.translate(before, translator)}
     seconds = None
     if options.refine:
+        shown = shown or own_images(translator)
         start = time.perf_counter()
         networks["refined"] = single.refine(networks["after"], before, shown, options.refine)
         seconds = time.perf_counter() - start

@@ -14,7 +14,7 @@ from kt.networks.weights import take
 from kt.pairs.store import MANIFEST, Pairs, write_store
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
-from kt.translators import METADATA, save_translator
+from kt.translators import METADATA, description, save_translator
 from stages import (
     augment,
     eval_partial_data,
@@ -185,7 +185,7 @@ def test_a_translator_of_another_target_or_with_nan_is_refused(here):
     model = make_model(chosen, 1)
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] = math.nan
-    about = {METADATA: json.dumps(model.describe())}
+    about = {METADATA: description(model)}
     save_file(model.state_dict(), TRANSLATOR, about)
     for stage in (eval_transfer_usps, eval_partial_data):
         refused(stage, "translator.safetensors .* not finite.*: run `dvc repro`")

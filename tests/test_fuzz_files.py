@@ -209,8 +209,7 @@ def test_a_manifest_that_says_another_thing_is_refused(data, tmp_path):
     try:
         with one_line():
             same(read(), expected)
-            assert isinstance(other, dict)
-            assert json.dumps({**other, "about": {}}) == json.dumps({**manifest, "about": {}})
+            assert json.dumps(other, sort_keys=True) == json.dumps(manifest, sort_keys=True)
     finally:
         shutil.rmtree(tmp_path / "pairs")
 
@@ -233,8 +232,8 @@ def test_a_translator_of_impossible_settings_is_refused(data, tmp_path):
     other = changed(described, data)
     path.write_bytes(save(load(path.read_bytes()), {"translator": json.dumps(other)}))
     with one_line():
-        found = read().describe()
-        assert found == described | other or other.keys() != described.keys()
+        read()
+        assert other == described
 
 
 def header(path):

@@ -58,6 +58,7 @@ def write_store(
         if next(pieces, None) is not None:
             raise ValueError(f"the parts hold more than {count} networks")
         manifest = {"count": count, "shards": shards, "about": about}
+        manifest["sha256"] = _seal(manifest)
         with writing(folder):
             (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
@@ -65,6 +66,12 @@ def write_store(
         sync(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _seal(manifest: dict) -> str:
+    """SHA-256 of what a manifest says beside its own checksum."""
+    said = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _cut(parts: Iterable[Weights], shard_size: int) -> Iterator[Weights]:
@@ -315,4 +322,5 @@ def _checked_manifest(manifest: Any) -> dict:
         is_count(manifest.get("count")) and manifest["count"] == whole,
         f"count is {manifest.get('count')!r}, but the shards hold {whole} networks",
     )
+    require(manifest.get("sha256") == _seal(manifest), "its checksum is another")
     return manifest

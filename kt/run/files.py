@@ -82,14 +82,14 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
         raise damaged(path, error, remedy) from None
 
 
-def read_bytes(path: Path, remedy: str = "") -> bytes:
-    """The content of a file.
+def read_bytes(path: Path, remedy: str = "", count: int = -1) -> bytes:
+    """The content of a file, or only its first `count` bytes.
 
     Raises:
         KTError: it cannot be read.
     """
-    with reading(path, remedy):
-        return path.read_bytes()
+    with reading(path, remedy), path.open("rb") as file:
+        return file.read(count)
 
 
 def load_json(path: Path, remedy: str = "") -> Any:

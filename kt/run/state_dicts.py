@@ -32,7 +32,7 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
     try:
         found = load_tensors(path, remedy=remedy)
     except KTError as error:
-        start = read_bytes(path, remedy)[:9]
+        start = read_bytes(path, remedy, 9)
         if start[8:] == b"{":  # a header of safetensors
             raise
         what = f"is no safetensors file and no torch.save of weights alone ({NOTHING})"

@@ -3,6 +3,7 @@
 Each kind is one module: see `kt.translators.base`.
 """
 
+import hashlib
 import importlib
 import json
 import pkgutil
@@ -27,6 +28,8 @@ from kt.run import memory
 from kt.run.bounds import require_bounds
 from kt.run.errors import KTError
 from kt.run.files import (
+    SEAL,
+    checksum,
     damaged,
     load_metadata,
     load_tensors,
@@ -44,9 +47,20 @@ HUGE = "the translator's or the networks' weights are too large"
 
 
 def save_translator(path: Path, model: Translator) -> None:
-    """Write a translator with its configuration inside, atomically."""
+    """Write a translator with its configuration and its checksum inside, atomically."""
     # One metadata entry: safetensors writes several in random order, and so other bytes each time.
-    save_tensors(path, model.state_dict(), {METADATA: json.dumps(model.describe())})
+    save_tensors(path, model.state_dict(), {METADATA: description(model)})
+
+
+def description(model: Translator) -> str:
+    """What a translator's file says of it: its configuration, and a checksum of all, as JSON."""
+    about = model.describe()
+    return json.dumps(about | {SEAL: _seal(about, model.state_dict())})
+
+
+def _seal(about: dict, tensors: Weights) -> str:
+    text = json.dumps(about, sort_keys=True) + checksum(tensors)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str = "") -> Translator:
@@ -60,6 +74,7 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
     """
     try:
         about = json.loads(load_metadata(path, remedy)[METADATA])
+        seal, described = about.pop(SEAL), dict(about)
         make = kind_named(about.pop("kind"))
         if "sizes" in about:
             about["sizes"] = Sizes(**about["sizes"])
@@ -75,6 +90,8 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
         raise damaged(path, error, remedy) from None
     tensors = load_tensors(path, remedy=remedy)
     require_tensors(path, tensors, expected, remedy)
+    if _seal(described, tensors) != seal:
+        raise damaged(path, "its checksum is another", remedy)
     model = make(config)
     model.load_state_dict(tensors)
     return model.to(device).eval()

@@ -23,7 +23,7 @@ from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.networks.blocks import Sizes
 from kt.run.errors import KTError
 from kt.run.guard import SCRATCH, guard
-from kt.run.threads import processors
+from kt.run.threads import device_named, processors
 from stages.common.base import params
 from stages.common.base.checks import shown
 from stages.common.base.params import Params
@@ -44,7 +44,6 @@ KEPT = 1
 TRAINS_NETWORKS = ("ensemble", "images", "networks", "pairs", "run")
 """The folders of `kt` that train networks."""
 ENGINES = ("auto", "cpu", "cuda", "torch")
-DEVICES = ("cpu", "cuda")
 MOST = 10_000
 """Of workers and of networks in a chunk."""
 TEMPORARY = (".dvc", "tmp", "exps")
@@ -131,15 +130,9 @@ def _compute(flags: argparse.Namespace, sizes: Sizes) -> Compute:
     available = "cuda" if torch.cuda.is_available() else "cpu"
     name = setting("device", available)
     try:
-        device = torch.device(name)
-        if device.type not in DEVICES:
-            raise RuntimeError(f"accepts {' and '.join(DEVICES)}")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise KTError(
-            f"--device (KT_DEVICE): {shown(name)} cannot be used here ({reason})"
-        ) from None
+        device = device_named(name)
+    except KTError as error:
+        raise KTError(f"--device (KT_DEVICE): {error}") from None
     on_cpu = device.type == "cpu"
     workers = count("workers", processors()) if on_cpu else 1
     engine = setting("engine", "auto")
