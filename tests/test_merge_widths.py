@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from kt import ensemble
-from kt.ensemble import Compute, Recipe
-from kt.images import ImageSet
+from kt.ensemble import Compute, Probe, Recipe
+from kt.images import ImageSet, pixels
 from kt.networks import channels as kept
 from kt.networks import symmetry
 from kt.networks.blocks import Sizes
@@ -68,6 +68,39 @@ def test_orders_of_channels_do_not_matter_at_any_width(
     turned = merge.translate(symmetry.permute_residual(whole, order), COMPUTE, hidden)
     for name, tensor in turned.items():
         assert_close(tensor, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def copied(whole, copies):
+    """Every hidden channel so many times, each with its share of the outgoing weights."""
+    made = dict(whole)
+    for name, tensor in whole.items():
+        if name.startswith(("large.conv1.", "large.bn1.")):
+            made[name] = tensor.repeat_interleave(copies, 1)
+    outgoing = whole["large.conv2.weight"].repeat_interleave(copies, 2)
+    return made | {"large.conv2.weight": outgoing / copies}
+
+
+@pytest.mark.parametrize("enumerated", [1000, 0])
+@pytest.mark.parametrize(("channels", "copies"), [(4, 2), (7, 2), (4, 3)])
+def test_copies_of_channels_change_nothing(
+    merge, networks, channels, copies, enumerated, monkeypatch
+):
+    """Answers, the choice of channels and the fit, gradients, whitening: all but the encoder."""
+    monkeypatch.setattr(kept, "ENUMERATED", enumerated)
+    with torch.no_grad():
+        for tensor in merge.propose[-1].parameters():
+            tensor.zero_()
+    whole, found = networks[channels], []
+    for shown in (whole, copied(whole, copies)):
+        begin = merge(shown, COMPUTE, hidden=WIDTHS[channels])[0]
+        block = {name: tensor.detach() for name, tensor in begin.items()}
+        probe = Probe("conv", shown, pixels(merge.prototypes), COMPUTE)
+        answers = probe.watch_teacher(part(shown, "large"))
+        loss, slopes = probe.behaviour("conv", block, answers.softmax(-1))
+        white = probe.whitening("conv", block)
+        found.append([answers, loss, *block.values(), *slopes.values(), *white.values()])
+    for plain, with_copies in zip(*found, strict=True):
+        assert (with_copies - plain).norm() <= 2e-3 * plain.norm() + 1e-6
 
 
 def test_several_widths_are_learned_together(merge, networks, images):
