@@ -50,6 +50,7 @@ SCHEMAS = {
     "table4": tables.Grid,
     "table5": tables.Augmentation,
     "table6": tables.Targets,
+    "widths": tables.Widths,
 }
 OTHERS = {"networks": networks.load, "factor_transfer": factor_transfer.load}
 """Tables whose settings are read by functions of their own."""

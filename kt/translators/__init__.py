@@ -110,11 +110,14 @@ def require_memory(make: type[Translator], config: Any) -> None:
 
 
 @torch.no_grad()
-def translate(model: Translator, networks: Weights, compute: Compute = Compute()) -> Weights:
+def translate(
+    model: Translator, networks: Weights, compute: Compute = Compute(), hidden: int | None = None
+) -> Weights:
     """Small blocks for the large blocks of stacked networks, in batches; CPU tensors.
 
     Args:
         networks: `large.*` (N, ...), and `former.*` and `latter.*`, which some kinds do not read.
+        hidden: channels of the small blocks, of a kind that can be asked for any; None: its own.
 
     Raises:
         NotFiniteError: blocks are not finite.
@@ -126,7 +129,8 @@ def translate(model: Translator, networks: Weights, compute: Compute = Compute()
         slice(at, at + TRANSLATION_BATCH)
         for at in range(0, network_count(networks), TRANSLATION_BATCH)
     ]
-    batches = [model.translate(take(networks, piece, device), compute) for piece in pieces]
+    asked = {} if hidden is None else {"hidden": hidden}
+    batches = [model.translate(take(networks, piece, device), compute, **asked) for piece in pieces]
     model.train(training)
     blocks = {name: t.float().cpu() for name, t in concatenated(batches).items()}
     return finite_networks(blocks, "translated blocks", HUGE)

@@ -1,5 +1,6 @@
 """Figures of lines: training, learning curves, and what changes along a parameter."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -136,6 +137,26 @@ def learning_curve(
     ax.text(0.98, 0.03, "\n".join(far), transform=ax.transAxes, ha="right", fontsize=10)
     ax.set(xlabel="training networks", ylabel="mean accuracy, %")
     ax.set_ylim(low - 0.25 * (high - low), min(100, high + 0.08 * (high - low)))
+    style.legend(figure)
+    return figure
+
+
+def gaps_by_width(widths: Sequence[str], gaps: dict[str, Sequence[float]]) -> Figure:
+    """Share of the gap between random initialisation and large blocks closed, by width.
+
+    Args:
+        gaps: in percent, one for each width, by method. Lines stand side by side at a width.
+    """
+    figure, (ax,) = style.new(6.8, 4.6)
+    shades = (style.PURPLE, style.GREY, style.ORANGE, style.VERMILLION, style.BLUE, style.GREEN)
+    markers, aside = "v^soDP", np.linspace(-0.2, 0.2, len(gaps))
+    for (name, shares), shade, marker, by in zip(
+        gaps.items(), itertools.cycle(shades), itertools.cycle(markers), aside, strict=False
+    ):
+        at = np.arange(len(widths)) + by
+        ax.plot(at, shares, color=shade, marker=marker, linewidth=1.2, label=name)
+    ax.set_xticks(range(len(widths)), widths)
+    ax.set(xlabel="channels -> hidden channels of the small block", ylabel="gap closed, %")
     style.legend(figure)
     return figure
 

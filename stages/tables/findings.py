@@ -191,6 +191,33 @@ def epochs(metrics: dict, table: pd.DataFrame) -> list[str]:
     ]
 
 
+def widths(metrics: dict, table: pd.DataFrame) -> list[str]:
+    """How much of what a translator closes at a width, having learned it, others close there."""
+    methods = [name for name in next(iter(metrics.values())) if name != SHARES]
+    labels = dict(zip(methods, table["block"], strict=False))
+    words = []
+    for name in next(iter(metrics.values()))[SHARES]:
+        found = {
+            width.replace("_to_", " -> "): results[SHARES][name]
+            for width, results in metrics.items()
+            if not results[SHARES][name]["learned"]
+        }
+        each = "; ".join(f"{share['percent']:.1f} % at {w}" for w, share in found.items())
+        short = [
+            f"{ENOUGH - share['percent']:.1f} % at {width}"
+            for width, share in found.items()
+            if share["percent"] < ENOUGH
+        ]
+        verdict = f"short of {ENOUGH} % by {', '.join(short)}" if short else f"{ENOUGH} % or more"
+        words.append(
+            f"{labels[name].capitalize()}: at widths that it has not learned it closes, of the gap "
+            f"that the one closes which learned the very width, {each}: {verdict}."
+        )
+    return words
+
+
+SHARES, ENOUGH = "of_own", 90
+"""The key of those shares among a width's results; and what is asked of them, in percent."""
 BLOCKS = {
     "random_initialisation": "random initialisation",
     "random_replacement": "random replacement",
@@ -213,4 +240,5 @@ FINDINGS: dict[str, Callable[[dict, pd.DataFrame], list[str]]] = {
     "usps": usps,
     "ablation": ablation,
     "epochs": epochs,
+    "widths": widths,
 }

@@ -26,6 +26,7 @@ TITLES = {
     "ablation": "From the paper's translator to merge",
     "curve": "How many networks it takes",
     "epochs": "Networks trained for other numbers of epochs",
+    "widths": "Widths that a translator has never seen",
     "cost": "What all of this costs",
 }
 COMMANDS = {"cost": "python -m benchmarks.cost paper"}

@@ -6,7 +6,7 @@ Figures 5 and 7 also need blocks and accuracies of single networks: their stages
 from kt.ensemble import Compute
 from stages.common.base import runtime
 from stages.common.base.params import Params
-from stages.tables import curve, figure4, figure6, figure8, output, table1, times
+from stages.tables import curve, figure4, figure6, figure8, output, table1, times, widths
 
 DRAWN = {
     "table1": table1,
@@ -14,6 +14,7 @@ DRAWN = {
     "figure6": figure6,
     "figure8": figure8,
     "curve": curve,
+    "widths": widths,
 }
 
 

@@ -51,7 +51,11 @@ def main(params: Params, compute: Compute) -> None:
         for path in sorted(kept.rglob("*.json"))
         if "training" in (seconds := inputs.read_json(path))
     }
-    content = {"break_even": metrics, "methods": found, "training": training}
+    blocks = {
+        path.stem: inputs.read_json(path)
+        for path in sorted((kept / "widths/blocks").glob("*.json"))
+    }
+    content = {"break_even": metrics, "methods": found, "training": training, "widths": blocks}
     folder = TIMES / params.scale
     outputs.write_json(folder / "times.json", content)
     outputs.write_markdown(folder / "times.md", caption, table)

@@ -15,6 +15,7 @@ network decides how far to go along the gradient, freed from the correlations of
 convolutions read (`whiten`: half of a natural gradient, as in K-FAC, Martens and Grosse, 2015).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,7 +125,7 @@ class Merge(Translator, kind="merge"):
 
     def prepare(
         self,
-        networks: Weights,
+        networks: Weights | Sequence[Weights],
         images: ImageSet,
         generator: torch.Generator,
         mirrored: bool = True,
@@ -132,9 +133,12 @@ class Merge(Translator, kind="merge"):
         """Before training: the features' scale over `networks`, and prototypes of `images`.
 
         Args:
+            networks: stacked `former.*`, `large.*` and `latter.*`; several such, one for each
+                number of channels.
             mirrored: whether networks see half of the images mirrored.
         """
-        features = features_of(channels_of(networks), 0).flatten(0, 2)
+        each = [networks] if isinstance(networks, dict) else networks
+        features = torch.cat([features_of(channels_of(one), 0).flatten(0, 2) for one in each])
         self.mean.copy_(features.mean(0))
         self.std.copy_(features.std(0) + 1e-3)
         self.prototypes.copy_(make_prototypes(images, len(self.prototypes), generator, mirrored))

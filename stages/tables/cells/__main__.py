@@ -26,6 +26,7 @@ MODULES = {
     "table4": "trained",
     "table5": "trained",
     "table6": "trained",
+    "widths": "widths",
 }
 """The module here whose `make(params, compute, table, *keys)` makes a table's cells."""
 

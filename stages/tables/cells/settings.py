@@ -2,19 +2,22 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
 from kt.translators.mixer import PAPER_SIZES
 from stages.common.base.params import (
+    MOST,
     Change,
     Count,
     Fraction,
+    Name,
     NotNegative,
     Params,
     Strict,
     at_scale,
+    different,
     extended,
     settings_of,
 )
@@ -157,6 +160,45 @@ class Translators(Strict):
     mixer: Sizes
     attention: AttentionSizes
     convolution: Sizes
+
+
+Width = Annotated[str, Field(pattern=r"^[1-9]\d?_to_[1-9]\d?$")]
+"""Channels, and hidden ones of the small block: 6_to_3. It names files, too."""
+
+
+class Widths(Strict):
+    """Translators at widths that they have learned, and at others.
+
+    Attributes:
+        measured: where all are measured.
+        learned: the widths that each learns, by name.
+        test, selection, networks: how many networks of each number of channels are measured,
+            choose, and are learned from.
+        steps: of re-training by Adam.
+    """
+
+    measured: Annotated[list[Width], Field(min_length=1), AfterValidator(different)]
+    learned: dict[Name, Annotated[list[Width], Field(min_length=1), AfterValidator(different)]]
+    test: Annotated[int, Field(ge=2, le=MOST)]
+    selection: Count
+    networks: Count
+    steps: Count
+    stores: dict[str, Change]
+
+    @model_validator(mode="after")
+    def _of_every_width_as_many(self) -> "Widths":
+        for name, widths in self.learned.items():
+            for count in (self.networks, self.selection):
+                if count % len(widths):
+                    raise ValueError(
+                        f"{count} networks or selection networks are not divided evenly among the "
+                        f"{len(widths)} widths of learned.{name}"
+                    )
+        return self
+
+    def store(self, width: str) -> str:
+        """The name of the store whose networks have this width's channels."""
+        return f"channels_{width.partition('_')[0]}"
 
 
 class OfOneCost(Strict):
