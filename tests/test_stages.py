@@ -191,21 +191,6 @@ def test_training_networks_without_small_blocks_go_through_to_the_report(prepare
     assert "replacement need trained small blocks" in (results / "report.md").read_text()
 
 
-def test_other_sizes_go_through_to_the_report(project):
-    project.params["network"] = {
-        "channels": 4, "hidden": 1, "kernel": 5, "image_channels": 3, "image_size": 13
-    }  # fmt: skip
-    project.write_params()
-    project.succeed(*STAGES, KT_ENGINE="torch")
-    small = load_tensors(project.folder / "data/pairs/test/00000.safetensors")
-    assert small["small.conv1.weight"].shape == (3, 1, 4, 5, 5)
-    assert small["former.conv.weight"].shape == (3, 4, 3, 5, 5)
-    assert "four channels" in (project.folder / "results/report.md").read_text()
-    project.params["model"]["kind"] = "mixer"
-    project.write_params()
-    project.succeed("train_translator", "eval_transfer_usps", KT_ENGINE="torch")
-
-
 def test_checkpoints_are_pairs_behind_the_trained_networks(prepared):
     tiny = prepared.params["scales"]["tiny"]
     tiny["recipe"]["epochs"], tiny["pairs"] = 3, 20

@@ -1,0 +1,64 @@
+"""The whole pipeline with networks of other sizes, and with colour images."""
+
+import io
+import tarfile
+
+import numpy as np
+from PIL import Image
+
+from kt.images import cifar
+from kt.images.files import read_set
+from kt.run.files import load_tensors
+from tests.test_stages import STAGES
+
+
+def test_other_sizes_go_through_to_the_report(project):
+    project.params["network"] = {
+        "channels": 4, "hidden": 1, "kernel": 5, "image_channels": 3, "image_size": 13
+    }  # fmt: skip
+    project.write_params()
+    project.succeed(*STAGES, KT_ENGINE="torch")
+    small = load_tensors(project.folder / "data/pairs/test/00000.safetensors")
+    assert small["small.conv1.weight"].shape == (3, 1, 4, 5, 5)
+    assert small["former.conv.weight"].shape == (3, 4, 3, 5, 5)
+    assert "four channels" in (project.folder / "results/report.md").read_text()
+    project.params["model"]["kind"] = "mixer"
+    project.write_params()
+    project.succeed("train_translator", "eval_transfer_usps", KT_ENGINE="torch")
+
+
+def write_archive(path, counts):
+    """JPEG images of noise, so many of every class, as CIFAR-10's archive holds them."""
+    draw = np.random.default_rng(0)
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for split, count in counts.items():
+            for label in range(10):
+                for i in range(count):
+                    content = io.BytesIO()
+                    noise = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                    Image.fromarray(noise).save(content, "JPEG")
+                    about = tarfile.TarInfo(f"{split}/{label}/{i}.jpg")
+                    about.size = len(content.getvalue())
+                    content.seek(0)
+                    archive.addfile(about, content)
+
+
+def test_cifar_goes_through_to_the_report(project, tmp_path):
+    module = project.folder / "kt/images/cifar.py"
+    module.write_text(module.read_text().replace("SIZES = (50000, 10000)", "SIZES = (80, 20)"))
+    root = project.folder / "given"
+    write_archive(root / cifar.ARCHIVE, {"train": 8, "test": 2})
+    project.params["network"] |= {
+        "channels": 3, "hidden": 2, "image_channels": 3, "image_size": 32
+    }  # fmt: skip
+    images = {"main": "cifar10", "transfer": "cifar10", "held_back": 20}
+    project.params["scales"]["tiny"]["images"] = images
+    project.write_params()
+    project.succeed(*STAGES, KT_ENGINE="torch", KT_DATA_ROOT=str(root))
+    test = read_set(project.folder / "data/images/main.safetensors", "test")
+    assert test.images.shape == (20, 3, 32, 32)
+    small = load_tensors(project.folder / "data/pairs/test/00000.safetensors")
+    assert small["small.conv1.weight"].shape == (3, 2, 3, 3, 3)
+    assert small["former.conv.weight"].shape == (3, 3, 3, 3, 3)
+    assert "cifar10" in (project.folder / "results/report.md").read_text()
