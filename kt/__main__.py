@@ -54,6 +54,12 @@ def main() -> None:
         help="safetensors file of a translator [the one that comes with the package]",
     )
     command.add_argument(
+        "--hidden",
+        type=positive,
+        metavar="CHANNELS",
+        help="hidden channels of the small block [the translator's own number]",
+    )
+    command.add_argument(
         "--images", choices=sets, help="also measure the accuracy on the test images of this set"
     )
     command.add_argument(
@@ -97,7 +103,7 @@ def translate(options: argparse.Namespace) -> None:
     before = single.load_network(options.network)
     test = single.load_images(options.images)[1] if options.images else None
     shown = single.load_images(options.refine_images)[0] if options.refine_images else None
-    networks = {"before": before, "after": single.translate(before, translator)}
+    networks = {"before": before, "after": single.translate(before, translator, options.hidden)}
     seconds = None
     if options.refine:
         shown = shown or own_images(translator)

@@ -100,17 +100,22 @@ def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Net
     return network.eval()
 
 
-def translate(network: Network, translator: Translator | None = None) -> Network:
+def translate(
+    network: Network, translator: Translator | None = None, hidden: int | None = None
+) -> Network:
     """The network with its large block translated; former and latter blocks are copied.
 
     Args:
         network: with a large block; left as it is, but in evaluation mode.
-        translator: by default the one that comes with the package.
+        translator: by default the one that comes with the package. It takes networks of any width,
+            with the paper's kernels, for grey images of 28 x 28.
+        hidden: channels of the small block; None: the translator's own number, 3.
 
     Raises:
+        KTError: the translator is not for networks of these sizes.
         ValueError: the network's block is not the large one.
     """
-    return translators.compress(translator or load_translator(), network)
+    return translators.compress(translator or load_translator(), network, hidden)
 
 
 def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 200) -> Network:

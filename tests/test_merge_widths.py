@@ -9,9 +9,12 @@ from kt.ensemble import Compute, Probe, Recipe
 from kt.images import ImageSet, pixels
 from kt.networks import channels as kept
 from kt.networks import symmetry
-from kt.networks.blocks import Sizes
+from kt.networks.blocks import Network, Sizes
 from kt.networks.weights import part
+from kt.run.errors import KTError
+from kt.translators import compress
 from kt.translators.merge import Merge, MergeConfig
+from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import BehaviourObjective, SeveralWidths
 
 COMPUTE = Compute(engine="torch")
@@ -125,3 +128,34 @@ def test_several_widths_are_learned_together(merge, networks, images):
     merge.zero_grad()
     losses = [part.backward(merge, torch.tensor([1]), 0, 0.5) for part in parts]
     assert_close(mixed, (sum(losses), merge.propose[0].weight.grad))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hidden", "message"),
+    [
+        (Sizes(kernel=5, image_size=12), None, "merge is for networks with kernel 3, not 5"),
+        (Sizes(image_channels=3, image_size=12), None, "image channels 1, not 3"),
+        (Sizes(image_size=20), None, "image size 12, not 20"),
+        (Sizes(channels=4, image_size=12), 5, "hidden is 5; accepts 1 to 4"),
+    ],
+)
+def test_networks_that_it_does_not_know_are_refused_in_one_line(merge, sizes, hidden, message):
+    network = Network(sizes=sizes)
+    with pytest.raises(KTError, match=message) as caught:
+        compress(merge, network, hidden)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(5, 2), (8, None), (3, 3)])
+def test_one_network_of_another_width_is_translated(merge, channels, hidden):
+    small = compress(merge, Network(sizes=Sizes(channels, image_size=12)), hidden)
+    assert small.sizes.hidden == (hidden or 3) and small.sizes.channels == channels
+    assert small(torch.rand(2, 1, 12, 12)).shape == (2, 10)
+
+
+def test_a_mixer_belongs_to_one_size():
+    mixer = Mixer(MixerConfig(layers=1))
+    with pytest.raises(KTError, match="mixer is for networks with channels 6, not 4"):
+        compress(mixer, Network(sizes=Sizes(channels=4)))
+    with pytest.raises(KTError, match="own number of hidden channels"):
+        compress(mixer, Network(), 4)

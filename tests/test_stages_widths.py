@@ -21,7 +21,8 @@ def test_other_sizes_go_through_to_the_report(project):
     small = load_tensors(project.folder / "data/pairs/test/00000.safetensors")
     assert small["small.conv1.weight"].shape == (3, 1, 4, 5, 5)
     assert small["former.conv.weight"].shape == (3, 4, 3, 5, 5)
-    assert "four channels" in (project.folder / "results/report.md").read_text()
+    report = (project.folder / "results/report.md").read_text()
+    assert "four channels" in report and "4 channels, small blocks of 1 hidden" in report
     project.params["model"]["kind"] = "mixer"
     project.write_params()
     project.succeed("train_translator", "eval_transfer_usps", KT_ENGINE="torch")

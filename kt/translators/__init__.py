@@ -120,6 +120,7 @@ def translate(
         hidden: channels of the small blocks, of a kind that can be asked for any; None: its own.
 
     Raises:
+        KTError: the networks are of other sizes than the translator knows.
         NotFiniteError: blocks are not finite.
     """
     device = next(model.parameters()).device
@@ -130,6 +131,8 @@ def translate(
         for at in range(0, network_count(networks), TRANSLATION_BATCH)
     ]
     asked = {} if hidden is None else {"hidden": hidden}
+    if asked and not model.any_hidden:
+        raise KTError(f"a {model.kind} translates to its own number of hidden channels only")
     batches = [model.translate(take(networks, piece, device), compute, **asked) for piece in pieces]
     model.train(training)
     blocks = {name: t.float().cpu() for name, t in concatenated(batches).items()}
@@ -147,21 +150,24 @@ def own_images(model: Translator) -> ImageSet | None:
     return ImageSet(images.cpu(), torch.zeros(len(images), dtype=torch.int64))
 
 
-def compress(model: Translator, network: Network) -> Network:
+def compress(model: Translator, network: Network, hidden: int | None = None) -> Network:
     """One trained network with its large block translated; former and latter blocks are copied.
 
     The network and its copy are in evaluation mode: batch norm's running statistics are used.
 
+    Args:
+        hidden: as in `translate`.
+
     Raises:
-        KTError: the network cannot be: weights that are not finite, or a negative variance; or its
-            translation is not finite.
+        KTError: the network cannot be: weights that are not finite, or a negative variance; it is
+            of other sizes than the translator knows; or its translation is not finite.
         ValueError: the network's block is not the large one.
     """
     require_possible(weights(network), "the network")
     if network.kind != "large":
         raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
     stacked = stack_of_one(weights(network))
-    small = translate(model, stacked | prefixed("large", part(stacked, "block")))
+    small = translate(model, stacked | prefixed("large", part(stacked, "block")), hidden=hidden)
     sizes = sizes_of(stacked, network.sizes.image_size, small)
     compressed = Network(model.config.target, sizes)
     kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}

@@ -87,6 +87,7 @@ class Translator(nn.Module):
         Learning: a dataclass, a subclass of `Learning`.
         targets: kinds of blocks that it translates to.
         learns_from_small_blocks: whether its training asks for `Material.small`.
+        any_hidden: whether `translate` can be asked for any number of `hidden` channels.
         config: what it was made from.
     """
 
@@ -95,6 +96,7 @@ class Translator(nn.Module):
     Learning: ClassVar[type[Learning]] = Learning
     targets: ClassVar[Sequence[str]] = TARGETS
     learns_from_small_blocks: ClassVar[bool] = True
+    any_hidden: ClassVar[bool] = False
 
     def __init_subclass__(cls, kind: str | None = None) -> None:
         super().__init_subclass__()
@@ -112,6 +114,17 @@ class Translator(nn.Module):
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
         """Small blocks for stacked networks `former.*`, `large.*` and `latter.*`."""
         return self(part(networks, "large"))
+
+    def _require(self, **theirs: int) -> None:
+        """Refuse networks of other sizes than the translator's, by the names in `Sizes`.
+
+        Raises:
+            KTError: they are.
+        """
+        for name, size in theirs.items():
+            if size != (own := getattr(self.config.sizes, name)):
+                what = name.replace("_", " ")
+                raise KTError(f"this {self.kind} is for networks with {what} {own}, not {size}")
 
     def objective(self, learning: Any, material: Material) -> Objective:
         """The objective of its training. Statistics of the training set are computed here, too.

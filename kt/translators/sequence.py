@@ -186,12 +186,8 @@ class SequenceTranslator(Translator):
     def translate(self, networks: Weights, compute: Compute = Compute()) -> Weights:
         """The translation of the networks' large blocks: the output and the initial weights."""
         large, initial = part(networks, "large"), self.initial_block()
-        channels, sizes = large["conv1.weight"].shape[1], self.config.sizes
-        if channels != sizes.channels:
-            raise KTError(
-                f"this {self.kind} translates blocks of {sizes.channels} channels, "
-                f"not of {channels}"
-            )
+        channels, _, kernel, _ = large["conv1.weight"].shape[1:]
+        self._require(channels=channels, kernel=kernel)
         on_cpu = self.initial.device.type == "cpu"
         output = self._in_pieces(large, compute.workers) if on_cpu else self(large)
         return {name: t + initial[name] for name, t in output.items()}

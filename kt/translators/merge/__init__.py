@@ -24,10 +24,11 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
-from kt.networks.blocks import CONVOLUTIONAL, PAPER, Sizes
+from kt.networks.blocks import CONVOLUTIONAL, PAPER, Sizes, sizes_of
 from kt.networks.weights import Weights, part, take
 from kt.run import seeds
 from kt.run.bounds import bounded
+from kt.run.errors import KTError
 from kt.run.threads import one_thread
 from kt.translators.base import MOST_LAYERS, MOST_WIDE, Learning, Material, Translator
 from kt.translators.merge.descent import Descent
@@ -101,6 +102,7 @@ class Merge(Translator, kind="merge"):
     Config, Learning = MergeConfig, MergeLearning
     targets = CONVOLUTIONAL
     learns_from_small_blocks = False
+    any_hidden = True
     prototypes: Tensor
     mean: Tensor
     std: Tensor
@@ -248,7 +250,21 @@ class Merge(Translator, kind="merge"):
     def translate(
         self, networks: Weights, compute: Compute = Compute(), hidden: int | None = None
     ) -> Weights:
-        """The translation of the networks' large blocks: see `forward`."""
+        """The translation of the networks' large blocks: see `forward`.
+
+        Raises:
+            KTError: the networks have other kernels or images than the translator, or not as many
+                channels as their small blocks are to have hidden ones.
+        """
+        own, theirs = self.config.sizes, sizes_of(networks)
+        self._require(kernel=theirs.kernel, image_channels=theirs.image_channels)
+        if theirs.read_size != own.read_size:
+            self._require(image_size=theirs.image_size)
+        hidden = own.hidden if hidden is None else hidden
+        if not 1 <= hidden <= theirs.channels:
+            raise KTError(
+                f"hidden is {hidden}; accepts 1 to {theirs.channels}, the networks' channels"
+            )
         with one_thread():
             return self(networks, compute, hidden=hidden)[-1]
 
