@@ -141,7 +141,7 @@ def learning_curve(
     return figure
 
 
-def gaps_by_width(widths: Sequence[str], gaps: dict[str, Sequence[float]]) -> Figure:
+def gaps_by_width(widths: list[str], gaps: dict[str, list[float]]) -> Figure:
     """Share of the gap between random initialisation and large blocks closed, by width.
 
     Args:
