@@ -3,7 +3,7 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from kt.networks.blocks import PAPER
+from kt.networks.blocks import Sizes
 from kt.run.statistics import gap_closed
 from stages import feature_maps
 from stages.common.base import inputs, outputs, runtime
@@ -102,7 +102,7 @@ def introduction(params: Params, train: dict) -> list[str]:
     epochs = ", ".join(map(str, params.generate.checkpoints))
     checkpoints = f" (also as they were after epochs {epochs})" if epochs else ""
     sizes, others = params.sizes, ""
-    if sizes != PAPER:
+    if sizes != Sizes():
         colours = "grey" if sizes.image_channels == 1 else "colour"
         others = (
             f"Their sizes are not the paper's: {sizes.channels} channels, small blocks of "
@@ -116,7 +116,8 @@ def introduction(params: Params, train: dict) -> list[str]:
         f"{active.images.main}: {active.networks.train} for training{checkpoints}, "
         f"{active.networks.selection} for selection and {active.networks.test} for the test, each "
         f"trained for {recipe.epochs} epochs in each of two steps at batch {recipe.batch_size} and "
-        f"learning rate {recipe.lr:g}. {others}The small block is of kind {params.target}. The translator "
+        f"learning rate {recipe.lr:g}. {others}"
+        f"The small block is of kind {params.target}. The translator "
         f"is {TRANSLATORS.get(params.model.kind, params.model.kind)}, with {params.model.layers} "
         f"layers of {params.model.hidden_size}. It learned from {active.pairs} networks in "
         f"{params.updates:,} updates ({params.schedule.epochs} epochs at batch "
