@@ -27,6 +27,8 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
+ADAPTED = 250
+"""Examples over which batch norms take statistics at once."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,7 +45,8 @@ class Report:
         agreement: on held-out examples, before the steps and at the end: the share, in percent, of
             equal answers (class scores), or of explained variance (other answers).
         images: examples used, held-out ones included.
-        made: whether they were made from the network itself, since none were given.
+        made: whether they were drawn, since none were given. Agreement is then that of the network
+            whose batch norms have adapted to them.
         steps: taken on the answers.
         seconds: that all of this took, latency aside.
     """
@@ -91,8 +94,8 @@ def compress(
         keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
             to be translated, by the name of its first map.
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
-            A thousand do. Without any they are made from the network's own batch norms, or of
-            noise.
+            A thousand do. Without any they are drawn (`kt.real.probes`), and the network's batch
+            norms adapt to them while its blocks are translated.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
@@ -126,7 +129,8 @@ def compress(
     schedule = schedule or steps.Schedule(0 if made else steps.Schedule.steps)
     draw = torch.Generator().manual_seed(seed)
     if made:
-        examples = probes.make(original, graph, example, draw, partial(told, "make images"))
+        examples = probes.make(example, draw, partial(told, "draw images"))
+        probes.adapt(original, split(examples, ADAPTED))
     else:
         examples = as_floats(collect(images, example, *normalise))
     held = max(1, size(examples) // HELD_OUT)
@@ -162,6 +166,8 @@ def compress(
         errors = [_error(network, original, held_out) for network in (moved, smaller)]
         if errors[0] < errors[1] or then > before:
             smaller, taken, after = moved, schedule.steps, then
+    if made:
+        probes.restore(smaller)
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
