@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
+DRAWN_STRIDE = 0.045
+"""The stride on drawn images, for a network of one block: `kt.real.steps.Schedule`."""
 ADAPTED = 250
 """Examples over which batch norms take statistics at once."""
 
@@ -99,7 +101,7 @@ def compress(
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
-        schedule: the steps on the answers; `Schedule(0)`, and without images by default, none.
+        schedule: the steps on the answers; `Schedule(0)` is none.
         vary: shift, mirror and mix images for the steps.
         positions: in each image, at most, from which least squares learns.
         normalise: means and deviations for a folder's images, pixels in [0, 1].
@@ -125,8 +127,10 @@ def compress(
     if not isinstance(keep, Mapping) and not 0 < keep <= 1:
         raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
     made = images is None
-    # On made images steps bring the answers closer, on true ones they can lead away.
-    schedule = schedule or steps.Schedule(0 if made else steps.Schedule.steps)
+    # Long steps on drawn images lead away from what is right on true ones.
+    schedule = schedule or steps.Schedule()
+    if made and schedule.stride is None:
+        schedule = replace(schedule, stride=DRAWN_STRIDE / len(blocks))
     draw = torch.Generator().manual_seed(seed)
     if made:
         examples = probes.make(example, draw, partial(told, "draw images"))

@@ -95,8 +95,12 @@ def _labelled(task: Task) -> nn.Module:
     return smaller
 
 
-def _made(task: Task) -> nn.Module:
+def _adapted(task: Task) -> nn.Module:
     return _compressed(task, None, Schedule(0))
+
+
+def _without_images(task: Task) -> nn.Module:
+    return _compressed(task, None)
 
 
 def _drawn(task: Task) -> nn.Module:
@@ -122,7 +126,8 @@ METHODS = {
     "pointwise": Method("by norm, 1x1 ridge map", "given", _fitted(True)),
     "least_squares": Method("by norm, 3x3 least squares", "given", _fitted(False)),
     "ours_drawn": Method("translated, on drawn images", "drawn", _drawn),
-    "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _made),
+    "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _adapted),
+    "ours_alone": Method("the same, with steps", "drawn", _without_images),
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
     "ours": Method("translated", "given", _translated),
     "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),
