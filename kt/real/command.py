@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="[%(default)s]",
     )
     command.add_argument(
-        "--images", type=Path, help="folder of unlabelled images; without, they are made"
+        "--images", type=Path, help="folder of unlabelled images; without, they are drawn"
     )
     for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
         command.add_argument(
@@ -146,7 +146,7 @@ def described(report: Report) -> list[str]:
         ("multiply-adds", *(f"{number:,}" for number in report.multiply_adds)),
         ("milliseconds", *(f"{number:.2f}" for number in report.latency)),
     ]
-    source = "made from the network itself" if report.made else "unlabelled"
+    source = "drawn" if report.made else "unlabelled"
     fitted, moved = report.agreement
     return [
         "| | before | after |",

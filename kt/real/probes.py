@@ -1,110 +1,137 @@
-"""Images made from a network itself, where none are given."""
+"""What a network is shown where no images are given: drawn ones, which its batch norms adapt to."""
 
-from collections.abc import Mapping
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from kt.real.blocks import NORMS
-from kt.real.graph import Example, Graph, tensors
+from kt.real.graph import Example, call, tensors
 from kt.real.images import are_images
-from kt.real.steps import Progress, are_scores
 from kt.run.errors import KTError
 
-COUNT = 256
-"""Images made."""
-TOGETHER = 128
-"""So many at once: their statistics are matched."""
-ROUNDS = 60
-RATE = 0.1
-SMOOTHNESS = 0.01
-LABELS = 0.1
-"""What total variation and given labels count beside the mean mismatch of the batch norms."""
+COUNT, FEWEST = 1000, 128
+PIXELS = 2**20
+"""Images drawn; of large ones fewer, so that there are about so many pixels."""
+LEAVES = 60
+RADII = (0.04, 0.6)
+"""Shapes in an image, and their radii as shares of its side."""
+TEXTURE, SHADE, GREY, CHROMA = 0.15, 0.5, 0.9, 0.35
+"""Deviations: of the noise, of a shape's shading, of colours' common part and of the rest."""
+SEEN = ("running_mean", "running_var", "num_batches_tracked")
+TRAINED = "trained_"
+"""Begins the names under which a batch norm that has adapted keeps what it saw in training."""
 
 
-def make(
-    model: nn.Module,
-    graph: Graph,
-    example: Example,
-    draw: torch.Generator,
-    progress: Progress,
-) -> Example:
-    """Examples of which the network's batch norms would have seen what they have seen.
-
-    From smooth noise, by descent on the images: at each batch norm the mean and deviation of every
-    channel over a batch are to be those that the layer keeps (Yin et al., 2020, after Haroush et
-    al., 2020), each image is to be of a class drawn for it, and neighbouring pixels are to be
-    alike. A network without batch norm gets smooth noise; one that does not read images, noise.
+def make(example: Example, draw: torch.Generator, told: Callable[[int, int], None]) -> Example:
+    """Examples like a network's own, drawn: images with edges and shades, or else noise.
 
     Raises:
         KTError: the network reads something other than floating-point numbers.
     """
-    own = tensors(example)
-    if not all(tensor.is_floating_point() for tensor in own):
+    if not all(tensor.is_floating_point() for tensor in tensors(example)):
         raise KTError("images: needed, since the network reads other than floating-point numbers")
     if not are_images(example):
         return _noise(example, draw)
-    norms = {}
-    for node in graph.nodes:
-        layer = model.get_submodule(node.target) if node.op == "call_module" else None
-        if type(layer) in NORMS and layer.running_mean is not None:
-            norms[node.args[0]] = layer
-    batches = []
-    starts = smooth(own[0], draw)
-    if not norms:
-        return starts
-    for start in starts.split(TOGETHER):
-        batches.append(_matched(model, graph, norms, start, draw, progress))
-    return torch.cat(batches)
+    height, width = example.shape[2:]
+    count = max(FEWEST, min(COUNT, PIXELS // (height * width)))
+    parts = []
+    for size in [len(part) for part in torch.arange(count).split(FEWEST)]:
+        parts.append(leaves((size, *example.shape[1:]), draw))
+        told(sum(map(len, parts)), count)
+    made = torch.cat(parts)
+    spread, centre = torch.std_mean(made, (0, 2, 3), keepdim=True)
+    return ((made - centre) / spread).to(example)
 
 
-def smooth(example: Tensor, draw: torch.Generator) -> Tensor:
-    """Noise images of an example's size, in which neighbouring pixels are alike."""
-    noise = torch.randn(COUNT, *example.shape[1:], generator=draw)
-    return 2 * F.avg_pool2d(noise, 3, 1, 1).to(example)
+def leaves(shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    """Images (N, channels, height, width) of shapes that lie on one another, as dead leaves do.
+
+    Ellipses and rectangles of all sizes, each with a colour and a shade, and noise whose amplitude
+    falls with frequency, as in photographs: Baradad et al., 2021, "Learning to See by Looking at
+    Noise", after Lee et al., 2001, "Occlusion Models for Natural Images".
+    """
+    count, channels, height, width = shape
+    down, across = torch.meshgrid(
+        torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"
+    )
+
+    def uniform() -> Tensor:
+        return torch.rand(count, 1, 1, generator=draw)
+
+    def colour() -> Tensor:
+        common = torch.randn(count, 1, 1, 1, generator=draw)
+        return GREY * common + CHROMA * torch.randn(count, channels, 1, 1, generator=draw)
+
+    images = colour().expand(*shape)
+    for _ in range(LEAVES):
+        small, large = (size**-2 for size in RADII)
+        radius = (large + uniform() * (small - large)) ** -0.5  # their number falls as its cube
+        x, y = (axis + 0.1 - 1.2 * uniform() for axis in (across, down))
+        angle, flatness = math.pi * uniform(), 1 - 0.5 * uniform()
+        along = x * angle.cos() + y * angle.sin()
+        beside = (y * angle.cos() - x * angle.sin()) / flatness
+        distance = torch.where(
+            uniform() < 0.4, along.abs().maximum(beside.abs()), along.hypot(beside)
+        )
+        cover = ((radius - distance) * max(height, width) + 0.5).clamp(0, 1)[:, None]
+        shade = SHADE * torch.randn(count, 1, 1, 1, generator=draw)
+        leaf = colour() + shade * (along / radius).clamp(-2, 2)[:, None]
+        images = images.lerp(leaf, cover)
+    return images + TEXTURE * _texture(shape, draw)
 
 
-def _matched(
-    model: nn.Module,
-    graph: Graph,
-    norms: Mapping[fx.Node, nn.Module],
-    start: Tensor,
-    draw: torch.Generator,
-    progress: Progress,
-) -> Tensor:
-    """Images changed until what the batch norms read is as it should be."""
-    (end,) = (node for node in graph.nodes if node.op == "output")
-    wanted = {node: partial(_mismatch, norm) for node, norm in norms.items()} | {end: tensors}
-    made = start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([made], RATE)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ROUNDS, RATE / 100)
-    labels = None
-    for step in range(ROUNDS):
-        with torch.enable_grad():
-            seen = graph.read(model, made, wanted)
-            answer = seen.pop(end)[0]
-            loss = torch.stack(list(seen.values())).mean()
-            if are_scores(answer):
-                if labels is None:
-                    labels = torch.randint(answer.shape[1], (len(made),), generator=draw)
-                loss = loss + LABELS * F.cross_entropy(answer, labels.to(made.device))
-            rough = made.diff(dim=2).square().mean() + made.diff(dim=3).square().mean()
-            (made.grad,) = torch.autograd.grad(loss + SMOOTHNESS * rough, [made])
-        optimizer.step()
-        falling.step()
-        progress(step + 1, ROUNDS)
-    return made.detach()
+def _texture(shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    """Noise of deviation 1 whose amplitude falls as its frequency rises."""
+    height, width = shape[2:]
+    frequency = torch.fft.fftfreq(height)[:, None].hypot(torch.fft.rfftfreq(width))
+    amplitude = 1 / (frequency + 1 / height)
+    amplitude[0, 0] = 0
+    noise = torch.fft.rfft2(torch.randn(*shape, generator=draw))
+    noise = torch.fft.irfft2(noise * amplitude, s=(height, width))
+    return noise / noise.std()
 
 
-def _mismatch(norm: nn.Module, value: Tensor) -> Tensor:
-    over = [0, *range(2, value.ndim)]
-    spread = (norm.running_var + norm.eps).sqrt()
-    mean, deviation = value.mean(over), (value.var(over) + norm.eps).sqrt()
-    return (
-        ((mean - norm.running_mean) / spread).square() + (deviation / spread - 1).square()
-    ).mean()
+def adapt(model: nn.Module, batches: Iterable[Example]) -> None:
+    """Have batch norms take their statistics from some batches, until `restore`, in place.
+
+    So what they pass on has the mean and deviation in each channel that it had in training, on
+    whatever images (Li et al., 2017, "Revisiting Batch Normalization for Practical Domain
+    Adaptation"). What follows a batch norm is then read where it matters.
+    """
+    for norm in norms_of(model):
+        for name in SEEN:
+            norm.register_buffer(TRAINED + name, getattr(norm, name).clone())
+    recalibrate(model, batches)
+
+
+def restore(model: nn.Module) -> None:
+    """Give batch norms back what they saw in training, in place: those of the channels left."""
+    for norm in norms_of(model):
+        for name in SEEN:
+            norm._buffers[name] = norm._buffers.pop(TRAINED + name)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Example]) -> None:
+    """Take batch norms' statistics anew, in place: their means over some batches."""
+    norms = norms_of(model)
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over batches
+        norm.train()
+    for batch in batches:
+        call(model, batch)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network that keep statistics."""
+    return [m for m in model.modules() if type(m) in NORMS and m.running_mean is not None]
 
 
 def _noise(example: Example, draw: torch.Generator) -> Example:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,10 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
+DRAWN_STRIDE = 0.045
+"""The stride on drawn images, for a network of one block: `kt.real.steps.Schedule`."""
+ADAPTED = 250
+"""Examples over which batch norms take statistics at once."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,7 +47,8 @@ class Report:
         agreement: on held-out examples, before the steps and at the end: the share, in percent, of
             equal answers (class scores), or of explained variance (other answers).
         images: examples used, held-out ones included.
-        made: whether they were made from the network itself, since none were given.
+        made: whether they were drawn, since none were given. Agreement is then that of the network
+            whose batch norms have adapted to them.
         steps: taken on the answers.
         seconds: that all of this took, latency aside.
     """
@@ -91,12 +96,12 @@ def compress(
         keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
             to be translated, by the name of its first map.
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
-            A thousand do. Without any they are made from the network's own batch norms, or of
-            noise.
+            A thousand do. Without any they are drawn (`kt.real.probes`), and the network's batch
+            norms adapt to them while its blocks are translated.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
-        schedule: the steps on the answers; `Schedule(0)`, and without images by default, none.
+        schedule: the steps on the answers; `Schedule(0)` is none.
         vary: shift, mirror and mix images for the steps.
         positions: in each image, at most, from which least squares learns.
         normalise: means and deviations for a folder's images, pixels in [0, 1].
@@ -122,11 +127,14 @@ def compress(
     if not isinstance(keep, Mapping) and not 0 < keep <= 1:
         raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
     made = images is None
-    # On made images steps bring the answers closer, on true ones they can lead away.
-    schedule = schedule or steps.Schedule(0 if made else steps.Schedule.steps)
+    # Long steps on drawn images lead away from what is right on true ones.
+    schedule = schedule or steps.Schedule()
+    if made and schedule.stride is None:
+        schedule = replace(schedule, stride=DRAWN_STRIDE / len(blocks))
     draw = torch.Generator().manual_seed(seed)
     if made:
-        examples = probes.make(original, graph, example, draw, partial(told, "make images"))
+        examples = probes.make(example, draw, partial(told, "draw images"))
+        probes.adapt(original, split(examples, ADAPTED))
     else:
         examples = as_floats(collect(images, example, *normalise))
     held = max(1, size(examples) // HELD_OUT)
@@ -162,6 +170,8 @@ def compress(
         errors = [_error(network, original, held_out) for network in (moved, smaller)]
         if errors[0] < errors[1] or then > before:
             smaller, taken, after = moved, schedule.steps, then
+    if made:
+        probes.restore(smaller)
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},

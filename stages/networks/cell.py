@@ -60,7 +60,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
                 "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
                 "parameters": cost.parameters(smaller),
                 "milliseconds": cost.latency(smaller, test[:64]),
-                "images": {"given": count, "made": COUNT, "none": 0}[method.images],
+                "images": {"given": count, "drawn": COUNT, "none": 0}[method.images],
                 "seconds": seconds,
             })  # fmt: skip
             shown.update()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kt.real import Schedule, compress, cost, probes
 from kt.real.blocks import find
 from kt.real.graph import Graph
+from kt.real.translate import ADAPTED
 from kt.real.widths import evenly
 from stages.networks import rivals
 from stages.networks.training import BATCH, train
@@ -36,7 +37,7 @@ class Method:
 
     Attributes:
         label: its name in the table.
-        images: what it sees: the unlabelled images; those that it makes itself; or none.
+        images: what it sees: the unlabelled images; those that it draws itself; or none.
         labels: whether it sees their labels too.
         narrow: what it does.
     """
@@ -57,7 +58,7 @@ def _narrowed(how: rivals.Narrow, recalibrate: bool = False) -> Callable[[Task],
         for block in blocks:
             how(smaller, block, widths[block.into], draw)
         if recalibrate:
-            rivals.recalibrated(smaller, task.images)
+            probes.recalibrate(smaller, task.images.split(ADAPTED))
         return smaller
 
     return narrow
@@ -94,13 +95,18 @@ def _labelled(task: Task) -> nn.Module:
     return smaller
 
 
-def _made(task: Task) -> nn.Module:
+def _adapted(task: Task) -> nn.Module:
     return _compressed(task, None, Schedule(0))
 
 
-def _noise(task: Task) -> nn.Module:
+def _without_images(task: Task) -> nn.Module:
+    return _compressed(task, None)
+
+
+def _drawn(task: Task) -> nn.Module:
     draw = torch.Generator().manual_seed(task.seed)
-    return _compressed(task, probes.smooth(task.images[:1], draw), Schedule(0))
+    drawn = probes.make(task.images[:1], draw, lambda done, total: None)
+    return _compressed(task, drawn, Schedule(0))
 
 
 def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:
@@ -119,8 +125,9 @@ METHODS = {
     "folding": Method("folding with repair", "given", _narrowed(rivals.folded, True)),
     "pointwise": Method("by norm, 1x1 ridge map", "given", _fitted(True)),
     "least_squares": Method("by norm, 3x3 least squares", "given", _fitted(False)),
-    "ours_noise": Method("translated, from weights alone (noise)", "made", _noise),
-    "ours_made": Method("translated, no images (made from batch norm)", "made", _made),
+    "ours_drawn": Method("translated, on drawn images", "drawn", _drawn),
+    "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _adapted),
+    "ours_alone": Method("the same, with steps", "drawn", _without_images),
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
     "ours": Method("translated", "given", _translated),
     "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),

@@ -43,7 +43,7 @@ def folded(network: nn.Module, block: Block, width: int, draw: torch.Generator) 
     """Merge channels that are alike: k-means over their weights, means in, sums out.
 
     Wang et al., 2025, "Forget the Data and Fine-Tuning! Just Fold the Network to Compress". Its
-    statistics are mended by `recalibrated`.
+    statistics are mended by `kt.real.probes.recalibrate`.
     """
     into, norm = (network.get_submodule(name) for name in (block.into, block.between[0]))
     out = network.get_submodule(block.out)
@@ -78,22 +78,6 @@ def _clusters(points: Tensor, count: int, draw: torch.Generator) -> Tensor:
         members = nn.functional.one_hot(group, count).to(points).T
         centres = members @ points / members.sum(1, keepdim=True)
     return group
-
-
-@torch.no_grad()
-def recalibrated(network: nn.Module, images: Tensor) -> None:
-    """Take all batch norms' statistics anew, over all images at once: in place."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches
-        norm.train()
-    for batch in images.split(250):
-        network(batch)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def fitted(

@@ -10,7 +10,7 @@ from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
 
-SEEN = {"given": "given", "made": "made from the network", "none": "none"}
+SEEN = {"given": "given", "drawn": "drawn", "none": "none"}
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -73,8 +73,8 @@ def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
                 spread = f" ± {own['accuracy'].std():.1f}" if len(own) > 1 else ""
                 share = f"{100 * mean.multiply_adds / full.multiply_adds:.1f} %"
                 images = f"{mean.images:.0f}"
-                if METHODS[method].images == "made":
-                    images += " made"
+                if METHODS[method].images == "drawn":
+                    images += " drawn"
                 rows.append(
                     _row(
                         network,
