@@ -158,7 +158,8 @@ def flipped(content, place):
     ("images", "labels", "words"),
     [
         (torch.zeros(3, 28, 28), torch.arange(3), "not uint8"),
-        (torch.zeros(3, 32, 32, dtype=torch.uint8), torch.arange(3), "32, 32"),
+        (torch.zeros(3, 28, 20, dtype=torch.uint8), torch.arange(3), "28, 20"),
+        (torch.zeros(3, 2, 28, 28, dtype=torch.uint8), torch.arange(3), "2, 28, 28"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(2), "labels .2,"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(8, 11), "8 to 10, not 0 to 9"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), -torch.arange(3), "-2 to 0"),

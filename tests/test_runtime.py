@@ -8,11 +8,13 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from filelock import FileLock
 
+from kt.networks.blocks import PAPER
 from kt.run.errors import KTError
 from stages.common import torchrun
 from stages.common.base import runtime
@@ -100,7 +102,7 @@ def test_an_experiment_in_a_copy_goes_on_from_what_the_project_keeps(empty, monk
 @pytest.mark.parametrize("name", ["workers", "chunk"])
 def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch, capsys):
     monkeypatch.setenv(f"KT_{name.upper()}", value)
-    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(runtime, "checked", lambda: SimpleNamespace(sizes=PAPER))
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(SystemExit):
         runtime.run(lambda params, compute: None, "")
@@ -111,7 +113,7 @@ def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch,
 @pytest.mark.parametrize("device", ["meta", "abacus", "cuda:99", "cpu:x"])
 def test_other_devices_are_refused(device, empty, monkeypatch, capsys):
     monkeypatch.setenv("KT_DEVICE", device)
-    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(runtime, "checked", lambda: SimpleNamespace(sizes=PAPER))
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(SystemExit):
         runtime.run(lambda params, compute: None, "")
