@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kt.real import files
+from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
@@ -135,8 +136,8 @@ def made_by(name: str) -> type[nn.Module]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KTError(f"{name} is no module:function ({error})") from None
+    except (Exception, SystemExit) as error:  # a module's code does what it likes
+        raise KTError(f"{name[:100]} is no module:function ({reason(error)})") from error
 
 
 def described(report: Report) -> list[str]:
