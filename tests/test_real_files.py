@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import kt
 from kt.real import Schedule, files
-from kt.real.command import made_by
+from kt.real.command import made_by, positive, whole
 from kt.real.graph import call
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, Residual, made
@@ -123,6 +123,25 @@ def test_a_factory_that_gives_no_network_is_refused_in_one_line(factory, words, 
     with pytest.raises(KTError, match=words) as caught:
         kt.load(factory, tmp_path / "w")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_other_types_are_refused(kind, tmp_path):
+    torch.save({k: v.to(kind) for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match=rf"holds .* as {kind}"):
+        kt.load(Residual, tmp_path / "w")
+
+
+@pytest.mark.parametrize("read, text", [(whole, "-1"), (whole, "9" * 30), (positive, "0")])
+def test_numbers_that_cannot_be_are_refused(read, text):
+    with pytest.raises(ValueError):
+        read(text)
+
+
+def test_weights_without_values_are_refused(tmp_path):
+    torch.save({k: v.to("meta") for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match="which is no plain tensor"):
+        kt.load(Residual, tmp_path / "w")
 
 
 @pytest.mark.parametrize(

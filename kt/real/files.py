@@ -13,6 +13,8 @@ from kt.run.errors import KTError
 from kt.run.files import save_tensors
 from kt.run.state_dicts import load_state_dict
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that weights may have."""
 TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
 
@@ -32,6 +34,10 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """
     weights = load_state_dict(Path(path))
     network = _made_by(factory)
+    for name, tensor in network.state_dict().items():
+        found = weights.get(name, tensor).dtype
+        if tensor.is_floating_point() and found not in FLOATS:
+            raise KTError(f"{path} holds {name} as {found}, which is none of {FLOATS}")
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         network = network.to(kinds.pop())
