@@ -16,6 +16,7 @@ from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import Network, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.real.command import add as add_compress
+from kt.real.command import seed
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
@@ -34,7 +35,7 @@ def main() -> None:
     )
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
     command.add_argument("--images", choices=sets, default="digits", help="set [%(default)s]")
-    command.add_argument("--seed", type=int, default=1, help="of everything random [%(default)s]")
+    command.add_argument("--seed", type=seed, default=1, help="of everything random [%(default)s]")
     command.set_defaults(run=train)
 
     command = commands.add_parser(

@@ -13,6 +13,7 @@ import kt
 from kt import __main__ as program
 from kt.networks.blocks import Network, weights
 from kt.run.errors import KTError
+from kt.run.files import check_output
 from kt.translators import save_translator
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import Mixer, MixerConfig
@@ -237,3 +238,17 @@ def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):
             *TRANSLATE, "s", "--refine", steps, monkeypatch=monkeypatch, capfd=capfd
         )
         assert status == 2 and "invalid positive value" in errors
+
+
+def test_a_seed_that_cannot_be_is_refused(folder, monkeypatch, capfd):
+    for seed in ("-1", "x", str(2**63), "9" * 40):
+        status, errors = call(
+            "train", "-o", "s", "--seed", seed, monkeypatch=monkeypatch, capfd=capfd
+        )
+        assert status == 2 and "invalid seed value" in errors
+
+
+def test_what_leads_to_the_standard_output_is_no_file(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as where it leads to a log
+    with pytest.raises(KTError, match="is no regular file"):
+        check_output(Path("/dev/stdout"))

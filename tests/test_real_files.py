@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import kt
 from kt.real import Schedule, files
+from kt.real.command import made_by, positive, whole
 from kt.real.graph import call
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, Residual, made
@@ -76,6 +77,84 @@ def test_other_weights_are_refused_in_one_line(tmp_path):
         kt.load(Residual, tmp_path / "whole.pt")
     with pytest.raises(KTError, match="missing"):
         kt.load(Residual, tmp_path / "none.pt")
+
+
+def test_a_flipped_bit_in_a_smaller_network_is_noticed(tmp_path):
+    _, _, smaller = smaller_of("residual")
+    path = tmp_path / "small.safetensors"
+    files.save(smaller, path)
+    whole = path.read_bytes()
+    files.save(smaller, path)
+    assert path.read_bytes() == whole
+    for place in range(8, len(whole), 501):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(KTError, match=r"small\.safetensors"):
+            kt.load(Residual, path)
+
+
+def raising(error):
+    def factory():
+        raise error
+
+    return factory
+
+
+def without_weights():
+    with torch.device("meta"):
+        return Residual()
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (raising(RuntimeError("no\nway")), r"the factory fails \(RuntimeError: no\)"),
+        (raising(SystemExit(0)), r"the factory fails \(SystemExit: 0\)"),
+        (raising(OSError(28, "full")), "the factory fails .OSError"),
+        (lambda needed: Residual(), "the factory fails .TypeError: .* 'needed'"),
+        (3, "the factory fails .TypeError: 'int' object is not callable"),
+        (lambda: None, "the factory gives no torch.nn.Module but a NoneType"),
+        (lambda: Residual, "no torch.nn.Module but a type"),
+        (lambda: (Residual(), 1), "no torch.nn.Module but a tuple"),
+        (without_weights, "a network without weights, on the device meta"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_refused_in_one_line(factory, words, tmp_path):
+    save_file(Residual().state_dict(), tmp_path / "w")
+    with pytest.raises(KTError, match=words) as caught:
+        kt.load(factory, tmp_path / "w")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_other_types_are_refused(kind, tmp_path):
+    torch.save({k: v.to(kind) for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match=rf"holds .* as {kind}"):
+        kt.load(Residual, tmp_path / "w")
+
+
+@pytest.mark.parametrize("read, text", [(whole, "-1"), (whole, "9" * 30), (positive, "0")])
+def test_numbers_that_cannot_be_are_refused(read, text):
+    with pytest.raises(ValueError):
+        read(text)
+
+
+def test_weights_without_values_are_refused(tmp_path):
+    torch.save({k: v.to("meta") for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match="which is no plain tensor"):
+        kt.load(Residual, tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(:", "raise RuntimeError('at\\nimport')", "raise SystemExit(0)", "a = 1\0"]
+)
+def test_a_module_that_cannot_be_imported_is_refused_in_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_a_user.py").write_text(text)
+    for name in ("of_a_user:f", "..x:f", "x" * 5000):
+        with pytest.raises(KTError, match="is no module:function") as caught:
+            made_by(name)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_command_line(tmp_path):

@@ -266,3 +266,17 @@ def test_shifted_images_hold_no_other_pixels():
     shifted = images.varied(example, torch.Generator().manual_seed(0))
     assert shifted.shape == example.shape
     assert set(shifted.unique().tolist()) <= set(example.unique().tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda x: x * torch.nan, "is not finite"), (lambda x: "cat", "holds no tensor"),
+     (lambda x: None, "holds no tensor")],
+)  # fmt: skip
+def test_a_network_without_answers_is_refused(change, words):
+    class Other(Plain):
+        def forward(self, x):
+            return change(super().forward(x))
+
+    with pytest.raises(KTError, match=f"the network's answer .*{words}"):
+        compress(Other(nn.ReLU()), torch.rand(2, 6), 0.5, torch.rand(8, 6))

@@ -10,11 +10,15 @@ import torch
 from torch import nn
 
 from kt.real import files
+from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
 from kt.run.errors import KTError
 from kt.run.files import check_output, save_text
+
+MOST = 10**6
+"""Of steps, and what widths may be multiples of."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -59,10 +63,10 @@ def add(commands: argparse._SubParsersAction) -> None:
             help=f"by which the network's images are normalised [{' '.join(map(str, values))}]",
         )
     command.add_argument(
-        "--round-to", type=int, default=1, metavar="N", help="make widths multiples of N [1]"
+        "--round-to", type=positive, default=1, metavar="N", help="make widths multiples of N [1]"
     )
     command.add_argument(
-        "--steps", type=int, help=f"on the answers [{Schedule.steps}; without images none]"
+        "--steps", type=whole, help=f"on the answers [{Schedule.steps}; without images none]"
     )
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
     command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
@@ -78,6 +82,20 @@ def shape(text: str) -> tuple[int, ...]:
         raise ValueError
     memory.require(4.0 * math.prod(numbers), f"an input of {text}", "make it smaller")
     return numbers
+
+
+def whole(text: str) -> int:
+    """A number of steps: 0 is none."""
+    if not 0 <= (number := int(text)) <= MOST:
+        raise ValueError
+    return number
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not (number := whole(text)):
+        raise ValueError
+    return number
 
 
 def seed(text: str) -> int:
@@ -98,6 +116,8 @@ def run(options: argparse.Namespace) -> None:
         raise KTError("--output, --onnx and --report must be different files")
     for path in outputs:
         check_output(path, [options.weights], options.force)
+    if not all(0 < number < math.inf for number in options.deviation):
+        raise KTError("--deviation: each must be above 0 and finite")
     network = files.load(made_by(options.factory), options.weights)
     kind = next(network.parameters()).dtype
     example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
@@ -135,8 +155,8 @@ def made_by(name: str) -> type[nn.Module]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KTError(f"{name} is no module:function ({error})") from None
+    except (Exception, SystemExit) as error:  # a module's code does what it likes
+        raise KTError(f"{name[:100]} is no module:function ({reason(error)})") from error
 
 
 def described(report: Report) -> list[str]:

@@ -1,6 +1,5 @@
 """Smaller networks back from their files, and networks as ONNX."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt.real.graph import Example, arguments, call, tensors
+from kt.real.graph import Example, arguments, call, reason, tensors
 from kt.real.surgery import resize
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
 from kt.run.state_dicts import load_state_dict
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that weights may have."""
 TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
 
@@ -29,10 +30,14 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
         The network, in the file's precision.
 
     Raises:
-        KTError: the file cannot be read, or holds another network's weights.
+        KTError: the file cannot be read, or holds another network's weights; or the factory fails.
     """
     weights = load_state_dict(Path(path))
-    network = factory()
+    network = _made_by(factory)
+    for name, tensor in network.state_dict().items():
+        found = weights.get(name, tensor).dtype
+        if tensor.is_floating_point() and found not in FLOATS:
+            raise KTError(f"{path} holds {name} as {found}, which is none of {FLOATS}")
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         network = network.to(kinds.pop())
@@ -40,8 +45,27 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     return network
 
 
+def _made_by(factory: Callable[[], nn.Module]) -> nn.Module:
+    """What a factory makes, whose code is the user's: whatever it does wrong is said in one line.
+
+    Raises:
+        KTError: it raises an error, ends the program, or makes no network with weights.
+    """
+    try:
+        network = factory()
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        raise KTError(f"the factory fails ({kind}: {reason(error)})") from error
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise KTError(f"the factory gives no torch.nn.Module but a {kind}")
+    if any(tensor.is_meta for tensor in network.state_dict().values()):
+        raise KTError("the factory gives a network without weights, on the device meta")
+    return network
+
+
 def save(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors, with what `kt_report` says of its widths.
+    """Write a network's weights as safetensors, with a checksum that `load` verifies.
 
     Tensors that the network holds under several names are written under each.
 
@@ -49,12 +73,7 @@ def save(network: nn.Module, path: Path) -> None:
         KTError: a weight is not finite, or the file cannot be written.
     """
     weights = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-    report = getattr(network, "kt_report", None)
-    metadata = (
-        {"widths": json.dumps({n: w for n, (_, w) in report.blocks.items()})} if report else {}
-    )
-    save_tensors(path, weights, metadata)
+    save_tensors(path, weights, seal=True)
 
 
 def export_onnx(network: nn.Module, example: Example, path: Path) -> float:

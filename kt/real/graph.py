@@ -90,7 +90,7 @@ class Graph:
             self.graph = tracer.trace(model, concrete_args=fixed or None)
         except Exception as error:  # whatever the network's own code does with a traced value
             raise KTError(
-                f"torch.fx cannot trace {type(model).__name__}: {_reason(error)}"
+                f"torch.fx cannot trace {type(model).__name__}: {reason(error)}"
             ) from None
         self.opaque = tracer.opaque
         self.nodes = list(self.graph.nodes)
@@ -102,7 +102,7 @@ class Graph:
             with torch.no_grad():
                 shapes = self.read(model, example, dict.fromkeys(self.nodes, _shape))
         except Exception as error:
-            raise KTError(f"the network fails on the example: {_reason(error)}") from None
+            raise KTError(f"the network fails on the example: {reason(error)}") from None
         self.shapes = {node: shape for node, shape in shapes.items() if shape is not None}
 
     def read(
@@ -205,7 +205,7 @@ class _Tracer(fx.Tracer):
             for node in reversed(list(self.graph.nodes)[before:]):
                 self.graph.erase_node(node)
             name = self.path_of_module(m)
-            self.opaque[name] = _reason(error)
+            self.opaque[name] = reason(error)
             for inner in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inner]
             return self.create_proxy("call_module", name, args, kwargs)
@@ -223,5 +223,7 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def reason(error: BaseException) -> str:
+    """What an error of others' code says, in one line that a screen holds."""
+    first = next(iter(str(error).splitlines()), "")
+    return first[:300] or type(error).__name__

@@ -17,6 +17,7 @@ from kt.real.images import collect, split, stream, take
 from kt.real.moments import gather
 from kt.real.widths import measured_at
 from kt.run.errors import KTError
+from kt.run.finite import is_finite
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HELD_OUT = 10
@@ -121,6 +122,7 @@ def compress(
     original = _prepared(model)
     example = as_floats(example)
     graph = Graph(original, example)
+    _require_answers(original, example)
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
@@ -271,6 +273,20 @@ def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> fl
     if steps.are_scores(theirs):
         return 100 * (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
     return 100 - 100 * steps.divergence(ours, theirs).item()
+
+
+@torch.no_grad()
+def _require_answers(model: nn.Module, example: Example) -> None:
+    """Refuse a network that gives nothing to learn from.
+
+    Raises:
+        KTError: its answer to the example holds no tensor, or one that is not finite.
+    """
+    answers = tensors(call(model, example))
+    if not answers:
+        raise KTError("the network's answer holds no tensor")
+    if not all(map(is_finite, answers)):
+        raise KTError("the network's answer to the example is not finite")
 
 
 def _prepared(model: nn.Module) -> nn.Module:

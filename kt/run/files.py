@@ -246,7 +246,10 @@ def _require_regular(path: Path) -> None:
     """Refuse to replace a folder or a device."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
-    if path.exists() and not path.is_file():
+    in_dev = path.absolute().is_relative_to("/dev") and not path.absolute().is_relative_to(
+        "/dev/shm"
+    )
+    if path.exists() and (in_dev or not path.is_file()):  # /dev/stdout may lead to a file
         raise problem(path, "is no regular file", "choose another name")
 
 

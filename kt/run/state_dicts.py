@@ -53,7 +53,12 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not isinstance(name, str):
             raise problem(path, f"holds {name!r}, which is no name", remedy)
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout != torch.strided
+            or tensor.is_quantized
+            or tensor.is_meta
+        ):
             raise problem(path, f"holds {name}, which is no plain tensor", remedy)
     return plain(found)
 

@@ -79,7 +79,7 @@ class Network(Strict):
     hidden: Count
     kernel: Literal[1, 3, 5, 7]
     image_channels: Literal[1, 3]
-    image_size: Annotated[int, Field(ge=8)]
+    image_size: Annotated[int, Field(ge=8, le=4096)]
 
     @model_validator(mode="after")
     def _narrower(self) -> "Network":
