@@ -114,7 +114,7 @@ def test_damaged_archive_is_named(tmp_path, monkeypatch):
         load_images("mnist", tmp_path / "data")
 
 
-@pytest.mark.parametrize("given", ["/nonexistent", "not/here", "~/not/here", "{file}"])
+@pytest.mark.parametrize("given", ["/nonexistent", "not/here", "~/not/here", "{file}", "x" * 300])
 def test_a_data_root_that_is_no_folder_is_named_in_full(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 import kt
 from kt.real import Schedule, files
-from kt.real.command import made_by, positive, whole
+from kt.real.command import made_by, positive, run, whole
 from kt.real.graph import call
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, Residual, made
@@ -199,3 +200,16 @@ def test_onnx_answers_alike(name, tmp_path):
         name = "inverted"
     _, example, smaller = smaller_of(name)
     assert files.export_onnx(smaller, example, tmp_path / "small.onnx") < 1e-4
+
+
+def test_two_outputs_that_are_one_file_are_refused(tmp_path):
+    (tmp_path / "sub").mkdir()
+    options = Namespace(output=tmp_path / "out", report=tmp_path / "sub" / ".." / "out", onnx=None)
+    with pytest.raises(KTError, match="different files"):
+        run(options)
+
+
+def test_a_folder_of_images_with_too_long_a_name_is_refused():
+    _, example = made("residual")
+    with pytest.raises(KTError, match="is no folder"):
+        kt.compress(made("residual")[0], example, 0.7, "x" * 300)

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
         KTError: something that the user can put right.
     """
     outputs = [path for path in (options.output, options.onnx, options.report) if path]
-    if len({path.absolute() for path in outputs}) < len(outputs):
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         raise KTError("--output, --onnx and --report must be different files")
     for path in outputs:
         check_output(path, [options.weights], options.force)

@@ -1,5 +1,6 @@
 """Unlabelled examples: from tensors, a loader or a folder; batches of them, shifted, mirrored."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _folder(
     own = tensors(example)[0]
     if len(tensors(example)) != 1 or own.ndim != 4 or own.shape[1] != 3:
         raise KTError("images: a folder is for networks that read one (N, 3, H, W) tensor")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # false for a name that is too long, too
         raise KTError(f"images: {folder} is no folder")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
