@@ -202,10 +202,19 @@ def test_onnx_answers_alike(name, tmp_path):
     assert files.export_onnx(smaller, example, tmp_path / "small.onnx") < 1e-4
 
 
-def test_two_outputs_that_are_one_file_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("report", "words"), [("sub/../out", "different files"), ("a\0b", "without NUL")]
+)
+def test_outputs_that_are_one_file_or_none_are_refused(report, words, tmp_path):
     (tmp_path / "sub").mkdir()
-    options = Namespace(output=tmp_path / "out", report=tmp_path / "sub" / ".." / "out", onnx=None)
-    with pytest.raises(KTError, match="different files"):
+    options = Namespace(
+        output=tmp_path / "out",
+        report=tmp_path / report,
+        onnx=None,
+        weights=tmp_path / "in",
+        force=False,
+    )
+    with pytest.raises(KTError, match=words):
         run(options)
 
 

@@ -113,10 +113,10 @@ def run(options: argparse.Namespace) -> None:
         KTError: something that the user can put right.
     """
     outputs = [path for path in (options.output, options.onnx, options.report) if path]
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise KTError("--output, --onnx and --report must be different files")
     for path in outputs:
         check_output(path, [options.weights], options.force)
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
+        raise KTError("--output, --onnx and --report must be different files")
     if not all(0 < number < math.inf for number in options.deviation):
         raise KTError("--deviation: each must be above 0 and finite")
     network = files.load(made_by(options.factory), options.weights)
