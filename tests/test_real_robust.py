@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
-from kt.real import Schedule, compress, images, probes
+from kt.real import Schedule, compress, drawing, images
 from kt.real.blocks import find
 from kt.real.graph import Graph, call
 from kt.run.errors import KTError
@@ -211,17 +211,17 @@ class Branching(nn.Module):
 
 def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatch):
     for name in ("COUNT", "FEWEST"):
-        monkeypatch.setattr(probes, name, 64)
+        monkeypatch.setattr(drawing, name, 64)
     network, _ = made("residual")
     example = torch.randn(2, 3, 16, 16)
-    drawn = probes.make(example, torch.Generator().manual_seed(0), lambda done, total: None)
+    drawn = drawing.make(example, torch.Generator().manual_seed(0), lambda done, total: None)
     assert drawn.shape == (64, 3, 16, 16)
     assert_close(drawn.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
     assert_close(drawn.std((0, 2, 3)), torch.ones(3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    probes.adapt(network, [drawn])
+    drawing.adapt(network, [drawn])
     seen = {}
-    for norm in probes.norms_of(network):
+    for norm in drawing.norms_of(network):
         norm.register_forward_hook(
             lambda module, given, value: seen.update({module: value.clone()})
         )
@@ -230,8 +230,8 @@ def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatc
         assert_close(value.mean((0, 2, 3)), norm.bias, rtol=0, atol=1e-4)
         assert_close(value.std((0, 2, 3)), norm.weight.abs(), rtol=1e-2, atol=1e-3)
         norm._forward_hooks.clear()
-    assert len(seen) == len(list(probes.norms_of(network)))
-    probes.restore(network)
+    assert len(seen) == len(list(drawing.norms_of(network)))
+    drawing.restore(network)
     after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
@@ -242,22 +242,22 @@ def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatc
 
 
 def _statistics(network):
-    norms = probes.norms_of(network)
+    norms = drawing.norms_of(network)
     return {
         pair
         for n in norms
-        for pair in zip(*(getattr(n, k).tolist() for k in probes.SEEN[:2]), strict=True)
+        for pair in zip(*(getattr(n, k).tolist() for k in drawing.SEEN[:2]), strict=True)
     }
 
 
 def test_shapes_that_lie_on_one_another_have_edges():
     """Neighbouring pixels are mostly alike, and sometimes not at all: a heavy tail."""
-    drawn = probes.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
+    drawn = drawing.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
     steps = drawn.diff(dim=3).flatten()
     kurtosis = (steps / steps.std()).pow(4).mean()
     assert steps.std() < 0.7 * drawn.std()
     assert kurtosis > 6  # of a normal distribution: 3
-    again = probes.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
+    again = drawing.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
     assert again.equal(drawn)
 
 

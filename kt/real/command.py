@@ -66,9 +66,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--round-to", type=positive, default=1, metavar="N", help="make widths multiples of N [1]"
     )
-    command.add_argument(
-        "--steps", type=whole, help=f"on the answers [{Schedule.steps}; without images none]"
-    )
+    command.add_argument("--steps", type=whole, help=f"on the answers [{Schedule.steps}]")
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
     command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
     command.add_argument("--report", type=Path, help="also write the report, as Markdown")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kt.real import choose, cost, probes, steps, surgery, widths
+from kt.real import choose, cost, drawing, steps, surgery, widths
 from kt.real.blocks import Block, find
 from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors
 from kt.real.images import collect, split, stream, take
@@ -97,7 +97,7 @@ def compress(
         keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
             to be translated, by the name of its first map.
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
-            A thousand do. Without any they are drawn (`kt.real.probes`), and the network's batch
+            A thousand do. Without any they are drawn (`kt.real.drawing`), and the network's batch
             norms adapt to them while its blocks are translated.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
@@ -135,8 +135,8 @@ def compress(
         schedule = replace(schedule, stride=DRAWN_STRIDE / len(blocks))
     draw = torch.Generator().manual_seed(seed)
     if made:
-        examples = probes.make(example, draw, partial(told, "draw images"))
-        probes.adapt(original, split(examples, ADAPTED))
+        examples = drawing.make(example, draw, partial(told, "draw images"))
+        drawing.adapt(original, split(examples, ADAPTED))
     else:
         examples = as_floats(collect(images, example, *normalise))
     held = max(1, size(examples) // HELD_OUT)
@@ -173,7 +173,7 @@ def compress(
         if errors[0] < errors[1] or then > before:
             smaller, taken, after = moved, schedule.steps, then
     if made:
-        probes.restore(smaller)
+        drawing.restore(smaller)
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},

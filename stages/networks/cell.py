@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from kt.ensemble import Compute
 from kt.real import cost, load
 from kt.real.graph import Graph
-from kt.real.probes import COUNT
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
@@ -52,6 +51,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
             found = answers(smaller, test)
+            drawn = smaller.kt_report.images if method.images == "drawn" else 0
             rows.append({
                 "keep": keep,
                 "seed": seed,
@@ -60,7 +60,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
                 "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
                 "parameters": cost.parameters(smaller),
                 "milliseconds": cost.latency(smaller, test[:64]),
-                "images": {"given": count, "drawn": COUNT, "none": 0}[method.images],
+                "images": {"given": count, "drawn": drawn, "none": 0}[method.images],
                 "seconds": seconds,
             })  # fmt: skip
             shown.update()

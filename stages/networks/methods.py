@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kt.real import Schedule, compress, cost, probes
+from kt.real import Schedule, compress, cost, drawing
 from kt.real.blocks import find
 from kt.real.graph import Graph
 from kt.real.translate import ADAPTED
@@ -58,7 +58,7 @@ def _narrowed(how: rivals.Narrow, recalibrate: bool = False) -> Callable[[Task],
         for block in blocks:
             how(smaller, block, widths[block.into], draw)
         if recalibrate:
-            probes.recalibrate(smaller, task.images.split(ADAPTED))
+            drawing.recalibrate(smaller, task.images.split(ADAPTED))
         return smaller
 
     return narrow
@@ -105,8 +105,8 @@ def _without_images(task: Task) -> nn.Module:
 
 def _drawn(task: Task) -> nn.Module:
     draw = torch.Generator().manual_seed(task.seed)
-    drawn = probes.make(task.images[:1], draw, lambda done, total: None)
-    return _compressed(task, drawn, Schedule(0))
+    images = drawing.make(task.images[:1], draw, lambda done, total: None)
+    return _compressed(task, images, Schedule(0))
 
 
 def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:

@@ -43,7 +43,7 @@ def folded(network: nn.Module, block: Block, width: int, draw: torch.Generator) 
     """Merge channels that are alike: k-means over their weights, means in, sums out.
 
     Wang et al., 2025, "Forget the Data and Fine-Tuning! Just Fold the Network to Compress". Its
-    statistics are mended by `kt.real.probes.recalibrate`.
+    statistics are mended by `kt.real.drawing.recalibrate`.
     """
     into, norm = (network.get_submodule(name) for name in (block.into, block.between[0]))
     out = network.get_submodule(block.out)
