@@ -29,6 +29,7 @@ def table(project):
         "ours_drawn",
         "ours_adapted",
         "ours_alone",
+        "ours_adam",
         "ours",
         "labelled",
     ]
@@ -40,7 +41,11 @@ def table(project):
 
 
 def test_the_pipeline_runs_on_digits_and_translation_leads(table):
-    cells = [f"networks.cell resnet8-{method}" for method in table.table["methods"]]
+    cells = [
+        f"networks.cell resnet8-{method}-{seed}"
+        for method in table.table["methods"]
+        for seed in table.table["seeds"]
+    ]
     table.succeed("networks.networks", *cells, "networks.tune resnet8", "networks.summary")
     results = table.folder / "tables" / "networks" / "results" / "digits"
     rows = pd.read_csv(results / "networks.csv")

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -28,8 +28,6 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
-DRAWN_STRIDE = 0.045
-"""The stride on drawn images, for a network of one block: `kt.real.steps.Schedule`."""
 ADAPTED = 250
 """Examples over which batch norms take statistics at once."""
 
@@ -129,10 +127,7 @@ def compress(
     if not isinstance(keep, Mapping) and not 0 < keep <= 1:
         raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
     made = images is None
-    # Long steps on drawn images lead away from what is right on true ones.
     schedule = schedule or steps.Schedule()
-    if made and schedule.stride is None:
-        schedule = replace(schedule, stride=DRAWN_STRIDE / len(blocks))
     draw = torch.Generator().manual_seed(seed)
     if made:
         examples = drawing.make(example, draw, partial(told, "draw images"))
@@ -161,9 +156,11 @@ def compress(
         steps.descend(
             moved,
             original,
+            graph,
             stream(shown, schedule.batch, draw, vary),
             schedule,
             len(blocks),
+            draw,
             partial(told, "steps"),
         )
         # Steps that bring nothing, on examples that they have not seen, are not taken. Agreement on

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kt.real import Schedule, compress, cost, drawing
 from kt.real.blocks import find
 from kt.real.graph import Graph
+from kt.real.images import stream
 from kt.real.translate import ADAPTED
 from kt.real.widths import evenly
 from stages.networks import rivals
@@ -95,6 +96,15 @@ def _labelled(task: Task) -> nn.Module:
     return smaller
 
 
+def _adam(task: Task) -> nn.Module:
+    smaller = _least_squares(task)
+    draw = torch.Generator().manual_seed(task.seed)
+    batches = stream(task.images, task.schedule.batch, draw, True)
+    blocks = len(smaller.kt_report.blocks)
+    rivals.adam(smaller, task.network, batches, task.schedule.steps, blocks)
+    return smaller
+
+
 def _adapted(task: Task) -> nn.Module:
     return _compressed(task, None, Schedule(0))
 
@@ -129,6 +139,7 @@ METHODS = {
     "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _adapted),
     "ours_alone": Method("the same, with steps", "drawn", _without_images),
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
+    "ours_adam": Method("the same, with steps of Adam", "given", _adam),
     "ours": Method("translated", "given", _translated),
     "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),
 }
