@@ -1,4 +1,5 @@
 import gzip
+import re
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from kt.images import ImageSet, load_images, pixels, training_batches
 from kt.images.files import read_set, write_sets
-from kt.run.errors import KTError
+from kt.run.errors import KTError, one_line
 
 
 def test_embedded_sets_have_their_published_sizes_and_are_always_the_same(tmp_path):
@@ -122,7 +123,9 @@ def test_a_data_root_that_is_no_folder_is_named_in_full(given, tmp_path, monkeyp
     monkeypatch.setenv("KT_DATA_ROOT", given.format(file=tmp_path / "file"))
     expected = tmp_path / given.format(file="file").removeprefix("~/")
     for name in ("mnist", "usps", "cifar10"):
-        with pytest.raises(KTError, match=f"KT_DATA_ROOT is .*{expected} is no folder"):
+        with pytest.raises(
+            KTError, match=rf"KT_DATA_ROOT is .*{re.escape(one_line(expected))} is no folder"
+        ):
             load_images(name, tmp_path / "data")
 
 

@@ -24,9 +24,10 @@ from kt.rivals import classifier
 from kt.run import checkpoint, files, memory
 from kt.run.bounds import bounded, require_bounds
 from kt.run.errors import KTError, NotFiniteError
-from kt.run.files import check_output, save_bytes, save_json, save_tensors
+from kt.run.files import check_output, save_bytes, save_tensors
 from kt.run.finite import finite_networks, is_finite
 from kt.run.guard import guard
+from kt.run.strict_json import load_json, save_json
 from kt.run.threads import device_named
 from kt.translators import load_translator, require_memory, save_translator
 from kt.translators.fit import Training, fit
@@ -355,8 +356,8 @@ def test_a_full_standard_output_is_one_line(tmp_path):
 def test_json_is_strict(tmp_path):
     path = tmp_path / "a.json"
     save_json(path, {"a": [1, 2.5, "x"]})
-    assert files.load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
+    assert load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
     for content in (b"", b"[NaN]", b"\xff", b"[" * 100_000, b"9" * 5000, b'{"a": Infinity}'):
         path.write_bytes(content)
         with pytest.raises(KTError, match=r"a\.json is damaged .*: again$"):
-            files.load_json(path, "again")
+            load_json(path, "again")

@@ -15,6 +15,7 @@ from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
+from kt.run.arguments import output, seed
 from kt.run.errors import KTError
 from kt.run.files import check_output, save_text
 
@@ -34,7 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "factory", help="module:function that makes the network, without arguments"
     )
     command.add_argument("weights", type=Path, help="safetensors or torch.save of its weights")
-    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument(
         "--input",
         type=shape,
@@ -70,8 +71,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--steps", type=whole, help=f"on the answers [{Schedule.steps}; without images none]"
     )
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
-    command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
-    command.add_argument("--report", type=Path, help="also write the report, as Markdown")
+    command.add_argument("--onnx", type=output, help="also write the network as ONNX")
+    command.add_argument("--report", type=output, help="also write the report, as Markdown")
     command.add_argument("--force", action="store_true", help="write even onto the file read")
     command.set_defaults(run=run)
 
@@ -99,13 +100,6 @@ def positive(text: str) -> int:
     return number
 
 
-def seed(text: str) -> int:
-    """A seed that PyTorch accepts."""
-    if not 0 <= (number := int(text)) < 2**63:
-        raise ValueError
-    return number
-
-
 def run(options: argparse.Namespace) -> None:
     """Compress a network as the command line asks.
 
@@ -120,11 +114,11 @@ def run(options: argparse.Namespace) -> None:
     if not all(0 < number < math.inf for number in options.deviation):
         raise KTError("--deviation: each must be above 0 and finite")
     network = files.load(made_by(options.factory), options.weights)
-    kind = next(network.parameters()).dtype
+    kinds = (p.dtype for p in network.parameters() if p.is_floating_point())
     example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
     smaller = compress(
         network,
-        example.to(kind),
+        example.to(next(kinds, example.dtype)),
         options.keep,
         options.images,
         of=options.of,

@@ -11,7 +11,7 @@ from kt.real.graph import Example, arguments, call, reason, tensors
 from kt.real.surgery import resize
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
-from kt.run.state_dicts import load_state_dict
+from kt.run.state_dicts import COUNTER, load_state_dict
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Types that weights may have."""
@@ -38,6 +38,9 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
         found = weights.get(name, tensor).dtype
         if tensor.is_floating_point() and found not in FLOATS:
             raise KTError(f"{path} holds {name} as {found}, which is none of {FLOATS}")
+        whole = not tensor.is_floating_point() and not name.endswith(COUNTER)
+        if whole and found != tensor.dtype and (found.is_floating_point or found.is_complex):
+            raise KTError(f"{path} holds {name} as {found}, not {tensor.dtype}")
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         network = network.to(kinds.pop())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kt.real.graph import Example, call, tensors
+from kt.run.errors import KTError, one_line
 
 Progress = Callable[[int, int], None]
 
@@ -46,17 +47,32 @@ def divergence(given: Any, expected: Any) -> Tensor:
 
     Of class scores, (N, classes), the Kullback-Leibler divergence; of other tensors the mean
     squared error as a share of the variance.
+
+    Raises:
+        KTError: their shapes differ.
     """
     total = torch.zeros(())
-    for ours, theirs in zip(tensors(given), tensors(expected), strict=True):
-        if not theirs.is_floating_point():
-            continue
+    for ours, theirs in paired(given, expected):
         if are_scores(theirs):
             ours, theirs = ours.log_softmax(1), theirs.log_softmax(1)
             total = total + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
         else:
             total = total + F.mse_loss(ours, theirs) / _variance(theirs)
     return total
+
+
+def paired(given: Any, expected: Any) -> list[tuple[Tensor, Tensor]]:
+    """The floating-point tensors of two answers to the same examples, in pairs.
+
+    Raises:
+        KTError: their shapes differ.
+    """
+    ours, theirs = tensors(given), tensors(expected)
+    shapes = [[tuple(tensor.shape) for tensor in answer] for answer in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        what = "the network's answers to the same examples change shape from call to call"
+        raise KTError(f"{what}: {one_line(shapes[0], 100)}, then {one_line(shapes[1], 100)}")
+    return [pair for pair in zip(ours, theirs, strict=True) if pair[1].is_floating_point()]
 
 
 def are_scores(answer: Tensor) -> bool:
