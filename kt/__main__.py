@@ -7,7 +7,6 @@ kt translate network.safetensors -o small.safetensors --images digits
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 
@@ -16,7 +15,7 @@ from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import Network, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.real.command import add as add_compress
-from kt.run.arguments import Parser, output, seed
+from kt.run.arguments import Parser, output, place, seed
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
@@ -52,12 +51,12 @@ def _parsed() -> argparse.Namespace:
         "with a translated block. The former and the latter block stay as they are.",
     )
     command.add_argument(
-        "network", type=Path, help="its weights: safetensors, or a state_dict saved by torch"
+        "network", type=place, help="its weights: safetensors, or a state_dict saved by torch"
     )
     command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument(
         "--translator",
-        type=Path,
+        type=place,
         default=single.PRETRAINED,
         help="safetensors file of a translator [the one that comes with the package]",
     )

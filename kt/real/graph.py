@@ -71,7 +71,7 @@ def users_code(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if lacks_memory(error):
             raise
-        raise KTError(f"{what}: {reason(error)}") from error
+        raise KTError(f"{what} ({type(error).__name__}: {reason(error)})") from error
 
 
 def as_floats(example: Any) -> Any:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from kt.real.graph import Example, call, tensors
 from kt.run.errors import KTError, one_line
+from kt.run.finite import is_finite
 
 Progress = Callable[[int, int], None]
 
@@ -65,14 +66,17 @@ def paired(given: Any, expected: Any) -> list[tuple[Tensor, Tensor]]:
     """The floating-point tensors of two answers to the same examples, in pairs.
 
     Raises:
-        KTError: their shapes differ.
+        KTError: their shapes differ, or those expected are not finite.
     """
     ours, theirs = tensors(given), tensors(expected)
     shapes = [[tuple(tensor.shape) for tensor in answer] for answer in (theirs, ours)]
     if shapes[0] != shapes[1]:
         what = "the network's answers to the same examples change shape from call to call"
         raise KTError(f"{what}: {one_line(shapes[0], 100)}, then {one_line(shapes[1], 100)}")
-    return [pair for pair in zip(ours, theirs, strict=True) if pair[1].is_floating_point()]
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[1].is_floating_point()]
+    if not all(is_finite(wanted) for _, wanted in pairs):
+        raise KTError("the network's answers to some examples are not finite")
+    return pairs
 
 
 def are_scores(answer: Tensor) -> bool:
@@ -93,6 +97,9 @@ def descend(
     Args:
         batches: an endless stream of examples.
         blocks: of the network.
+
+    Raises:
+        KTError: its answers carry no gradients, or change shape from call to call.
     """
     parameters = [p for p in smaller.parameters() if p.is_floating_point()]
     trained = [p.requires_grad for p in parameters]
@@ -115,6 +122,8 @@ def descend(
                 expected = call(original, batch)
             with torch.enable_grad():
                 loss = divergence(call(smaller, batch), expected)
+                if not loss.requires_grad:
+                    raise KTError("the network's answers carry no gradients: ask for 0 steps")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -278,13 +278,16 @@ def _require_answers(model: nn.Module, example: Example) -> None:
 
     Raises:
         KTError: its answer to the example holds no floating-point numbers, or some that are not
-            finite.
+            finite, or is another the next time.
     """
-    answers = tensors(call(model, example))
+    answer, again, third = (call(model, example) for _ in range(3))
+    answers = tensors(answer)
     if not any(answer.is_floating_point() and answer.numel() for answer in answers):
         raise KTError("the network's answer holds no tensor of floating-point numbers")
     if not all(map(is_finite, answers)):
         raise KTError("the network's answer to the example is not finite")
+    steps.paired(again, answer)
+    steps.paired(third, answer)
 
 
 def _prepared(model: nn.Module) -> nn.Module:

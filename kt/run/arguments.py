@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from kt.run.errors import one_line
+from kt.run.errors import KTError, one_line
 from kt.run.files import not_written
 
 
@@ -15,6 +15,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)} (--help tells what there is)\n")
+
+
+def place(text: str) -> Path:
+    """A file or a folder that is read, as an argument.
+
+    Raises:
+        KTError: it has no name, which a `Path` would take for the working folder.
+    """
+    if not text:
+        raise KTError("an empty name is given where a file or a folder is to be read")
+    return Path(text)
 
 
 def output(text: str) -> Path:

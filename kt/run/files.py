@@ -34,6 +34,7 @@ MALFORMED = (
     EOFError, RecursionError, OverflowError, MemoryError, zlib.error, tarfile.TarError,
 )  # fmt: skip
 """What readers of damaged files raise."""
+REPLACE = "choose another name, or add --force"
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or choose another place"),
@@ -49,7 +50,9 @@ REMEDIES = {
 
 def problem(path: Path | str, what: str, remedy: str = "") -> KTError:
     """The error of a file: `path` `what`: `remedy`."""
-    return KTError(f"{path} {one_line(what, SHOWN)}" + (f": {remedy}" if remedy else ""))
+    name = str(path)
+    name = name if name == " ".join(name.split()) else repr(name)  # a line break in it, say
+    return KTError(f"{name} {one_line(what, SHOWN)}" + (f": {remedy}" if remedy else ""))
 
 
 def damaged(path: Path | str, how: object, remedy: str = "") -> KTError:
@@ -58,18 +61,21 @@ def damaged(path: Path | str, how: object, remedy: str = "") -> KTError:
     return problem(path, f"is damaged ({words})", remedy)
 
 
-def require_name(path: Path, what: str) -> None:
-    """Refuse a path that not every library, or no system, can have as a file's name.
+def require_name(path: Path, what: str, unicode: bool = True) -> None:
+    """Refuse a path that cannot be a file's.
+
+    Args:
+        what: becomes of the file because of it.
+        unicode: refuse bytes that are not UTF-8, too: not every library can name such a file.
 
     Raises:
-        KTError: saying that the file is `what` because of it.
+        KTError: it cannot.
     """
-    try:
-        name = str(path).encode()
-    except UnicodeEncodeError:
-        raise problem(path, f"{what}: choose a name in UTF-8") from None
-    if b"\0" in name:
+    name = str(path)
+    if "\0" in name:
         raise problem(path, f"{what}: choose a name without NUL")
+    if unicode and not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise problem(path, f"{what}: choose a name in UTF-8")
 
 
 @contextlib.contextmanager
@@ -80,7 +86,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
         KTError: there is no such file, it is a folder or a device, or what is inside raised an
             error of those that readers of damaged files raise.
     """
-    require_name(path, "cannot be read")
+    require_name(path, "cannot be read", unicode=False)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -120,7 +126,7 @@ def load_tensors(
     Raises:
         KTError: the file is missing, truncated, not in that format, or not as it was written.
     """
-    with reading(path, remedy), safe_open(path, framework="pt") as file:
+    with reading(path, remedy), _opened(path) as file:
         seal = (file.metadata() or {}).get(SEAL)
         there = file.keys()
         if sealed and seal is None:
@@ -145,8 +151,13 @@ def load_metadata(path: Path, remedy: str = "") -> dict[str, str]:
     Raises:
         KTError: it cannot be read.
     """
-    with reading(path, remedy), safe_open(path, framework="pt") as file:
+    with reading(path, remedy), _opened(path) as file:
         return file.metadata() or {}
+
+
+def _opened(path: Path) -> safe_open:
+    require_name(path, "cannot be read")
+    return safe_open(path, framework="pt")
 
 
 def require_tensors(
@@ -209,7 +220,7 @@ def check_output(
     """Before the work begins: can its result be written there?
 
     Args:
-        inputs: files that are read, which the result must not replace.
+        inputs: files that are read, and folders of such, which the result must not replace.
         force: it may.
         needed: free bytes.
 
@@ -220,8 +231,11 @@ def check_output(
     with writing(path):
         _require_regular(path)
         for given in inputs:
-            if not force and path.exists() and given.exists() and path.samefile(given):
-                raise problem(path, "is read too", "choose another name, or add --force")
+            if not force and path.exists() and given.exists():
+                if path.samefile(given):
+                    raise problem(path, "is read too", REPLACE)
+                if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+                    raise problem(path, "is in a folder that is read", REPLACE)
         folder = path.absolute().parent
         while not os.path.lexists(folder):
             folder = folder.parent

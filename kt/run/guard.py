@@ -72,10 +72,8 @@ def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> t
     if isinstance(error, OSError) and error.errno in USERS:
         return f"error: {text}{behind}", 1
     if lacks_memory(error):
-        return (
-            f"error: there is not enough memory ({one_line(text, 120)}): make it smaller{behind}",
-            1,
-        )
+        what = f"there is not enough memory ({one_line(text, 120)})"
+        return f"error: {what}: make it smaller{behind}", 1
     place = _keep_traceback(error, folder)
     return f"error: unforeseen {type(error).__name__} ({one_line(text, 200)}); {place}", UNFORESEEN
 

@@ -43,6 +43,8 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
         if not start.startswith(PICKLED):
             raise problem(path, what, remedy) from error
         try:
+            if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+                raise ValueError("the end of the archive is missing")
             if zipfile.is_zipfile(path) and (record := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"the checksum of {record} is another")
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,12 +68,13 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
             raise problem(path, f"holds {name}, which is no plain tensor", remedy)
         try:
             finite = is_finite(tensor)
-        except RuntimeError:  # of packed numbers, two in a byte
-            raise problem(path, f"holds {name} as {tensor.dtype}", remedy) from None
+        except RuntimeError:  # of packed numbers, two in a byte, and of a few that stand for many
+            what = f"holds {name}, {tuple(tensor.shape)} of {tensor.dtype}, which cannot be used"
+            raise problem(path, what, remedy) from None
         if not finite:
             raise problem(path, f"holds {name}, which is not finite", remedy)
         if name.endswith(COUNTER) and not _is_count(tensor):
-            raise problem(path, f"holds {name} as {tensor.dtype}, which is no count", remedy)
+            raise problem(path, f"holds {name}, which is no count of batches", remedy)
     return plain(found)
 
 
