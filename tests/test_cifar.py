@@ -188,9 +188,8 @@ def test_no_flipped_bit_in_an_archive_passes(archive, tmp_path):
     path, _ = archive
     whole, sets = path.read_bytes(), load_images("cifar10", tmp_path)
     for place in range(0, len(whole), len(whole) // 60):
-        path.write_bytes(
-            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
-        )
+        flipped = bytes([whole[place] ^ 1 << place % 8])
+        path.write_bytes(whole[:place] + flipped + whole[place + 1 :])
         try:
             again = load_images("cifar10", tmp_path)
         except KTError as error:
@@ -213,7 +212,7 @@ def test_damaged_originals_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
     (tmp_path / cifar.ORIGINAL).mkdir()
     (tmp_path / cifar.ORIGINAL / "data_batch_1").write_bytes(b"other")
-    with pytest.raises(KTError, match="cifar-10-batches-py is damaged .*: delete it there, and"):
+    with pytest.raises(KTError, match=r"cifar-10-batches-py is damaged .*: delete it there, and"):
         load_images("cifar10", tmp_path / "data")
 
 

@@ -304,14 +304,9 @@ def test_a_network_that_answers_otherwise_now_and_then_is_refused(change, words)
             return change(self.calls, super().forward(x))
 
     torch.manual_seed(0)
+    network, shown = Changing(nn.ReLU()).eval(), torch.rand(8, 6)
     with pytest.raises(KTError, match=words) as caught:
-        compress(
-            Changing(nn.ReLU()).eval(),
-            torch.rand(2, 6),
-            0.5,
-            torch.rand(8, 6),
-            schedule=Schedule(9),
-        )
+        compress(network, shown[:2], 0.5, shown, schedule=Schedule(9))
     assert "\n" not in str(caught.value)
 
 
@@ -322,5 +317,5 @@ def test_networks_that_cannot_be_worked_on_are_refused():
         compress(complex_, torch.rand(2, 6))
     locked = Plain(nn.ReLU())
     locked.lock = threading.Lock()
-    with pytest.raises(KTError, match="cannot be copied .TypeError: .*lock"):
+    with pytest.raises(KTError, match=r"cannot be copied .TypeError: .*lock"):
         compress(locked, torch.rand(2, 6))

@@ -380,9 +380,9 @@ def test_warnings_are_notices_unless_an_error_stands_alone(fails, tmp_path, capl
             raise KTError("wrong")
 
     stream = io.StringIO()
-    with pytest.raises(SystemExit) if fails else contextlib.nullcontext():
-        with guard(stream, tmp_path):
-            work()
+    end = pytest.raises(SystemExit) if fails else contextlib.nullcontext()
+    with end, guard(stream, tmp_path):
+        work()
     assert stream.getvalue() == ("error: wrong\n" if fails else "")
     assert [record.getMessage() for record in caplog.records] == (
         [] if fails else ["notice: take care"]
