@@ -167,7 +167,7 @@ WHOLE += [(f"test/{c}/0.jpg", PICTURE) for c in ("a", "b")]
         ([], "it holds no images below train/"),
         (WHOLE[:6], "it holds no images below test/"),
         ([("train/a/x.jpg", SMALL), *WHOLE[1:]], r"x.jpg is of \(31, 32\) pixels"),
-        ([("train/a/x.jpg", PICTURE[:300]), *WHOLE[1:]], "is damaged .*truncated"),
+        ([("train/a/x.jpg", PICTURE[:300]), *WHOLE[1:]], "is damaged .*[Tt]runcated"),
         ([("train/a/x.jpg", b"text"), *WHOLE[1:]], "is damaged .cannot identify"),
         ([("train/a/x.jpg", "/etc/passwd"), *WHOLE[1:]], "there are 5 and 2"),
         ([("train/a/x.jpg", "x.jpg"), *WHOLE[1:]], "there are 5 and 2"),

@@ -122,7 +122,7 @@ def compress(
     original = _prepared(model)
     example = as_floats(example)
     graph = Graph(original, example)
-    _require_answers(original, example)
+    answer = _first_answer(original, example)
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
@@ -174,6 +174,7 @@ def compress(
             smaller, taken, after = moved, schedule.steps, then
     if made:
         probes.restore(smaller)
+    steps.paired(call(smaller, example), answer)
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
@@ -273,8 +274,8 @@ def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> fl
 
 
 @torch.no_grad()
-def _require_answers(model: nn.Module, example: Example) -> None:
-    """Refuse a network that gives nothing to learn from.
+def _first_answer(model: nn.Module, example: Example) -> Any:
+    """What a network answers to the example: something to learn from, the same again and again.
 
     Raises:
         KTError: its answer to the example holds no floating-point numbers, or some that are not
@@ -288,6 +289,7 @@ def _require_answers(model: nn.Module, example: Example) -> None:
         raise KTError("the network's answer to the example is not finite")
     steps.paired(again, answer)
     steps.paired(third, answer)
+    return answer
 
 
 def _prepared(model: nn.Module) -> nn.Module:

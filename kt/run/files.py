@@ -274,6 +274,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # no system's: a decompressor's, of what is copied there
+            raise
         raise not_written(path, error) from None
 
 
