@@ -174,7 +174,7 @@ def test_complex_numbers_stay_complex_and_whole_ones_whole(tmp_path):
 def test_a_count_of_batches_that_is_none_is_refused(value, tmp_path):
     count = {"blocks.0.bn1.num_batches_tracked": torch.tensor(value)}
     torch.save(Residual().state_dict() | count, tmp_path / "w")
-    with pytest.raises(KTError, match=r"holds blocks\.0.bn1.num_batches_tracked, which is"):
+    with pytest.raises(KTError, match=r"holds blocks\.0.bn1.num_batches_tracked.*, which is"):
         kt.load(Residual, tmp_path / "w")
 
 
