@@ -74,7 +74,8 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
         if not finite:
             raise problem(path, f"holds {name}, which is not finite", remedy)
         if name.endswith(COUNTER) and not _is_count(tensor):
-            raise problem(path, f"holds {name} as {tensor.dtype}, which is no count of batches", remedy)
+            what = f"holds {name} as {tensor.dtype}, which is no count of batches"
+            raise problem(path, what, remedy)
     return plain(found)
 
 
