@@ -13,7 +13,7 @@ from kt.networks.blocks import Network, Sizes, require_possible, sizes_of, skele
 from kt.networks.weights import Weights, part, prefixed, stack_of_one
 from kt.run.errors import KTError
 from kt.run.files import require_tensors, save_tensors
-from kt.run.state_dicts import load_state_dict
+from kt.run.state_dicts import COUNTER, load_state_dict
 from kt.translators import Translator
 from kt.translators.refine import refine as refine_stacked
 
@@ -59,7 +59,7 @@ def load_network(path: Path | str) -> Network:
     """
     path = Path(path)
     stored = load_state_dict(path)
-    kept = {name: t for name, t in stored.items() if not name.endswith("num_batches_tracked")}
+    kept = {name: t for name, t in stored.items() if not name.endswith(COUNTER)}
     sizes = _sizes(kept)
     expected = weights(skeleton(lambda: Network(sizes=sizes)))
     try:

@@ -19,6 +19,7 @@ from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import Mixer, MixerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+COUNTER = "former.bn.num_batches_tracked"
 SMALL = MergeConfig(layers=1, hidden_size=8, prototypes=8, target="conv")
 
 
@@ -65,6 +66,11 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
         ("network.safetensors", "is read too: choose another name, or add --force"),
         ("./there/../t.safetensors", "is read too"),
         ("link", "is read too"),
+        ("new/", "it is a folder: name a file"),
+        ("new/.", "it is a folder: name a file"),
+        ("loop", "symbolic links"),
+        ("\udcff", "could not be written: choose a name in UTF-8"),
+        ("d/" * 3000 + "x", "d/x could not be written (File name too long): choose a shorter name"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(
@@ -72,6 +78,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
 ):
     (folder / "there").mkdir()
     (folder / "link").symlink_to("network.safetensors")
+    (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "fifo")
     before = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
     monkeypatch.setattr(kt.single, "load_translator", lambda path: pytest.fail("began"))
@@ -80,6 +87,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     for command in commands:
         status, errors = call(*command, output, monkeypatch=monkeypatch, capfd=capfd)
         assert status == 1 and words in errors and errors.count("\n") == 1
+        assert len(errors) < 500
     assert {path: path.read_bytes() for path in folder.glob("*.safetensors")} == before
 
 
@@ -183,6 +191,14 @@ def changed(**change):
             "not finite",
         ),
         (changed(**{"former.bn.running_var": -torch.ones(6)}), "negative variance"),
+        (changed(**{COUNTER: torch.tensor(torch.nan)}), "num_batches_tracked, which is not finite"),
+        (changed(**{COUNTER: torch.tensor(-1)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.tensor(1.5)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.tensor(1j)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.ones(2)}), "num_batches_tracked as .*, which is no count"),
+        (changed(a=torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)), "cannot be us"),
+        (changed(a=torch.full((2,), torch.nan, dtype=torch.complex64)), "a, which is not finite"),
+        (changed(a=torch.ones(1).expand(10**12)), "which cannot be used"),
     ],
 )
 def test_what_is_no_network_is_refused_in_one_line(content, words, tmp_path, monkeypatch):
@@ -230,6 +246,42 @@ def test_a_closed_output_ends_in_silence(folder):
     assert process.stderr.read() == b""
     process.wait()
     assert (folder / "small").exists()
+
+
+def test_a_file_that_is_cut_off_is_said_so(tmp_path):
+    torch.save(trained().state_dict(), tmp_path / "n.pt")
+    (tmp_path / "n.pt").write_bytes((tmp_path / "n.pt").read_bytes()[:-1])
+    with pytest.raises(KTError, match="the end of the archive is missing"):
+        kt.load_network(tmp_path / "n.pt")
+
+
+@pytest.mark.parametrize("name", [" a", "a\n", "\udcff", "a\0"])
+def test_a_translator_that_is_not_there_is_not_called_damaged(name, folder, monkeypatch, capfd):
+    arguments = ("translate", "network.safetensors", "-o", "s", "--translator", name)
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "damaged" not in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("translate",), ("nothing",), ("train", "-o", "a", "--images", "x" * 5000), ("\udcff",)],
+)
+def test_what_is_wrong_with_the_command_line_is_one_line(arguments, monkeypatch, capfd):
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert len(errors) < 500
+
+
+def test_an_input_that_no_memory_holds_is_one_line(folder, monkeypatch, capfd):
+    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", "--input", "99999999,3,99,99")
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "GiB of memory" in errors and errors.count("\n") == 1
+
+
+def test_an_empty_name_is_refused(folder, monkeypatch, capfd):
+    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", "--images", "")
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "an empty name" in errors and errors.count("\n") == 1
 
 
 def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):

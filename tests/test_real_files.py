@@ -1,6 +1,7 @@
 """Weights in and out of files, the command line, ONNX."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.testing import assert_close
 
 import kt
@@ -100,6 +102,21 @@ def raising(error):
     return factory
 
 
+class Odd(Residual):
+    def state_dict(self, *given, **named):
+        return {"a": 3}
+
+
+class Failing(Residual):
+    def state_dict(self, *given, **named):
+        raise RuntimeError("no\nstate")
+
+
+class Unloadable(Residual):
+    def load_state_dict(self, *given, **named):
+        raise RuntimeError("no loading")
+
+
 def without_weights():
     with torch.device("meta"):
         return Residual()
@@ -117,6 +134,10 @@ def without_weights():
         (lambda: Residual, "no torch.nn.Module but a type"),
         (lambda: (Residual(), 1), "no torch.nn.Module but a tuple"),
         (without_weights, "a network without weights, on the device meta"),
+        (Odd, "the network's state_dict holds a, which is no tensor"),
+        (Failing, r"the network's state_dict fails .RuntimeError: no\)"),
+        (Unloadable, "does not take the weights .RuntimeError: no loading"),
+        (lambda: nn.Module.__new__(nn.Module), "the network's state_dict fails"),
     ],
 )
 def test_a_factory_that_gives_no_network_is_refused_in_one_line(factory, words, tmp_path):
@@ -130,6 +151,30 @@ def test_a_factory_that_gives_no_network_is_refused_in_one_line(factory, words, 
 def test_weights_of_other_types_are_refused(kind, tmp_path):
     torch.save({k: v.to(kind) for k, v in Residual().state_dict().items()}, tmp_path / "w")
     with pytest.raises(KTError, match=rf"holds .* as {kind}"):
+        kt.load(Residual, tmp_path / "w")
+
+
+def test_complex_numbers_stay_complex_and_whole_ones_whole(tmp_path):
+    def factory():
+        network = Residual()
+        network.register_buffer("phase", torch.ones(3, dtype=torch.complex64))
+        network.register_buffer("index", torch.arange(3))
+        return network
+
+    state = factory().half().state_dict() | {"phase": torch.full((3,), 1 + 2j)}
+    torch.save(state, tmp_path / "w")
+    again = kt.load(factory, tmp_path / "w")
+    assert again.phase.equal(state["phase"]) and again.head.weight.dtype == torch.float16
+    torch.save(state | {"index": torch.tensor([0.5, 1, 2])}, tmp_path / "w")
+    with pytest.raises(KTError, match=r"holds index as torch.float32, not torch.int64"):
+        kt.load(factory, tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0, 0.5])
+def test_a_count_of_batches_that_is_none_is_refused(value, tmp_path):
+    count = {"blocks.0.bn1.num_batches_tracked": torch.tensor(value)}
+    torch.save(Residual().state_dict() | count, tmp_path / "w")
+    with pytest.raises(KTError, match=r"holds blocks\.0.bn1.num_batches_tracked.*, which is"):
         kt.load(Residual, tmp_path / "w")
 
 
@@ -203,7 +248,12 @@ def test_onnx_answers_alike(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("report", "words"), [("sub/../out", "different files"), ("a\0b", "without NUL")]
+    ("report", "words"),
+    [
+        ("sub/../out", "different files"),
+        ("out/report", "different files, none in another"),
+        ("a\0b", "without NUL"),
+    ],
 )
 def test_outputs_that_are_one_file_or_none_are_refused(report, words, tmp_path):
     (tmp_path / "sub").mkdir()
@@ -211,6 +261,7 @@ def test_outputs_that_are_one_file_or_none_are_refused(report, words, tmp_path):
         output=tmp_path / "out",
         report=tmp_path / report,
         onnx=None,
+        images=None,
         weights=tmp_path / "in",
         force=False,
     )
@@ -222,3 +273,52 @@ def test_a_folder_of_images_with_too_long_a_name_is_refused():
     _, example = made("residual")
     with pytest.raises(KTError, match="is no folder"):
         kt.compress(made("residual")[0], example, 0.7, "x" * 300)
+
+
+def damaged(folder, how):
+    """Put something that is no picture into a folder of pictures."""
+    path, whole = folder / "7.png", (folder / "0.png").read_bytes()
+    if how == "a folder":
+        path.mkdir()
+    elif how == "no regular file":
+        os.mkfifo(path)
+    elif how == "symbolic links":
+        path.symlink_to(path.name)
+    else:
+        wide = whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "damaged": wide}[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "damaged", "a folder", "no regular file", "symbolic links"]
+)
+def test_a_picture_that_cannot_be_read_is_named(how, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    for at in range(4):
+        pixels = torch.randint(0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{at}.png")
+    damaged(tmp_path, how)
+    network, example = made("residual")
+    with pytest.raises(KTError, match=rf"7\.png .*{how}.*: take it out of the folder") as caught:
+        kt.compress(network, example, 0.7, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from tests.real_networks import Residual\ndef make():\n    return Residual()\n"
+    (tmp_path / "made_here.py").write_text(code)
+    options = Namespace(
+        output=Path("made_here.py"),
+        report=None,
+        onnx=None,
+        images=None,
+        weights=Path("in"),
+        force=False,
+        factory="made_here:make",
+        deviation=(1, 1, 1),
+    )
+    with pytest.raises(KTError, match=r"made_here\.py is read too"):
+        run(options)
+    assert (tmp_path / "made_here.py").read_text() == code

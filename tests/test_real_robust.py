@@ -1,6 +1,7 @@
 """Networks as they come: each is made smaller rightly, or refused in one line."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -271,7 +272,8 @@ def test_shifted_images_hold_no_other_pixels():
 @pytest.mark.parametrize(
     ("change", "words"),
     [(lambda x: x * torch.nan, "is not finite"), (lambda x: "cat", "holds no tensor"),
-     (lambda x: None, "holds no tensor")],
+     (lambda x: None, "holds no tensor"), (lambda x: x.argmax(1), "no tensor of floating-point"),
+     (lambda x: x[:, :0], "no tensor of floating-point")],
 )  # fmt: skip
 def test_a_network_without_answers_is_refused(change, words):
     class Other(Plain):
@@ -280,3 +282,40 @@ def test_a_network_without_answers_is_refused(change, words):
 
     with pytest.raises(KTError, match=f"the network's answer .*{words}"):
         compress(Other(nn.ReLU()), torch.rand(2, 6), 0.5, torch.rand(8, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda calls, y: y if calls < 5 else y[:, :2], r"from call to call: \[\(.*\)\], then \["),
+        (lambda calls, y: y if calls % 3 else y[:1], "change shape from call to call"),
+        (lambda calls, y: (y,) * (1 + calls % 2), "change shape from call to call"),
+        (lambda calls, y: y if calls < 8 else y * torch.nan, "to some examples are not finite"),
+        (lambda calls, y: y if calls < 8 else y[99], "fails on a batch of .* .IndexError: "),
+        (lambda calls, y: y.detach(), "carry no gradients: ask for 0 steps"),
+    ],
+)
+def test_a_network_that_answers_otherwise_now_and_then_is_refused(change, words):
+    class Changing(Plain):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return change(self.calls, super().forward(x))
+
+    torch.manual_seed(0)
+    network, shown = Changing(nn.ReLU()).eval(), torch.rand(8, 6)
+    with pytest.raises(KTError, match=words) as caught:
+        compress(network, shown[:2], 0.5, shown, schedule=Schedule(9))
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_cannot_be_worked_on_are_refused():
+    complex_ = Plain(nn.ReLU())
+    complex_.phase = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    with pytest.raises(KTError, match="phase is complex: only networks of real weights"):
+        compress(complex_, torch.rand(2, 6))
+    locked = Plain(nn.ReLU())
+    locked.lock = threading.Lock()
+    with pytest.raises(KTError, match=r"cannot be copied .TypeError: .*lock"):
+        compress(locked, torch.rand(2, 6))

@@ -1,10 +1,14 @@
 """`kt compress module:factory weights -o smaller.safetensors`."""
 
 import argparse
+import contextlib
 import importlib
+import inspect
 import math
 import os
 import sys
+from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -15,6 +19,7 @@ from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
+from kt.run.arguments import output, place, seed
 from kt.run.errors import KTError
 from kt.run.files import check_output, save_text
 
@@ -33,8 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "factory", help="module:function that makes the network, without arguments"
     )
-    command.add_argument("weights", type=Path, help="safetensors or torch.save of its weights")
-    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("weights", type=place, help="safetensors or torch.save of its weights")
+    command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument(
         "--input",
         type=shape,
@@ -52,7 +57,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="[%(default)s]",
     )
     command.add_argument(
-        "--images", type=Path, help="folder of unlabelled images; without, they are drawn"
+        "--images", type=place, help="folder of unlabelled images; without, they are drawn"
     )
     for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
         command.add_argument(
@@ -68,8 +73,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--steps", type=whole, help=f"on the answers [{Schedule.steps}]")
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
-    command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
-    command.add_argument("--report", type=Path, help="also write the report, as Markdown")
+    command.add_argument("--onnx", type=output, help="also write the network as ONNX")
+    command.add_argument("--report", type=output, help="also write the report, as Markdown")
     command.add_argument("--force", action="store_true", help="write even onto the file read")
     command.set_defaults(run=run)
 
@@ -97,13 +102,6 @@ def positive(text: str) -> int:
     return number
 
 
-def seed(text: str) -> int:
-    """A seed that PyTorch accepts."""
-    if not 0 <= (number := int(text)) < 2**63:
-        raise ValueError
-    return number
-
-
 def run(options: argparse.Namespace) -> None:
     """Compress a network as the command line asks.
 
@@ -112,17 +110,21 @@ def run(options: argparse.Namespace) -> None:
     """
     outputs = [path for path in (options.output, options.onnx, options.report) if path]
     for path in outputs:
-        check_output(path, [options.weights], options.force)
-    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise KTError("--output, --onnx and --report must be different files")
+        check_output(path, filter(None, [options.weights, options.images]), options.force)
+    for one, other in permutations(map(Path, map(os.path.realpath, outputs)), 2):
+        if other.is_relative_to(one):
+            raise KTError("--output, --onnx and --report must be different files, none in another")
     if not all(0 < number < math.inf for number in options.deviation):
         raise KTError("--deviation: each must be above 0 and finite")
-    network = files.load(made_by(options.factory), options.weights)
-    kind = next(network.parameters()).dtype
+    factory = made_by(options.factory)
+    for path in outputs:
+        check_output(path, _source_of(factory), options.force)
+    network = files.load(factory, options.weights)
+    kinds = (p.dtype for p in network.parameters() if p.is_floating_point())
     example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
     smaller = compress(
         network,
-        example.to(kind),
+        example.to(next(kinds, example.dtype)),
         options.keep,
         options.images,
         of=options.of,
@@ -143,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def made_by(name: str) -> type[nn.Module]:
+def made_by(name: str) -> Callable[[], nn.Module]:
     """The function that `module:function` names; modules of the working folder are found too.
 
     Raises:
@@ -156,6 +158,13 @@ def made_by(name: str) -> type[nn.Module]:
         return getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # a module's code does what it likes
         raise KTError(f"{name[:100]} is no module:function ({reason(error)})") from error
+
+
+def _source_of(factory: Callable) -> list[Path]:
+    """The file of a factory's code, if there is one."""
+    with contextlib.suppress(TypeError):
+        return [Path(inspect.getsourcefile(factory) or os.devnull)]
+    return []
 
 
 def described(report: Report) -> list[str]:

@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt.real.graph import Example, arguments, call, reason, tensors
+from kt.real.graph import Example, arguments, call, reason, tensors, users_code
 from kt.real.surgery import resize
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
-from kt.run.state_dicts import load_state_dict
+from kt.run.state_dicts import COUNTER, load_state_dict
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""Types that weights may have."""
+FLOATS = {
+    torch.float32: nn.Module.float,
+    torch.float16: nn.Module.half,
+    torch.bfloat16: nn.Module.bfloat16,
+    torch.float64: nn.Module.double,
+}
+"""Types that weights may have, and what gives a network's real numbers such a type."""
 TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
 
@@ -34,14 +39,18 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """
     weights = load_state_dict(Path(path))
     network = _made_by(factory)
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state_of(network).items():
         found = weights.get(name, tensor).dtype
         if tensor.is_floating_point() and found not in FLOATS:
-            raise KTError(f"{path} holds {name} as {found}, which is none of {FLOATS}")
+            raise KTError(f"{path} holds {name} as {found}, which is none of {[*FLOATS]}")
+        whole = not tensor.is_floating_point() and not name.endswith(COUNTER)
+        if whole and found != tensor.dtype and (found.is_floating_point or found.is_complex):
+            raise KTError(f"{path} holds {name} as {found}, not {tensor.dtype}")
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
-    if len(kinds) == 1:
-        network = network.to(kinds.pop())
-    resize(network, weights)
+    with users_code("the factory's network does not take the weights"):
+        if len(kinds) == 1 and kinds <= FLOATS.keys():
+            network = FLOATS[kinds.pop()](network)
+        resize(network, weights)
     return network
 
 
@@ -59,9 +68,22 @@ def _made_by(factory: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise KTError(f"the factory gives no torch.nn.Module but a {kind}")
-    if any(tensor.is_meta for tensor in network.state_dict().values()):
+    if any(tensor.is_meta for tensor in state_of(network).values()):
         raise KTError("the factory gives a network without weights, on the device meta")
     return network
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights and buffers by name.
+
+    Raises:
+        KTError: it cannot give them, or gives something else.
+    """
+    with users_code("the network's state_dict fails"):
+        state = network.state_dict()
+        if bad := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+            raise KTError(f"the network's state_dict holds {bad[0]}, which is no tensor")
+        return state
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -72,7 +94,7 @@ def save(network: nn.Module, path: Path) -> None:
     Raises:
         KTError: a weight is not finite, or the file cannot be written.
     """
-    weights = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+    weights = {name: t.detach().cpu().clone() for name, t in state_of(network).items()}
     save_tensors(path, weights, seal=True)
 
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from kt.real.blocks import norm_behind
 from kt.real.graph import Example, Graph, call, tensors
 from kt.real.whiten import Whitening, root_mean_square, unit, whitenings
+from kt.run.errors import KTError, one_line
+from kt.run.finite import is_finite
 
 MOMENTUM = 0.8
 
@@ -50,17 +52,35 @@ def divergence(given: Any, expected: Any) -> Tensor:
 
     Of class scores, (N, classes), the Kullback-Leibler divergence; of other tensors the mean
     squared error as a share of the variance.
+
+    Raises:
+        KTError: their shapes differ.
     """
     total = torch.zeros(())
-    for ours, theirs in zip(tensors(given), tensors(expected), strict=True):
-        if not theirs.is_floating_point():
-            continue
+    for ours, theirs in paired(given, expected):
         if are_scores(theirs):
             ours, theirs = ours.log_softmax(1), theirs.log_softmax(1)
             total = total + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
         else:
             total = total + F.mse_loss(ours, theirs) / _variance(theirs)
     return total
+
+
+def paired(given: Any, expected: Any) -> list[tuple[Tensor, Tensor]]:
+    """The floating-point tensors of two answers to the same examples, in pairs.
+
+    Raises:
+        KTError: their shapes differ, or those expected are not finite.
+    """
+    ours, theirs = tensors(given), tensors(expected)
+    shapes = [[tuple(tensor.shape) for tensor in answer] for answer in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        what = "the network's answers to the same examples change shape from call to call"
+        raise KTError(f"{what}: {one_line(shapes[0], 100)}, then {one_line(shapes[1], 100)}")
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[1].is_floating_point()]
+    if not all(is_finite(wanted) for _, wanted in pairs):
+        raise KTError("the network's answers to some examples are not finite")
+    return pairs
 
 
 def are_scores(answer: Tensor) -> bool:
@@ -87,6 +107,9 @@ def descend(
         batches: an endless stream of examples.
         blocks: of the network.
         draw: of the places at which maps are watched.
+
+    Raises:
+        KTError: its answers carry no gradients, or change shape from call to call.
     """
     white = whitenings(smaller, graph, next(batches), draw)
     moved = _moved(smaller, graph, white)
@@ -103,6 +126,8 @@ def descend(
                 expected = call(original, batch)
             with torch.enable_grad():
                 loss = divergence(call(smaller, batch), expected)
+                if not loss.requires_grad:
+                    raise KTError("the network's answers carry no gradients: ask for 0 steps")
             slopes = torch.autograd.grad(loss, [p for p, _ in moved], allow_unused=True)
             length = schedule.length(step, blocks)
             for (parameter, by), size, momentum, slope in zip(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kt.real.blocks import CONVOLUTIONS, NORMS, Block
 from kt.run.errors import KTError
+from kt.run.state_dicts import COUNTER
 
 
 def shrink(model: nn.Module, block: Block, kept: list[int]) -> None:
@@ -57,7 +58,7 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 )
             _put(layer, key, tensor)
             _measure(layer)
-    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    counters = {name for name in expected if name.endswith(COUNTER)}
     if missing := [name for name in expected if name not in tensors and name not in counters]:
         raise KTError(f"the weights lack {missing[0]}: they are another network's")
     model.load_state_dict(dict(tensors), strict=False)

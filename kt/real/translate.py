@@ -12,7 +12,7 @@ from torch import nn
 
 from kt.real import choose, cost, drawing, steps, surgery, widths
 from kt.real.blocks import Block, find
-from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors
+from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors, users_code
 from kt.real.images import collect, split, stream, take
 from kt.real.moments import gather
 from kt.real.widths import measured_at
@@ -120,7 +120,7 @@ def compress(
     original = _prepared(model)
     example = as_floats(example)
     graph = Graph(original, example)
-    _require_answers(original, example)
+    answer = _first_answer(original, example)
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
@@ -171,6 +171,7 @@ def compress(
             smaller, taken, after = moved, schedule.steps, then
     if made:
         drawing.restore(smaller)
+    steps.paired(call(smaller, example), answer)
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
@@ -263,38 +264,47 @@ def _error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
 @torch.no_grad()
 def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
     """Equal answers, or variance explained, in percent; of the first floating-point answer."""
-    ours, theirs = (
-        next(t for t in tensors(call(net, examples)) if t.is_floating_point())
-        for net in (smaller, original)
-    )
+    ours, theirs = steps.paired(call(smaller, examples), call(original, examples))[0]
     if steps.are_scores(theirs):
         return 100 * (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
     return 100 - 100 * steps.divergence(ours, theirs).item()
 
 
 @torch.no_grad()
-def _require_answers(model: nn.Module, example: Example) -> None:
-    """Refuse a network that gives nothing to learn from.
+def _first_answer(model: nn.Module, example: Example) -> Any:
+    """What a network answers to the example: something to learn from, the same again and again.
 
     Raises:
-        KTError: its answer to the example holds no tensor, or one that is not finite.
+        KTError: its answer to the example holds no floating-point numbers, or some that are not
+            finite, or is another the next time.
     """
-    answers = tensors(call(model, example))
-    if not answers:
-        raise KTError("the network's answer holds no tensor")
+    answer, again, third = (call(model, example) for _ in range(3))
+    answers = tensors(answer)
+    if not any(answer.is_floating_point() and answer.numel() for answer in answers):
+        raise KTError("the network's answer holds no tensor of floating-point numbers")
     if not all(map(is_finite, answers)):
         raise KTError("the network's answer to the example is not finite")
+    steps.paired(again, answer)
+    steps.paired(third, answer)
+    return answer
 
 
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy to work with: in evaluation mode, in single precision, its gradients off."""
+    """A copy to work with: in evaluation mode, in single precision, its gradients off.
+
+    Raises:
+        KTError: the network carries hooks, has complex weights, or cannot be copied.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise KTError(f"{name} is complex: only networks of real weights can be made smaller")
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise KTError(
                 f"{name or 'the network'} carries forward hooks (old weight norms do): remove them"
             )
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
-    return copied.float()
+    with users_code("the network cannot be copied"):
+        return copy.deepcopy(model).eval().requires_grad_(False).float()
 
 
 def _finished(smaller: nn.Module, model: nn.Module, report: Report) -> nn.Module:

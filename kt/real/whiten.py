@@ -96,7 +96,7 @@ def whitenings(
             scale = norm_scale(model.get_submodule(norm)).abs().expand_as(scale).to(scale)
             scale = scale.clamp(min=FAINTEST * scale.max().clamp(min=torch.finfo(scale.dtype).tiny))
         mean = summed.diagonal().mean()
-        if mean > 0:  # else it reads zeros alone
+        if 0 < mean < math.inf:  # else it reads zeros alone, say
             summed = summed / mean
             summed.diagonal().add_(DAMPING)
             found[name] = Whitening(torch.linalg.inv(summed).float(), scale.float())
@@ -111,6 +111,8 @@ def _watched(
 
     def watcher(name: str):
         def watch(layer: nn.Module, given: tuple[Tensor], answer: Tensor) -> None:
+            if not given or given[0].ndim < layer.weight.ndim:
+                return  # called by names, or without a batch
             places = places_for(layer, answer.shape, len(answer), POSITIONS, draw)
             rows = read_at(layer, given[0], places)
             channels = layer.weight.shape[1]

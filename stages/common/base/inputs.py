@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from kt.images import ImageSet
-from kt.images.files import read_set
-from kt.networks.blocks import CLASSES
-from kt.run import files
+from kt.images.files import read_set, wrong
+from kt.run import files, strict_json
 from kt.run.errors import KTError
 
 IMAGES = Path("data/images")
@@ -40,21 +38,15 @@ def image_set(which: str, split: str) -> ImageSet:
 
 
 def images_of(path: Path, split: str) -> ImageSet:
-    """A split of the images, in colour perhaps, that a stage wrote to a file, with their labels.
+    """A split of the images that a stage wrote to a file without checksums beside it.
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images.
     """
-    images, labels = tensors_of(path, f"{split}.images", f"{split}.labels")
-    if images.dtype != torch.uint8 or images.dim() not in (3, 4) or not len(images):
-        what = f"{tuple(images.shape)} of {images.dtype}"
-        raise damaged(path, f"{split}.images are {what}, not some images of torch.uint8")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        what = f"{tuple(labels.shape)} of {labels.dtype}"
-        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of torch.int64")
-    if not 0 <= labels.min() <= labels.max() < CLASSES:
-        raise damaged(path, f"{split}.labels are not all in 0 to {CLASSES - 1}")
-    return ImageSet(images, labels)
+    found = ImageSet(*tensors_of(path, f"{split}.images", f"{split}.labels"))
+    if (how := wrong(found)) is not None:
+        raise damaged(path, f"{split}: {how}")
+    return found
 
 
 def tensors_of(path: Path, *names: str) -> list[Tensor]:
@@ -85,7 +77,7 @@ def read_json(path: Path) -> Found:
         KTError: the file is missing, no strict JSON, or a summary in it is not whole.
     """
 
-    found = _named(path, files.load_json(path, REMEDY))
+    found = _named(path, strict_json.load_json(path, REMEDY))
     if not isinstance(found, Found):
         raise damaged(path, "no JSON that a stage wrote")
     return found

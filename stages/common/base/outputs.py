@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from kt.run.errors import NotFiniteError
-from kt.run.files import save_json, save_text
+from kt.run.files import save_text
 from kt.run.finite import LOWER
+from kt.run.strict_json import save_json
 
 write_text = save_text
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.networks.blocks import Sizes
+from kt.run.arguments import Parser
 from kt.run.errors import KTError
 from kt.run.guard import SCRATCH, guard
 from kt.run.threads import device_named, processors
@@ -60,7 +61,7 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     Flags or the environment, never `params.yaml`, set how fast it runs: --device (KT_DEVICE),
     --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE), and those of RAY.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
     parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
@@ -70,13 +71,13 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
-    give_home()
     for name in RAY:  # looked up where networks are generated
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
 
     def work() -> None:
+        give_home()
         loaded = checked()
         main(loaded, _compute(flags, loaded.sizes), *named)
 
