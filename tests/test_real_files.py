@@ -82,6 +82,27 @@ def test_other_weights_are_refused_in_one_line(tmp_path):
         kt.load(Residual, tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("head", (3, 8), r"head\.weight has 3 outputs, not 5, and no layer reads so few"),
+        (
+            "blocks.0.conv2",
+            (8, 20, 3, 3),
+            r"is \(8, 20, 3, 3\), but the network has \(8, 16, 3, 3\)",
+        ),
+    ],
+)
+def test_widths_that_no_smaller_network_has_are_refused(name, shape, words, tmp_path):
+    weights = Residual().state_dict()
+    weights[f"{name}.weight"] = torch.randn(shape)
+    if f"{name}.bias" in weights:
+        weights[f"{name}.bias"] = torch.randn(shape[0])
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(KTError, match=words):
+        kt.load(Residual, tmp_path / "other.safetensors")
+
+
 def test_a_flipped_bit_in_a_smaller_network_is_noticed(tmp_path):
     _, _, smaller = smaller_of("residual")
     path = tmp_path / "small.safetensors"
@@ -317,6 +338,7 @@ def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
         weights=Path("in"),
         force=False,
         factory="made_here:make",
+        mean=(0, 0, 0),
         deviation=(1, 1, 1),
     )
     with pytest.raises(KTError, match=r"made_here\.py is read too"):

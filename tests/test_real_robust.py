@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -290,6 +291,8 @@ def test_a_network_without_answers_is_refused(change, words):
         (lambda calls, y: y if calls < 5 else y[:, :2], r"from call to call: \[\(.*\)\], then \["),
         (lambda calls, y: y if calls % 3 else y[:1], "change shape from call to call"),
         (lambda calls, y: (y,) * (1 + calls % 2), "change shape from call to call"),
+        (lambda calls, y: y + torch.randn_like(y), "differ from call to call: it must not draw"),
+        (lambda calls, y: y * calls, "differ from call to call"),
         (lambda calls, y: y if calls < 8 else y * torch.nan, "to some examples are not finite"),
         (lambda calls, y: y if calls < 8 else y[99], "fails on a batch of .* .IndexError: "),
         (lambda calls, y: y.detach(), "carry no gradients: ask for 0 steps"),
@@ -319,3 +322,51 @@ def test_networks_that_cannot_be_worked_on_are_refused():
     locked.lock = threading.Lock()
     with pytest.raises(KTError, match=r"cannot be copied .TypeError: .*lock"):
         compress(locked, torch.rand(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"of": "flops"}, "of is 'flops'; it accepts multiply-adds or parameters"),
+        ({"ratios": "evn"}, "ratios is 'evn'; it accepts harm or even"),
+        ({"round_to": 0}, "round_to is 0; it accepts a number above 0"),
+        ({"positions": 0}, "positions is 0"),
+        ({"keep": 1.5}, "keep is 1.5; it accepts a share above 0 and up to 1"),
+        ({"keep": "0.5"}, "keep is '0.5'"),
+        ({"keep": {"first": True}}, "keep: first is True; it accepts a width"),
+        ({"keep": {"first": 3.5}}, "keep: first is 3.5; it accepts a width"),
+        ({"model": Plain}, "model is a type; it accepts a torch.nn.Module"),
+        ({"example": numpy.zeros((2, 3))}, "example is ndarray; it accepts a tensor"),
+        ({"example": torch.tensor(1.0)}, "example is Tensor; it accepts"),
+        ({"images": [None]}, "images"),
+        ({"images": [torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 8, 8)]}, "images"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said_in_one_line(given, words):
+    network, example = made("residual")
+    asked = {"model": network, "example": example, "images": few(example)} | given
+    with pytest.raises(KTError, match=words):
+        compress(**asked)
+
+
+@pytest.mark.parametrize("steps", [{"steps": -1}, {"batch": 0}, {"stride": float("nan")}])
+def test_steps_that_cannot_be_taken_are_refused(steps):
+    with pytest.raises(KTError, match=f"{next(iter(steps))} is .*; it accepts a number"):
+        Schedule(**steps)
+
+
+def test_a_block_that_training_has_switched_off_stays_off():
+    """Its last batch norm multiplies by 0, as torchvision's zero_init_residual begins."""
+    network, example = made("residual")
+    with torch.no_grad():
+        network.blocks[0].bn2.weight.zero_()
+    smaller = compress(network, example, 0.6, few(example), schedule=Schedule(2))
+    assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
+    assert smaller.blocks[0].bn2.weight.equal(network.blocks[0].bn2.weight)
+
+
+def test_a_variance_that_no_training_makes_is_refused():
+    network, example = made("residual")
+    network.blocks[0].bn1.running_var[0] = -1e-6
+    with pytest.raises(KTError, match=r"blocks\.0\.bn1\.running_var holds a negative variance"):
+        compress(network, example, 0.6, few(example))

@@ -116,6 +116,8 @@ def run(options: argparse.Namespace) -> None:
             raise KTError("--output, --onnx and --report must be different files, none in another")
     if not all(0 < number < math.inf for number in options.deviation):
         raise KTError("--deviation: each must be above 0 and finite")
+    if not all(map(math.isfinite, options.mean)):
+        raise KTError("--mean: each must be finite")
     factory = made_by(options.factory)
     for path in outputs:
         check_output(path, _source_of(factory), options.force)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kt.real.graph import Example, arguments, call, reason, tensors, users_code
 from kt.real.surgery import resize
 from kt.run.errors import KTError
-from kt.run.files import save_tensors
+from kt.run.files import replacing, save_tensors
 from kt.run.state_dicts import COUNTER, load_state_dict
 
 FLOATS = {
@@ -119,29 +119,37 @@ def export_onnx(network: nn.Module, example: Example, path: Path) -> float:
         ) from None
     positional, named = arguments(example)
     network = network.eval()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.onnx.export(
-            network, positional, str(path), kwargs=named or None, dynamo=True, external_data=False,
-            verbose=False,
-        )  # fmt: skip
-    except Exception as error:
-        raise KTError(f"ONNX: {str(error).splitlines()[0]}") from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = [torch.randn_like(t) if t.is_floating_point() else t for t in tensors(example)]
-    feeds = {port.name: t.numpy() for port, t in zip(session.get_inputs(), inputs, strict=True)}
-    found = [torch.from_numpy(answer) for answer in session.run(None, feeds)]
-    rest = iter(inputs)
-    with torch.no_grad():
-        expected = tensors(call(network, _filled(example, rest)))
-    worst = 0.0
-    for theirs, ours in zip(found, expected, strict=True):
-        size = ours.abs().max().clamp(min=1e-12)
-        worst = max(worst, ((theirs - ours).abs().max() / size).item())
-    if not worst < TOLERANCE:
-        path.unlink()
-        raise KTError(f"ONNX: answers differ by {worst:.2%} of the largest")
+    with replacing(path) as partial:
+        try:
+            torch.onnx.export(
+                network, positional, str(partial), kwargs=named or None, dynamo=True,
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        except OSError:
+            raise
+        except Exception as error:
+            raise KTError(f"ONNX: the network cannot be exported ({_cause(error)})") from None
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        inputs = [torch.randn_like(t) if t.is_floating_point() else t for t in tensors(example)]
+        feeds = {port.name: t.numpy() for port, t in zip(session.get_inputs(), inputs, strict=True)}
+        found = [torch.from_numpy(answer) for answer in session.run(None, feeds)]
+        rest = iter(inputs)
+        with torch.no_grad():
+            expected = tensors(call(network, _filled(example, rest)))
+        worst = 0.0
+        for theirs, ours in zip(found, expected, strict=True):
+            size = ours.abs().max().clamp(min=1e-12)
+            worst = max(worst, ((theirs - ours).abs().max() / size).item())
+        if not worst < TOLERANCE:
+            raise KTError(f"ONNX: answers differ by {worst:.2%} of the largest")
     return worst
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost of the errors that led to an error."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def _filled(example: Any, values: Any) -> Any:

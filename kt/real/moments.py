@@ -68,7 +68,8 @@ def gather(
         target = was[block.outcome]
         if block.shortcut is not None:
             missing = was[block.shortcut] - seen[block.shortcut]
-            target = target + missing * scale / (scale.square() + 1e-4 * scale.square().mean())
+            square = scale.square()  # of 0, where training has switched a block off
+            target = target + missing * scale / (square + 1e-4 * square.mean().clamp(min=1e-30))
         rows = F.pad(seen[block.hidden], (0, 1), value=1.0)
         # Products of a batch in single precision, which is fast; their sum in double.
         inputs = inputs + (rows.T @ rows).double()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from kt.real.blocks import norm_behind
 from kt.real.graph import Example, Graph, call, tensors
+from kt.real.request import require_schedule
 from kt.real.whiten import Whitening, root_mean_square, unit, whitenings
 from kt.run.errors import KTError, one_line
 from kt.run.finite import is_finite
@@ -39,6 +40,9 @@ class Schedule:
     batch: int = 64
     stride: float | None = None
     warmup: int = 5
+
+    def __post_init__(self) -> None:
+        require_schedule(self.steps, self.batch, self.stride)
 
     def length(self, step: int, blocks: int) -> float:
         """How far a step goes in a network of so many blocks, as a share of a tensor's size."""

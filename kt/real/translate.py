@@ -15,6 +15,7 @@ from kt.real.blocks import Block, find
 from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors, users_code
 from kt.real.images import collect, split, stream, take
 from kt.real.moments import gather
+from kt.real.request import require_possible
 from kt.real.widths import measured_at
 from kt.run.errors import KTError
 from kt.run.finite import is_finite
@@ -28,6 +29,8 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
+SAME = 1e-3
+"""How far a network's answers to the same example may be apart, relative to their size."""
 ADAPTED = 250
 """Examples over which batch norms take statistics at once."""
 
@@ -116,6 +119,7 @@ def compress(
             request cannot be met.
     """
     begun = time.perf_counter()
+    require_possible(model, example, keep, of, ratios, round_to, positions)
     told = progress or (lambda what, done, total: None)
     original = _prepared(model)
     example = as_floats(example)
@@ -124,8 +128,6 @@ def compress(
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
-    if not isinstance(keep, Mapping) and not 0 < keep <= 1:
-        raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
     made = images is None
     schedule = schedule or steps.Schedule()
     draw = torch.Generator().manual_seed(seed)
@@ -133,7 +135,8 @@ def compress(
         examples = drawing.make(example, draw, partial(told, "draw images"))
         drawing.adapt(original, split(examples, ADAPTED))
     else:
-        examples = as_floats(collect(images, example, *normalise))
+        with users_code("images cannot be read"):
+            examples = as_floats(collect(images, example, *normalise))
     held = max(1, size(examples) // HELD_OUT)
     shown, held_out = take(examples, slice(held, None)), take(examples, slice(held))
 
@@ -172,6 +175,9 @@ def compress(
     if made:
         drawing.restore(smaller)
     steps.paired(call(smaller, example), answer)
+    for name, tensor in smaller.state_dict().items():
+        if not is_finite(tensor):
+            raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
@@ -284,8 +290,11 @@ def _first_answer(model: nn.Module, example: Example) -> Any:
         raise KTError("the network's answer holds no tensor of floating-point numbers")
     if not all(map(is_finite, answers)):
         raise KTError("the network's answer to the example is not finite")
-    steps.paired(again, answer)
-    steps.paired(third, answer)
+    for later in (again, third):
+        for ours, theirs in steps.paired(later, answer):
+            if (ours - theirs).norm() > SAME * theirs.norm():
+                what = "the network's answers to the same example differ from call to call"
+                raise KTError(f"{what}: it must not draw or count in evaluation mode")
     return answer
 
 

@@ -21,8 +21,6 @@ from stages.networks.training import train as train_labelled
 def main(params: Params, compute: Compute) -> None:
     chosen = settings.load()
     train, test = load_images(chosen.active.images, Path("data"))
-    if train.images.dim() == 3:  # of one colour
-        train, test = (ImageSet(s.images[:, None], s.labels) for s in (train, test))
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
         if wanted.training is None:

@@ -46,6 +46,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         KTError: the file cannot be read or is not valid YAML, a key is there twice, or the file
             does not consist of sections with names.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise KTError(f"{path} is no regular file")
     try:
         return _parsed(path.read_bytes().decode())
     except FileNotFoundError:

@@ -4,7 +4,6 @@ Each door checks all that it reads: checksums, shapes, types and ranges. What is
 that names the file.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ TRANSLATOR = RESULTS / "train" / "translator.safetensors"
 REMEDY = "run `dvc repro` to make it anew"
 SUMMARY = ("mean", "std", "min", "max", "n", "ci95")
 """What `kt.run.statistics.summary` gives."""
+LARGEST = 1e100
+"""No number that a stage writes is as large."""
 
 
 def image_set(which: str, split: str) -> ImageSet:
@@ -92,15 +93,19 @@ def _named(path: Path, content: Any) -> Any:
     made = Found({key: _named(path, value) for key, value in content.items()})
     made.path = path
     if "mean" in made and "ci95" in made and not _is_summary(made):
-        raise damaged(path, "a summary is not made of finite numbers")
+        raise damaged(path, "a summary is not made of possible numbers")
     return made
 
 
 def _is_summary(found: dict) -> bool:
-    return all(
-        isinstance(found.get(name, 0), int | float) and math.isfinite(found.get(name, 0))
-        for name in SUMMARY
-    )
+    """Whether the numbers of `kt.run.statistics.summary` that are there can be one's."""
+    values = [found[name] for name in SUMMARY if name in found]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return False
+    if not all(abs(value) < LARGEST for value in values):  # nor is a NaN
+        return False
+    ordered = found.get("min", found["mean"]) <= found["mean"] <= found.get("max", found["mean"])
+    return ordered and found["ci95"] >= 0 and found.get("n", 1) >= 1
 
 
 def read_table(

@@ -47,6 +47,13 @@ def _known_set(name: str) -> str:
     return name
 
 
+def _band(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError(f"got {shown(values)}; the lower end comes first")
+    return values
+
+
+Band = Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_band)]
 ImageSetName = Annotated[str, AfterValidator(_known_set)]
 Side = Literal["large", "small", "both"]
 TABLES = Path("tables")
@@ -75,7 +82,7 @@ def _increasing(values: list[int]) -> list[int]:
 class Network(Strict):
     """Sizes of the networks: see `kt.networks.blocks.Sizes`."""
 
-    channels: Count
+    channels: Annotated[int, Field(ge=1, le=1024)]
     hidden: Count
     kernel: Literal[1, 3, 5, 7]
     image_channels: Literal[1, 3]
@@ -172,7 +179,7 @@ class Scale(Strict):
     recipe: ScaleRecipe
     repeats: Count
     pairs: Count
-    expected: dict[str, Annotated[list[Finite], Field(min_length=2, max_length=2)]]
+    expected: dict[str, Band]
 
 
 Change = dict[str, Any]
