@@ -90,3 +90,11 @@ def test_digits_are_at_hand():
     assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
         IMAGE_SETS
     )
+
+
+def test_more_images_than_there_are_is_an_error(table):
+    table.table["scales"]["digits"]["unlabelled"] = 10**6
+    path = table.folder / "tables" / "networks" / "params.yaml"
+    path.write_text(yaml.safe_dump(table.table))
+    status, errors = table.run("networks.networks")
+    assert status == 1 and "digits has 1,437 training images" in errors

@@ -177,7 +177,7 @@ class Scale(Strict):
     images: Images
     networks: Networks
     recipe: ScaleRecipe
-    repeats: Count
+    repeats: Annotated[int, Field(ge=1, le=1000)]
     pairs: Count
     expected: dict[str, Band]
 
