@@ -63,12 +63,13 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
     def convert(train: bool) -> ImageSet:
         name, size = USPS_FILES[train]
         at_hand = _fetch("USPS", [name], root / name)
+        if at_hand is not None:
+            _require_range(at_hand)
         make = partial(USPS, str(root), train=train, download=at_hand is None)
         data = from_torchvision("usps", DIGITS, make, at_hand)
         if len(data.data) != size or not {*data.targets} <= {*range(CLASSES)}:
             what = f"{len(data.data)} images of classes {sorted({*data.targets})}"
             raise damaged(at_hand or root / name, f"{what}, not {size} of 0 to 9", AGAIN)
-        _require_range(root / name, at_hand or root / name)
         small = torch.from_numpy(data.data).float().unsqueeze(1)
         large = F.interpolate(small, size=20, mode="bilinear", align_corners=False)
         images = F.pad(large, (4, 4, 4, 4)).squeeze(1).round().clamp(0, 255).to(torch.uint8)
@@ -77,19 +78,16 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
     return convert(True), convert(False)
 
 
-def _require_range(path: Path, source: Path) -> None:
+def _require_range(path: Path) -> None:
     """Refuse a file of USPS with a pixel that is not in -1 to 1: torchvision casts it to any byte.
 
-    Args:
-        source: the file to be named.
-
     Raises:
-        KTError: it has one.
+        KTError: it has one, or cannot be read.
     """
-    with reading(path), bz2.open(path, "rt") as lines:
+    with reading(path, AGAIN), bz2.open(path, "rt") as lines:
         for number, line in enumerate(lines, 1):
             if not all(-1 <= float(pixel.rpartition(":")[2]) <= 1 for pixel in line.split()[1:]):
-                raise damaged(source, f"a pixel of image {number} is not in -1 to 1", AGAIN)
+                raise ValueError(f"a pixel of image {number} is not in -1 to 1")
 
 
 def from_torchvision(
