@@ -304,3 +304,76 @@ def test_what_leads_to_the_standard_output_is_no_file(monkeypatch):
     monkeypatch.setattr(Path, "is_file", lambda path: True)  # as where it leads to a log
     with pytest.raises(KTError, match="is no regular file"):
         check_output(Path("/dev/stdout"))
+
+
+GREY, LABELS = torch.zeros(4, 28, 28, dtype=torch.uint8), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (GREY.float(), LABELS, "images are torch.float32"),
+        (GREY.numpy(), LABELS, "tensors, not ndarray|needs a Tensor, not a ndarray"),
+        (GREY[:, :20], LABELS, r"images are \(4, 20, 28\)"),
+        (GREY[:0], LABELS[:0], "there are no images"),
+        (GREY[:, :0, :0], LABELS, "there are no images"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(images, labels, words):
+    data, network = kt.ImageSet(images, labels), trained()
+    for use in (
+        kt.train_network,
+        lambda data: kt.accuracy(network, data),
+        lambda data: kt.refine(kt.Network("conv"), network, data, 1),
+    ):
+        with pytest.raises(KTError, match=words) as caught:
+            use(data)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS[:3], r"labels \(3,\)"),
+        (LABELS + 7, "labels are 7 to 10"),
+        (LABELS - 1, "labels are -1 to 2"),
+        (LABELS.int(), "labels torch.int32"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused_unless_none_is_used(labels, words):
+    data, network = kt.ImageSet(GREY, labels), trained()
+    with pytest.raises(KTError, match=words):
+        kt.train_network(data)
+    with pytest.raises(KTError, match=words):
+        kt.accuracy(network, data)
+    assert isinstance(kt.refine(kt.Network("conv"), network, data, 1), kt.Network)
+
+
+def test_images_of_other_networks_are_refused():
+    small, network = kt.Network("conv"), trained()
+    colour, narrow = GREY[:, None].repeat(1, 3, 1, 1), GREY[:, :20, :20]
+    for images, words in ((colour, "images are 3 x 28 x 28"), (narrow, "images are of 20 x 20")):
+        for use in (
+            lambda data: kt.accuracy(network, data),
+            lambda data: kt.refine(small, network, data, 1),
+        ):
+            with pytest.raises(KTError, match=words):
+                use(kt.ImageSet(images, LABELS))
+
+
+def test_what_is_no_network_or_no_step_is_refused():
+    network, data = trained(), kt.ImageSet(GREY, LABELS)
+    linear = torch.nn.Linear(1, 1)
+    for use in (
+        lambda: kt.translate(linear),
+        lambda: kt.accuracy(linear, data),
+        lambda: kt.refine(linear, network, data),
+        lambda: kt.save_network("n.safetensors", linear),
+    ):
+        with pytest.raises(KTError, match="needs a Network, not a Linear"):
+            use()
+    with pytest.raises(KTError, match="there is no block 'huge': choose among large, conv"):
+        kt.Network("huge")
+    for steps in (0, -5, 1.5):
+        with pytest.raises(KTError, match=r"steps is .*; accepts a whole number above zero"):
+            kt.refine(kt.Network("conv"), network, data, steps)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import kt
@@ -28,7 +29,7 @@ from kt.rivals import classifier
 from kt.run import checkpoint, files, memory
 from kt.run.bounds import bounded, require_bounds
 from kt.run.errors import KTError, NotFiniteError, one_line
-from kt.run.files import check_output, save_bytes, save_tensors
+from kt.run.files import check_output, reading, save_bytes, save_tensors
 from kt.run.finite import finite_networks, is_finite
 from kt.run.guard import guard
 from kt.run.strict_json import load_json, save_json
@@ -343,6 +344,19 @@ def test_a_device_that_is_not_here_is_refused(name):
     assert "\n" not in str(caught.value)
 
 
+def test_too_little_memory_is_no_damage(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    for error in (
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError("Cannot allocate memory (os error 12)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with pytest.raises(MemoryError, match="file cannot be read"), reading(path, "remedy"):
+            raise error
+
+
 # --- the last guard -------------------------------------------------------------------------------
 
 
@@ -421,6 +435,20 @@ def test_a_full_standard_output_is_one_line(tmp_path):
             text=True,
         )
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_an_output_that_was_closed_from_the_start_stops_nothing(closed, tmp_path):
+    code = (
+        f"import sys; sys.{closed} = None\nfrom kt.run.guard import guard\n"
+        "with guard():\n print('x'); print('y', file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = ("", "y\n") if closed == "stdout" else ("x\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, *said)
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_is_strict(tmp_path):

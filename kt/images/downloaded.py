@@ -1,5 +1,6 @@
 """Image sets through torchvision, from KT_DATA_ROOT or downloaded: MNIST and USPS."""
 
+import bz2
 import gzip
 import hashlib
 import shutil
@@ -62,6 +63,8 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
     def convert(train: bool) -> ImageSet:
         name, size = USPS_FILES[train]
         at_hand = _fetch("USPS", [name], root / name)
+        if at_hand is not None:
+            _require_range(at_hand)
         make = partial(USPS, str(root), train=train, download=at_hand is None)
         data = from_torchvision("usps", DIGITS, make, at_hand)
         if len(data.data) != size or not {*data.targets} <= {*range(CLASSES)}:
@@ -73,6 +76,18 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
         return ImageSet(images, torch.tensor(data.targets))
 
     return convert(True), convert(False)
+
+
+def _require_range(path: Path) -> None:
+    """Refuse a file of USPS with a pixel that is not in -1 to 1: torchvision casts it to any byte.
+
+    Raises:
+        KTError: it has one, or cannot be read.
+    """
+    with reading(path, AGAIN), bz2.open(path, "rt") as lines:
+        for number, line in enumerate(lines, 1):
+            if not all(-1 <= float(pixel.rpartition(":")[2]) <= 1 for pixel in line.split()[1:]):
+                raise ValueError(f"a pixel of image {number} is not in -1 to 1")
 
 
 def from_torchvision(

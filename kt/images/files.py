@@ -58,12 +58,15 @@ def _named(split: str, images: ImageSet) -> dict[str, torch.Tensor]:
 def wrong(data: ImageSet) -> str | None:
     """What is wrong with square images, grey or in colour, and labels; None if nothing is."""
     images, labels = data.images, data.labels
+    for given in (images, labels):
+        if not isinstance(given, Tensor):
+            return f"images and labels are tensors, not {type(given).__name__}"
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         return f"images are {images.dtype}, labels {labels.dtype}, not uint8 and int64"
     *colours, height, width = images.shape[1:] if images.dim() > 2 else (0, 0, 0)
     if height != width or colours not in ([], [3]) or labels.shape != images.shape[:1]:
         return f"images are {tuple(images.shape)}, labels {tuple(labels.shape)}"
-    if not len(labels):
+    if not images.numel():
         return "there are no images"
     if not 0 <= labels.min() <= labels.max() < CLASSES:
         return f"labels are {labels.min()} to {labels.max()}, not 0 to {CLASSES - 1}"

@@ -140,10 +140,16 @@ def small_block(name: str) -> Callable[[Make], Make]:
 
 
 class Network(nn.Module):
-    """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`)."""
+    """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`).
+
+    Raises:
+        KTError: there is no such kind.
+    """
 
     def __init__(self, kind: str = "large", sizes: Sizes = PAPER) -> None:
         super().__init__()
+        if kind not in BLOCKS:
+            raise KTError(f"there is no block {kind!r}: choose among {', '.join(BLOCKS)}")
         self.kind, self.sizes = kind, sizes
         self.former = Former(sizes)
         self.block = BLOCKS[kind](sizes)

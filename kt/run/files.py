@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kt.run.errors import KTError, NotFiniteError, one_line
 from kt.run.finite import is_finite
+from kt.run.guard import lacks_memory
 
 SEAL = "sha256"
 """Key of a safetensors file's metadata under which `save_tensors` keeps a checksum."""
@@ -85,6 +86,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     Raises:
         KTError: there is no such file, it is a folder or a device, or what is inside raised an
             error of those that readers of damaged files raise.
+        MemoryError: there is too little memory to read it; it may be whole.
     """
     require_name(path, "cannot be read", unicode=False)
     try:
@@ -97,10 +99,14 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise problem(path, "is missing", remedy) from None
     except OSError as error:
+        if lacks_memory(error):
+            raise MemoryError(f"{path} cannot be read") from None
         if error.errno is None:  # a decompressor's
             raise damaged(path, error, remedy) from None
         raise problem(path, f"cannot be read ({error.strerror or error})", remedy) from None
     except MALFORMED as error:
+        if lacks_memory(error):
+            raise MemoryError(f"{path} cannot be read") from None
         raise damaged(path, error, remedy) from None
 
 

@@ -28,7 +28,8 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
 
     Exit status 1 for a user's error (`KTError`, a full disk, too little memory) and for an
     interruption; 70 for an exception that nobody foresaw, whose traceback is kept in a file. An
-    output that is closed early (`| head`) ends it in silence. Warnings of libraries are notices, a
+    output that is closed early (`| head`) ends it in silence; to one that was closed from the start
+    nothing is said. Warnings of libraries are notices, a
     line each, when all has gone well; an error stands alone.
 
     Args:
@@ -39,6 +40,9 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     Raises:
         SystemExit: in place of what was raised. One raised inside is left alone.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start (`>&-`)
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     with contextlib.suppress(AttributeError, OSError):  # names that are not UTF-8 are printed too
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -96,8 +100,8 @@ def _warnings_at_the_end() -> Iterator[None]:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short."""
     names = {kind.__name__ for kind in type(error).__mro__}  # torch need not be imported here
-    allocation = "DefaultCPUAllocator" in str(error)
-    return bool({"MemoryError", "OutOfMemoryError"} & names) or allocation
+    said = any(words in str(error) for words in ("DefaultCPUAllocator", os.strerror(errno.ENOMEM)))
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or said
 
 
 def _keep_traceback(error: BaseException, folder: Path) -> str:

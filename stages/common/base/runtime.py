@@ -23,6 +23,7 @@ from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.networks.blocks import Sizes
 from kt.run.arguments import Parser
 from kt.run.errors import KTError
+from kt.run.files import writing
 from kt.run.guard import SCRATCH, guard
 from kt.run.threads import device_named, processors
 from stages.common.base import params
@@ -180,7 +181,8 @@ def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
     name = f"{stage}-{digest.hexdigest()[:16]}"
     folder, lock = _locked([place / name for place in (*_of_project(), SCRATCH)])
     try:
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)  # a network's file system may keep open files
         with contextlib.suppress(OSError):
@@ -199,9 +201,9 @@ def _of_project() -> Iterator[Path]:
 def _locked(folders: Sequence[Path]) -> tuple[Path, FileLock]:
     """The first of some folders that no other process holds, and the lock on it."""
     for folder in folders:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"), timeout=0)
-        with contextlib.suppress(Timeout):
+        lock = FileLock(file := folder.with_suffix(".lock"), timeout=0)
+        with writing(file), contextlib.suppress(Timeout):
+            folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             return folder, lock
     raise KTError(f"another process is doing this work (it holds {lock.lock_file})")
