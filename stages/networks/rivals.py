@@ -26,18 +26,17 @@ def randomly(network: nn.Module, block: Block, width: int, draw: torch.Generator
 
 
 def by_norm(network: nn.Module, block: Block, width: int, draw: torch.Generator) -> None:
-    """Keep the channels whose first weights, scaled as their batch norm does, are the largest.
+    """Keep the channels whose first weights are the largest.
 
-    Li et al., 2017, "Pruning Filters for Efficient ConvNets", with the scale of Liu et al., 2017.
+    Li et al., 2017, "Pruning Filters for Efficient ConvNets": by the sum of absolute values. Scaled
+    by their batch norm they tell much less here.
     """
     surgery.shrink(network, block, largest(network, block, width))
 
 
 def largest(network: nn.Module, block: Block, width: int) -> list[int]:
-    """The channels of the largest norm, in increasing order."""
-    norm = network.get_submodule(block.between[0])
-    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-    sizes = network.get_submodule(block.into).weight.detach().flatten(1).norm(dim=1) * scale.abs()
+    """The channels of the largest first weights, in increasing order."""
+    sizes = network.get_submodule(block.into).weight.detach().abs().flatten(1).sum(1)
     return sorted(sizes.topk(width).indices.tolist())
 
 
@@ -49,9 +48,7 @@ def folded(network: nn.Module, block: Block, width: int, draw: torch.Generator) 
     """
     into, norm = (network.get_submodule(name) for name in (block.into, block.between[0]))
     out = network.get_submodule(block.out)
-    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-    points = into.weight.detach().flatten(1) * scale[:, None]
-    group = _clusters(points, width, draw)
+    group = _clusters(into.weight.detach().flatten(1), width, draw)
     members = nn.functional.one_hot(group, width).to(points).T  # (width, channels)
     means = members / members.sum(1, keepdim=True)
     columns = torch.einsum("kc,ochw->okhw", members, out.weight.detach())
