@@ -5,6 +5,7 @@ import pandas as pd
 from kt.ensemble import Compute
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
+from stages.figures import style
 from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
@@ -154,7 +155,9 @@ def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
     """Accuracy against multiply-adds, a panel for each network."""
     figure = Figure(figsize=(4.6 * len(chosen.networks) + 2.4, 4.2), layout="constrained", dpi=120)
     panels = figure.subplots(1, len(chosen.networks), squeeze=False, sharey=True)[0]
-    shades = ("#d55e00", "#e69f00", "#cc79a7", "#009e73", "#0072b2", "#000000")
+    shades = (
+        style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN, style.BLUE, style.BLACK
+    )  # fmt: skip
     for ax, network in zip(panels, chosen.networks, strict=True):
         here = measured[measured["network"] == network]
         whole = here[here["keep"] == 1].iloc[0]
