@@ -74,6 +74,10 @@ class Block:
     shortcut: fx.Node | None
     norm: str | None
 
+    def width_in(self, network: nn.Module) -> int:
+        """Its hidden channels in a copy of the network whose blocks may be smaller."""
+        return len(network.get_submodule(self.into).weight)
+
 
 class _LeftError(Exception):
     """Why a layer is not the first of a block."""

@@ -59,6 +59,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--images", type=place, help="folder of unlabelled images; without, they are drawn"
     )
+    command.add_argument(
+        "--weights-alone", action="store_true", help="read the weights alone: nothing is shown"
+    )
     for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
         command.add_argument(
             f"--{name}",
@@ -114,6 +117,8 @@ def run(options: argparse.Namespace) -> None:
     for one, other in permutations(map(Path, map(os.path.realpath, outputs)), 2):
         if other.is_relative_to(one):
             raise KTError("--output, --onnx and --report must be different files, none in another")
+    if options.weights_alone and (options.images or options.steps):
+        raise KTError("--weights-alone accepts neither --images nor --steps")
     if not all(0 < number < math.inf for number in options.deviation):
         raise KTError("--deviation: each must be above 0 and finite")
     if not all(map(math.isfinite, options.mean)):
@@ -129,6 +134,7 @@ def run(options: argparse.Namespace) -> None:
         example.to(next(kinds, example.dtype)),
         options.keep,
         options.images,
+        weights_alone=options.weights_alone,
         of=options.of,
         round_to=options.round_to,
         schedule=None if options.steps is None else Schedule(options.steps),
@@ -176,16 +182,21 @@ def described(report: Report) -> list[str]:
         ("multiply-adds", *(f"{number:,}" for number in report.multiply_adds)),
         ("milliseconds", *(f"{number:.2f}" for number in report.latency)),
     ]
-    source = "drawn" if report.made else "unlabelled"
-    fitted, moved = report.agreement
+    shown = f"From the weights alone, {report.seconds:.0f} s."
+    if report.agreement:
+        source = "drawn" if report.made else "unlabelled"
+        fitted, moved = report.agreement
+        shown = (
+            f"Agreement with the original on images held out: {fitted:.1f} % after least squares, "
+            f"{moved:.1f} % after {report.steps} steps; {report.images:,} images ({source}), no "
+            f"label, {report.seconds:.0f} s."
+        )
     return [
         "| | before | after |",
         "| --- | ---: | ---: |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"Agreement with the original on images held out: {fitted:.1f} % after least squares, "
-        f"{moved:.1f} % after {report.steps} steps; {report.images:,} images ({source}), no label, "
-        f"{report.seconds:.0f} s.",
+        shown,
         "",
         "| block | channels before | after |",
         "| --- | ---: | ---: |",

@@ -79,10 +79,10 @@ def leaves(shape: Sequence[int], draw: torch.Generator) -> Tensor:
         shade = SHADE * torch.randn(count, 1, 1, 1, generator=draw)
         leaf = colour() + shade * (along / radius).clamp(-2, 2)[:, None]
         images = images.lerp(leaf, cover)
-    return images + TEXTURE * _texture(shape, draw)
+    return images + TEXTURE * texture(shape, draw)
 
 
-def _texture(shape: Sequence[int], draw: torch.Generator) -> Tensor:
+def texture(shape: Sequence[int], draw: torch.Generator) -> Tensor:
     """Noise of deviation 1 whose amplitude falls as its frequency rises."""
     height, width = shape[2:]
     frequency = torch.fft.fftfreq(height)[:, None].hypot(torch.fft.rfftfreq(width))

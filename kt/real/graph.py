@@ -173,6 +173,10 @@ class Walk:
         other._runner.env.update({node: _cloned(value) for node, value in self._runner.env.items()})
         return other
 
+    def change(self, node: fx.Node, how: Callable[[Tensor], Tensor]) -> None:
+        """Put another value in the place of a node's."""
+        self._runner.env[node] = how(self._runner.env[node])
+
     def read(self, wanted: Mapping[fx.Node, Callable[[Any], Any]]) -> dict[fx.Node, Any]:
         """Go on until some values have been seen.
 

@@ -95,11 +95,16 @@ def _padding(out: nn.Module) -> tuple[tuple[int, int], ...]:
     return tuple((size, size) for size in out.padding)
 
 
+def places_in(out: nn.Module, shape: torch.Size) -> int:
+    """How many places an outcome of a map has, by its shape."""
+    return prod(shape[1:-1] if isinstance(out, nn.Linear) else shape[2:])
+
+
 def places_for(
     out: nn.Module, shape: torch.Size, count: int, most: int, draw: torch.Generator
 ) -> Tensor:
     """Places among a map's outputs, flattened, for each image: (count, places)."""
-    total = prod(shape[1:-1] if isinstance(out, nn.Linear) else shape[2:])
+    total = places_in(out, shape)
     if total <= most:
         return torch.arange(total).expand(count, -1)
     return torch.randint(total, (count, most), generator=draw)

@@ -44,6 +44,18 @@ def require_possible(
     _require_variances(model)
 
 
+def require_nothing_shown(images: Any, schedule: Any) -> None:
+    """Refuse images, or steps on them, where the weights alone are to tell.
+
+    Raises:
+        KTError: naming the argument.
+    """
+    if images is not None:
+        raise KTError("images: weights_alone accepts none")
+    if schedule is not None and schedule.steps:
+        raise KTError("schedule: weights_alone accepts no steps, since there is nothing to see")
+
+
 def require_schedule(steps: Any, batch: Any, stride: Any) -> None:
     """Refuse steps that cannot be taken.
 

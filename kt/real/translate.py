@@ -10,31 +10,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kt.real import choose, cost, drawing, steps, surgery, widths
-from kt.real.blocks import Block, find
-from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors, users_code
-from kt.real.images import collect, split, stream, take
-from kt.real.moments import gather
-from kt.real.request import require_possible
-from kt.real.widths import measured_at
+from kt.real import alone, cost, drawing, shown, steps, widths
+from kt.real.blocks import find
+from kt.real.graph import Example, Graph, as_floats, call, size, tensors, users_code
+from kt.real.images import collect, split, take
+from kt.real.request import require_nothing_shown, require_possible
+from kt.real.subject import Progress, Subject
 from kt.run.errors import KTError
 from kt.run.finite import is_finite
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HELD_OUT = 10
 """One in so many images is kept aside to measure agreement."""
-HARM = 128
-"""Examples on which the harm of narrowing each block alone is measured."""
-HARM_MOMENTS = 400
-"""Examples from which the blocks that are judged so are made."""
-BATCH = 100
-"""Examples read at once."""
 SAME = 1e-3
 """How far a network's answers to the same example may be apart, relative to their size."""
 ADAPTED = 250
 """Examples over which batch norms take statistics at once."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,8 @@ class Report:
         parameters, multiply_adds: of the whole network, before and after.
         latency: milliseconds for the example, before and after, as measured here.
         agreement: on held-out examples, before the steps and at the end: the share, in percent, of
-            equal answers (class scores), or of explained variance (other answers).
+            equal answers (class scores), or of explained variance (other answers). None from the
+            weights alone.
         images: examples used, held-out ones included.
         made: whether they were drawn, since none were given. Agreement is then that of the network
             whose batch norms have adapted to them.
@@ -60,7 +52,7 @@ class Report:
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
     latency: tuple[float, float]
-    agreement: tuple[float, float]
+    agreement: tuple[float, float] | None
     images: int
     made: bool
     steps: int
@@ -73,6 +65,7 @@ def compress(
     keep: float | Mapping[str, int] = 0.5,
     images: Any = None,
     *,
+    weights_alone: bool = False,
     of: Literal["multiply-adds", "parameters"] = "multiply-adds",
     ratios: Literal["harm", "even"] = "harm",
     round_to: int = 1,
@@ -100,6 +93,8 @@ def compress(
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
             A thousand do. Without any they are drawn (`kt.real.drawing`), and the network's batch
             norms adapt to them while its blocks are translated.
+        weights_alone: translate each block from its own weights (`kt.real.alone`), in seconds. The
+            network is shown nothing and no steps are taken; it answers less alike.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
@@ -120,6 +115,8 @@ def compress(
     """
     begun = time.perf_counter()
     require_possible(model, example, keep, of, ratios, round_to, positions)
+    if weights_alone:
+        require_nothing_shown(images, schedule)
     told = progress or (lambda what, done, total: None)
     original = _prepared(model)
     example = as_floats(example)
@@ -128,152 +125,58 @@ def compress(
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
-    made = images is None
-    schedule = schedule or steps.Schedule()
     draw = torch.Generator().manual_seed(seed)
-    if made:
-        examples = drawing.make(example, draw, partial(told, "draw images"))
-        drawing.adapt(original, split(examples, ADAPTED))
-    else:
-        with users_code("images cannot be read"):
-            examples = as_floats(collect(images, example, *normalise))
-    held = max(1, size(examples) // HELD_OUT)
-    shown, held_out = take(examples, slice(held, None)), take(examples, slice(held))
-
     costs = cost.shares(original, graph, of)
-    if isinstance(keep, Mapping):
-        chosen = widths.given(blocks, keep)
-    elif ratios == "even":
-        chosen = widths.evenly(blocks, costs, keep * sum(costs.values()), round_to)
-    elif keep == 1:
-        chosen = {block.into: block.channels for block in blocks}
+
+    def chosen(harms: Callable[[], Mapping[str, Mapping[int, float]]]) -> dict[str, int]:
+        """The width of each block."""
+        if isinstance(keep, Mapping):
+            return widths.given(blocks, keep)
+        if ratios == "even":
+            return widths.evenly(blocks, costs, keep * sum(costs.values()), round_to)
+        if keep == 1:
+            return {block.into: block.channels for block in blocks}
+        return widths.by_harm(blocks, harms(), costs, keep * sum(costs.values()), round_to)
+
+    subject = Subject(original, graph, blocks, positions, draw, told)
+    made = images is None and not weights_alone
+    agreement, used, taken = None, 0, 0
+    if weights_alone:
+        smaller = alone.translate(subject, example, chosen(lambda: alone.harms(subject, example)))
     else:
-        harm = _harms(original, graph, blocks, shown, positions, draw, told)
-        chosen = widths.by_harm(blocks, harm, costs, keep * sum(costs.values()), round_to)
-    smaller = copy.deepcopy(original)
-    translate(smaller, original, graph, blocks, chosen, shown, positions, draw, told)
-    before = after = _agreement(smaller, original, held_out)
-    taken = 0
-    if schedule.steps and any(chosen[block.into] < block.channels for block in blocks):
-        moved = copy.deepcopy(smaller)
-        steps.descend(
-            moved,
-            original,
-            graph,
-            stream(shown, schedule.batch, draw, vary),
-            schedule,
-            len(blocks),
-            draw,
-            partial(told, "steps"),
+        if made:
+            examples = drawing.make(example, draw, partial(told, "draw images"))
+            drawing.adapt(original, split(examples, ADAPTED))
+        else:
+            with users_code("images cannot be read"):
+                examples = as_floats(collect(images, example, *normalise))
+        used = size(examples)
+        held = max(1, used // HELD_OUT)
+        seen, unseen = take(examples, slice(held, None)), take(examples, slice(held))
+        smaller = shown.translate(subject, seen, chosen(lambda: shown.harms(subject, seen)))
+        smaller, agreement, taken = shown.descended(
+            subject, smaller, seen, unseen, schedule or steps.Schedule(), vary
         )
-        # Steps that bring nothing, on examples that they have not seen, are not taken. Agreement on
-        # a few is coarse, and mixtures teach answers less certain than the original's: so either.
-        then = _agreement(moved, original, held_out)
-        errors = [_error(network, original, held_out) for network in (moved, smaller)]
-        if errors[0] < errors[1] or then > before:
-            smaller, taken, after = moved, schedule.steps, then
-    if made:
-        drawing.restore(smaller)
+        if made:
+            drawing.restore(smaller)
     steps.paired(call(smaller, example), answer)
     for name, tensor in smaller.state_dict().items():
         if not is_finite(tensor):
             raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
     seconds = time.perf_counter() - begun
     report = Report(
-        {block.into: (block.channels, chosen[block.into]) for block in blocks},
+        {block.into: (block.channels, block.width_in(smaller)) for block in blocks},
         left,
         (cost.parameters(original), cost.parameters(smaller)),
         (cost.multiply_adds(original, graph), cost.multiply_adds(smaller, graph)),
         (cost.latency(original, example), cost.latency(smaller, example)),
-        (before, after),
-        size(examples),
+        agreement,
+        used,
         made,
         taken,
         seconds,
     )
     return _finished(smaller, model, report)
-
-
-@torch.no_grad()
-def translate(
-    smaller: nn.Module,
-    original: nn.Module,
-    graph: Graph,
-    blocks: list[Block],
-    widths: Mapping[str, int],
-    examples: Example,
-    positions: int,
-    draw: torch.Generator,
-    told: Progress,
-) -> None:
-    """Give a copy of a network its smaller blocks, one after the other, in place.
-
-    Each block is fitted on what the blocks before it give by now. So is one that keeps its width,
-    once a block before it does not.
-    """
-    changed = False
-    before, now = (
-        [Walk(graph, network, batch) for batch in split(examples, BATCH)]
-        for network in (original, smaller)
-    )
-    for at, block in enumerate(blocks):
-        width = widths[block.into]
-        changed |= width < block.channels
-        if changed:
-            found = gather(block, graph, original, before, now, positions, draw)
-            kept = choose.eliminate(found, [width])[width]
-            surgery.shrink(smaller, block, kept)
-            surgery.replace(smaller, block, *choose.fit(found, kept))
-        told("translate", at + 1, len(blocks))
-
-
-@torch.no_grad()
-def _harms(
-    original: nn.Module,
-    graph: Graph,
-    blocks: list[Block],
-    examples: Example,
-    positions: int,
-    draw: torch.Generator,
-    told: Progress,
-) -> dict[str, dict[int, float]]:
-    """What narrowing each block alone does to the answers, at some widths."""
-    walks = [
-        Walk(graph, original, batch) for batch in split(take(examples, slice(HARM_MOMENTS)), HARM)
-    ]
-    (end,) = (node for node in graph.nodes if node.op == "output")
-
-    def answers(walk: Walk) -> Any:
-        return walk.read({end: lambda value: value})[end]
-
-    expected = answers(walks[0].branch())
-    harms: dict[str, dict[int, float]] = {}
-    for at, block in enumerate(blocks):
-        found = gather(block, graph, original, walks, walks, positions, draw)
-        harms[block.into] = {}
-        wanted = measured_at(block.channels)
-        for width, kept in choose.eliminate(found, wanted).items():
-            trial = copy.deepcopy(original)
-            surgery.shrink(trial, block, kept)
-            surgery.replace(trial, block, *choose.fit(found, kept))
-            harm = steps.divergence(answers(walks[0].branch(trial)), expected)
-            harms[block.into][width] = harm.item()
-        told("measure harm", at + 1, len(blocks))
-    return harms
-
-
-@torch.no_grad()
-def _error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
-    return steps.divergence(call(smaller, examples), call(original, examples)).item()
-
-
-@torch.no_grad()
-def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
-    """Equal answers, or variance explained, in percent; of the first floating-point answer."""
-    ours, theirs = steps.paired(call(smaller, examples), call(original, examples))[0]
-    if steps.are_scores(theirs):
-        return 100 * (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
-    return 100 - 100 * steps.divergence(ours, theirs).item()
 
 
 @torch.no_grad()
