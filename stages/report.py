@@ -37,9 +37,8 @@ def main(params: Params, compute: Compute) -> None:
     }
     model = translator(TRANSLATOR, params, compute.device)
     translated = read_table("train/accuracies.csv", "translation")["translation"]
-    draw(params, accuracies, transfer)
+    drawn = figures(params, accuracies, transfer)
     features = feature_maps.draw(params, compute, model, translated)
-    style.save(features.figure, FIGURES / "features.png")
     page = "\n".join(
         [
             *introduction(params, train),
@@ -50,10 +49,12 @@ def main(params: Params, compute: Compute) -> None:
             *augmentation(),
         ]
     )
+    for name, figure in (drawn | {"features": features.figure}).items():
+        style.save(figure, FIGURES / f"{name}.png")
     outputs.write_text(RESULTS / "report.md", page + "\n")
 
 
-def draw(params: Params, accuracies: dict, transfer: dict) -> None:
+def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style.Figure]:
     images = params.active.images
     moved = {name: transfer[name] for name in LABELS if name in transfer}
     loss, selection, reached = (
@@ -74,7 +75,7 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
     )
     partial = read_table("partial/partial.csv", "fraction", "gain", "gain_ci95")
     test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
-    drawn = {
+    return {
         "accuracy": of_accuracies.bars(accuracies, test, kind),
         "training": lines.training_curves(loss, selection, reached, kind),
         "histogram": of_accuracies.histograms(histograms, colours),
@@ -82,8 +83,6 @@ def draw(params: Params, accuracies: dict, transfer: dict) -> None:
         "partial": lines.partial_data(partial, kind),
         "augmentation": lines.augmentation_effect(masking, noise),
     }
-    for name, figure in drawn.items():
-        style.save(figure, FIGURES / f"{name}.png")
 
 
 def features_section(features: feature_maps.FeatureMaps) -> list[str]:

@@ -1,6 +1,7 @@
 """Factor Transfer: its modules and losses, the networks that it is tried on, and its pipeline."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -247,6 +248,20 @@ def compared(_compared: Path, tmp_path: Path) -> Project:
     """A project in which all was run: a copy, free to be changed."""
     shutil.copytree(_compared, tmp_path, dirs_exist_ok=True)
     return Project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((3, 3, 32, 32), "batch_size: got 16; there are 3 images"),
+     ((40, 28, 28), r"its images are \(28, 28\)"), ((40, 3, 28, 28), r"are \(3, 28, 28\)")],
+)  # fmt: skip
+def test_images_of_another_size_or_too_few_are_refused(compared, shape, message):
+    some = {"images": torch.zeros(shape, dtype=torch.uint8), "labels": torch.zeros(shape[0]).long()}
+    tensors = {f"{split}.{name}": t for split in ("train", "test") for name, t in some.items()}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_tensors(compared.folder / settings.IMAGES, tensors, {"source": "JPEG"})
+    status, errors = compared.run("factor_transfer.teacher")
+    assert status == 1 and re.search(message, errors)
 
 
 def test_the_pipeline_compares_all_methods(compared):

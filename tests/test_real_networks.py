@@ -26,9 +26,11 @@ def table(project):
         "folding",
         "pointwise",
         "least_squares",
+        "ours_weights",
         "ours_drawn",
         "ours_adapted",
         "ours_alone",
+        "ours_fitted",
         "ours_adam",
         "ours",
         "labelled",
@@ -46,9 +48,17 @@ def test_the_pipeline_runs_on_digits_and_translation_leads(table):
         for method in table.table["methods"]
         for seed in table.table["seeds"]
     ]
-    table.succeed("networks.networks", *cells, "networks.tune resnet8", "networks.summary")
+    table.succeed(
+        "networks.networks",
+        *cells,
+        "networks.tune resnet8",
+        "networks.ceiling resnet8",
+        "networks.summary",
+    )
     results = table.folder / "tables" / "networks" / "results" / "digits"
     rows = pd.read_csv(results / "networks.csv")
+    ceiling = rows[rows["method"] == "ceiling"].iloc[0]
+    rows = rows[rows["method"] != "ceiling"]
     assert len(rows) == len(table.table["methods"]) * (1 + 2) and set(rows["seed"]) == {0, 1}
     whole = rows[rows["keep"] == 1].iloc[0]
     small = rows[rows["keep"] < 1]
@@ -60,6 +70,9 @@ def test_the_pipeline_runs_on_digits_and_translation_leads(table):
     mean = small[small["labels"] == 0].groupby("method")["accuracy"].mean()
     assert mean.idxmax() == "ours"
     assert mean["ours_adapted"] > mean[["norm", "ours_drawn"]].max() + 20  # without any image
+    assert mean["ours_weights"] > mean["norm"]
+    assert ceiling["accuracy"] > mean["ours_fitted"] and ceiling["labels"] == 600
+    assert ceiling["epochs"] >= 2
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["resnet8"]["ours"]["keep_50"] == pytest.approx(mean["ours"])
     assert "| resnet8 | translated | 50% |" in (results / "networks.md").read_text()

@@ -21,9 +21,10 @@ from kt.real.moments import Moments, gather, places_in
 from kt.real.subject import Subject
 from kt.real.widths import measured_at
 
-BATCH, BATCHES = 16, 64
-ROWS = 8
-"""Of what a second map reads, for each number in a row; but not of more batches than that."""
+BATCH, BATCHES = 32, 128
+"""Of noise, and how many at most."""
+ROWS, FEWEST = 8, 4096
+"""Of what a second map reads, for each number in a row; and in all."""
 LARGEST = 3.0
 """By what an output is multiplied at most, so that it varies as it did."""
 
@@ -74,16 +75,20 @@ def imagined(subject: Subject, example: Example) -> Iterator[Moments]:
     for block in subject.blocks:
         walk.before(block.first)
         (source,) = block.first.all_input_nodes
-        numbers = model.get_submodule(block.out).weight[0].numel()
-        places = places_in(model.get_submodule(block.out), graph.shapes[block.outcome])
-        rows = BATCH * min(subject.positions, places)
-        walks = []
-        for _ in range(min(BATCHES, -(-ROWS * numbers // rows))):
-            inside = walk.branch(alive)
-            inside.change(source, lambda value: _noise(value.shape, draw).to(value))
-            walks.append(inside)
-        alone = replace(block, shortcut=None)
-        yield gather(alone, graph, model, walks, walks, subject.positions, draw)
+        out = model.get_submodule(block.out)
+        rows = BATCH * min(subject.positions, places_in(out, graph.shapes[block.outcome]))
+        wanted = max(FEWEST, ROWS * out.weight[0].numel())
+        parts = []
+        for _ in range(min(BATCHES, -(-wanted // rows))):
+            inside = [walk.branch(alive)]
+            inside[0].change(source, lambda value: _noise(value.shape, draw).to(value))
+            alone = replace(block, shortcut=None)
+            parts.append(gather(alone, graph, model, inside, inside, subject.positions, draw))
+        yield replace(
+            parts[0],
+            inputs=sum(part.inputs for part in parts),
+            crossed=sum(part.crossed for part in parts),
+        )
 
 
 def unexplained(moments: Moments, weights: Tensor, kept: list[int]) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kt.images import ImageSet
 from kt.images.cifar import augmented_batches, pixels
 from kt.run import checkpoint
+from kt.run.errors import KTError
 from kt.run.finite import require_finite
 from kt.run.optimizer import SGD, cosine
 
@@ -83,11 +84,12 @@ def train(
         For every epoch its number (from 1), mean losses and `seconds`.
 
     Raises:
+        KTError: the images fill no batch.
         NotFiniteError: a loss or a weight is not finite; the last checkpoint is the last that is.
     """
     batches = len(data) // training.batch_size
     if batches == 0:
-        raise ValueError(f"{len(data)} images fill no batch of {training.batch_size}")
+        raise KTError(f"batch_size: got {training.batch_size}; there are {len(data)} images")
     optimizer = SGD(learner.parameters(), training.lr, training.momentum, training.weight_decay)
     steps = training.epochs * batches
     parts: dict[str, checkpoint.Stateful] = {"learner": learner, "optimizer": optimizer}

@@ -32,7 +32,10 @@ METRICS = "training.json"
 
 def image_set(split: str, device: torch.device) -> ImageSet:
     """The "train" or "test" images that the `images` stage wrote."""
-    return inputs.images_of(IMAGES, split).to(device)
+    images = inputs.images_of(IMAGES, split).to(device)
+    if images.images.shape[1:] != (3, 32, 32):
+        raise inputs.damaged(IMAGES, f"its images are {tuple(images.images.shape[1:])}")
+    return images
 
 
 def image_source() -> str:

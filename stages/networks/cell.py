@@ -27,15 +27,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     images, test = (pixels(given.images.to(compute.device)) for given in (shown, stored))
     known = shown.labels.to(compute.device)
     labels, own = stored.labels, answers(network, test)
-    graph = Graph(network, test[:2])
-    whole = cost.multiply_adds(network, graph)
-    rows = [
-        {
-            "keep": 1.0, "seed": seed, "accuracy": accuracy(own, labels),
-            "agreement": 100.0, "multiply_adds": whole, "parameters": cost.parameters(network),
-            "milliseconds": cost.latency(network, test[:64]), "images": 0, "seconds": 0.0,
-        }
-    ]  # fmt: skip
+    rows = [measured(network, test, labels, own) | {"keep": 1.0, "images": 0, "seconds": 0.0}]
     bar = runtime.progress_bar(len(chosen.keep), cell, "network")
     for keep in chosen.keep:
         start = time.perf_counter()
@@ -43,23 +35,18 @@ def main(params: Params, compute: Compute, cell: str) -> None:
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        found = answers(smaller, test)
         drawn = smaller.kt_report.images if method.images == "drawn" else 0
-        rows.append({
-            "keep": keep,
-            "seed": seed,
-            "accuracy": accuracy(found, labels),
-            "agreement": accuracy(found, own),
-            "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
-            "parameters": cost.parameters(smaller),
-            "milliseconds": cost.latency(smaller, test[:64]),
-            "images": {"given": len(images), "drawn": drawn, "none": 0}[method.images],
-            "seconds": seconds,
-        })  # fmt: skip
+        used = {"given": len(images), "drawn": drawn, "none": 0}[method.images]
+        rows.append(
+            measured(smaller, test, labels, own)
+            | {"keep": keep, "images": used, "seconds": seconds}
+        )
         bar.update()
     bar.close()
+    cell_rows = [row | {"seed": seed} for row in rows]
     outputs.write_json(
-        chosen.cell(name, key, seed), {"labels": len(images) if method.labels else 0, "rows": rows}
+        chosen.cell(name, key, seed),
+        {"labels": len(images) if method.labels else 0, "rows": cell_rows},
     )
 
 
@@ -70,6 +57,22 @@ def _parts(cell: str, chosen: settings.Settings) -> tuple[str, str, int]:
     if name in chosen.networks and key in METHODS and seed in map(str, chosen.seeds):
         return name, key, int(seed)
     raise KTError(f"cell {cell!r} is no network-method-seed of tables/networks/params.yaml")
+
+
+def measured(network: nn.Module, test: Tensor, labels: Tensor, own: Tensor) -> dict[str, float]:
+    """What a network is worth.
+
+    Args:
+        labels: of the test images. own: what the original answers to them.
+    """
+    found = answers(network, test)
+    return {
+        "accuracy": accuracy(found, labels),
+        "agreement": accuracy(found, own),
+        "multiply_adds": cost.multiply_adds(network, Graph(network, test[:2])),
+        "parameters": cost.parameters(network),
+        "milliseconds": cost.latency(network, test[:64]),
+    }
 
 
 @torch.inference_mode()

@@ -105,6 +105,12 @@ def _adam(task: Task) -> nn.Module:
     return smaller
 
 
+def _from_weights(task: Task) -> nn.Module:
+    return compress(
+        task.network, task.images[:1], task.keep, weights_alone=True, seed=task.seed
+    )  # fmt: skip
+
+
 def _adapted(task: Task) -> nn.Module:
     return _compressed(task, None, Schedule(0))
 
@@ -135,6 +141,7 @@ METHODS = {
     "folding": Method("folding with repair", "given", _narrowed(rivals.folded, True)),
     "pointwise": Method("by norm, 1x1 ridge map", "given", _fitted(True)),
     "least_squares": Method("by norm, 3x3 least squares", "given", _fitted(False)),
+    "ours_weights": Method("translated, from the weights alone", "none", _from_weights),
     "ours_drawn": Method("translated, on drawn images", "drawn", _drawn),
     "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _adapted),
     "ours_alone": Method("the same, with steps", "drawn", _without_images),

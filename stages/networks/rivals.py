@@ -122,14 +122,22 @@ def fitted(
 
 
 def adam(
-    smaller: nn.Module, original: nn.Module, batches: Iterator[Tensor], steps: int, blocks: int
+    smaller: nn.Module,
+    original: nn.Module,
+    batches: Iterator[Tensor],
+    steps: int,
+    blocks: int,
+    length: float = 1.0,
 ) -> None:
     """Steps of Adam on all parameters towards the original's answers, in place.
 
     As `kt.real.steps.descend` but for the direction: each tensor's rate is a share of its root mean
     square, 0.15 over the number of blocks and at most 0.02, which was the best of several.
+
+    Args:
+        length: the longest step, relative to that.
     """
-    longest = min(0.02, 0.15 / blocks)
+    longest = length * min(0.02, 0.15 / blocks)
     parameters = [p for p in smaller.requires_grad_(True).parameters()]
     optimizer = torch.optim.Adam(
         [
@@ -139,7 +147,10 @@ def adam(
     )
     falling = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / steps)),
+        lambda step: (
+            min(1.0, (step + 1) / min(20, 1 + steps // 4))
+            * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        ),
     )
     for _ in range(steps):
         batch = next(batches)

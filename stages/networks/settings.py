@@ -125,6 +125,10 @@ class Settings(Strict):
         """Training with labels from three starts."""
         return Path("tables/cells/networks_tuned") / self.scale / f"{network}.json"
 
+    def ceiling_cell(self, name: str) -> Path:
+        """Training with labels until nothing more is gained."""
+        return Path("tables/cells/networks_ceiling") / self.scale / f"{name}.json"
+
 
 def load(path: Path = TABLE / "params.yaml") -> Settings:
     """Read and check the parameters.

@@ -9,6 +9,11 @@ from stages.figures import style
 from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
+from stages.networks.training import GAIN
+
+CEILING = "ceiling"
+"""Rows of `stages.networks.ceiling`."""
+OURS = "ours"
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -23,12 +28,16 @@ def main(params: Params, compute: Compute) -> None:
                     known | {"labels": cell["labels"] * (row["keep"] < 1)} | row
                     for row in cell["rows"]
                 ]
+    for network in chosen.tuned:
+        known = {"network": network, "method": CEILING}
+        rows += [known | row for row in inputs.read_json(chosen.ceiling_cell(network))["rows"]]
     measured = pd.DataFrame(rows)
     # The network itself is the same for all seeds.
     measured = measured[(measured["keep"] < 1) | (measured["seed"] == chosen.seeds[0])]
     results = settings.TABLE / "results" / chosen.scale
     outputs.write_csv(results / "networks.csv", measured)
-    outputs.write_markdown(results / "networks.md", caption(chosen), table(measured, chosen))
+    words = caption(chosen) + behind(measured, chosen)
+    outputs.write_markdown(results / "networks.md", words, table(measured, chosen))
     chart(measured, chosen).savefig(results / "accuracy.png")
     tuned(chosen)
     metrics = {
@@ -64,22 +73,18 @@ def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
             )
         )
         for keep in chosen.keep:
-            for method in chosen.methods:
-                own = measured[
-                    (measured["network"] == network)
-                    & (measured["method"] == method)
-                    & (measured["keep"] == keep)
-                ]
+            for method in [*chosen.methods, *[CEILING] * (network in chosen.tuned)]:
+                own = _rows_of(measured, network, method, keep)
                 mean = own.mean(numeric_only=True)
                 spread = f" ± {own['accuracy'].std():.1f}" if len(own) > 1 else ""
                 share = f"{100 * mean.multiply_adds / full.multiply_adds:.1f} %"
                 images = f"{mean.images:.0f}"
-                if METHODS[method].images == "drawn":
+                if method != CEILING and METHODS[method].images == "drawn":
                     images += " drawn"
                 rows.append(
                     _row(
                         network,
-                        METHODS[method].label,
+                        _label(method),
                         f"{keep:.0%}",
                         images,
                         f"{mean.accuracy:.1f}{spread}",
@@ -119,6 +124,38 @@ def tuned(chosen: settings.Settings) -> None:
     outputs.write_markdown(results / "tuned.md", words, pd.DataFrame(lines))
 
 
+def behind(measured: pd.DataFrame, chosen: settings.Settings) -> str:
+    """Where translation is not ahead of what others do, in words."""
+    others = [name for name in chosen.methods if not name.startswith(OURS)]
+    found = []
+    for network in chosen.networks if OURS in chosen.methods else []:
+        for keep in chosen.keep:
+            own = _rows_of(measured, network, OURS, keep)["accuracy"].mean()
+            for method in others:
+                theirs = _rows_of(measured, network, method, keep)["accuracy"].mean()
+                if theirs >= own:
+                    score = f"{theirs:.1f} against {own:.1f}"
+                    found.append(f"{network} at {keep:.0%}: {_label(method)} ({score})")
+    ahead = f" `{METHODS[OURS].label}` is ahead of every rival"
+    return f"{ahead} but for: {'; '.join(found)}." if found else f"{ahead}."
+
+
+def _rows_of(measured: pd.DataFrame, network: str, method: str, keep: float) -> pd.DataFrame:
+    return measured[
+        (measured["network"] == network)
+        & (measured["method"] == method)
+        & (measured["keep"] == keep)
+    ]
+
+
+def _label(method: str) -> str:
+    return (
+        "the same start, with labels until nothing is gained"
+        if method == CEILING
+        else METHODS[method].label
+    )
+
+
 def _row(network, label, keep, images, accuracy, agreement, share, numbers: pd.Series) -> dict:
     return {
         "network": network,
@@ -141,7 +178,9 @@ def caption(chosen: settings.Settings) -> str:
         f"Scale `{chosen.scale}`: accuracy and agreement with the network itself, in percent, on "
         f"all test images; means over {seeds} (of the images and of all draws; ± is the standard "
         "deviation). Rivals narrow all blocks by the same share. Seconds are those of the machine "
-        "that ran the table, whatever else it did."
+        "that ran the table, whatever else it did. The last row of a network, a ceiling, is of one "
+        f"seed, in cycles of {max(chosen.active.tuning.epochs)}, twice as many, ... epochs, until "
+        f"one brings less than {GAIN} points on {chosen.active.tuning.held_out:,} held-out images."
     )
     if chosen.active.images == "cifar10":
         words += (

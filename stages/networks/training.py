@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from kt.real.images import varied
 
 BATCH = 64
+GAIN = 0.5
+"""A cycle of training that brings fewer points on held-out images ends it."""
 
 
 def train(
@@ -45,3 +47,31 @@ def train(
             falling.step()
         network.eval()
         after(epoch)
+
+
+def until_converged(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epochs: int,
+    lr: float,
+    draw: torch.Generator,
+    mirror: bool,
+    held_out: Callable[[], float],
+) -> int:
+    """Cycles of training, each twice as long as the one before, until one brings little: in place.
+
+    Args:
+        epochs: of the first cycle.
+        held_out: measures the network's accuracy on other images.
+
+    Returns:
+        The epochs trained.
+    """
+    done, before = 0, held_out()
+    while True:
+        train(network, images, labels, epochs, lr, draw, mirror)
+        done, epochs = done + epochs, 2 * epochs
+        if (now := held_out()) < before + GAIN:
+            return done
+        before = now

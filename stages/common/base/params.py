@@ -360,9 +360,12 @@ def stores(name: str) -> dict[str, Change]:
     """The changed parameters under which a table's further training networks are made.
 
     Raises:
-        KTError: the table has no parameters, or they are no mappings.
+        KTError: there is no such table, or its parameters are no mappings.
     """
     path = TABLES / name / "params.yaml"
+    if not path.parent.is_dir() and TABLES.is_dir():
+        known = sorted(folder.parent.name for folder in TABLES.glob("*/params.yaml"))
+        raise KTError(f"{name!r} is no table: these are: {', '.join(known)}")
     try:
         return TypeAdapter(dict[str, Change]).validate_python(read_yaml(path).get("stores", {}))
     except ValidationError as error:

@@ -1,0 +1,120 @@
+"""Blocks made smaller from their weights alone, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kt.real import Schedule, alone, choose, compress
+from kt.real.blocks import find
+from kt.real.command import described
+from kt.real.graph import Graph, call
+from kt.real.moments import Moments
+from kt.real.subject import Subject
+from kt.run.errors import KTError
+from tests.real_networks import NETWORKS, made
+
+
+def subject(network, example):
+    network.requires_grad_(False)
+    graph = Graph(network, example)
+    draw = torch.Generator().manual_seed(0)
+    blocks, _ = find(network, graph)
+    return Subject(network, graph, blocks, 64, draw, lambda what, done, total: None)
+
+
+def test_moments_of_rectified_noise_are_the_arc_cosine_kernel():
+    """Cho and Saul, 2009: E[relu(u.x) relu(v.x)] = |u||v| (sin t + (pi - t) cos t) / (2 pi)."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 10, bias=False), nn.ReLU(), nn.Linear(10, 4)).eval()
+    example = torch.randn(1, 6)
+    (moments,) = alone.imagined(subject(network, example), example)
+    weight = network[0].weight.double()
+    sizes = weight.norm(dim=1)
+    cosine = (weight @ weight.T / sizes.outer(sizes)).clamp(-1, 1)
+    angle = cosine.arccos()
+    kernel = sizes.outer(sizes) * (angle.sin() + (math.pi - angle) * cosine) / (2 * math.pi)
+    count = moments.inputs[-1, -1]
+    assert count >= 4096
+    assert_close(moments.inputs[:-1, :-1] / count, kernel, atol=0.03, rtol=0)
+    mean = sizes / math.sqrt(2 * math.pi)
+    assert_close(moments.inputs[-1, :-1] / count, mean, atol=0.02, rtol=0)
+
+
+def test_batch_norms_pass_on_the_mean_and_deviation_of_training():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():
+        for tensor in (network[1].weight, network[1].bias, network[1].running_mean):
+            tensor.normal_()
+        network[1].running_var.uniform_(0.1, 10)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    example = torch.full((2, 3, 12, 12), 5.0)
+    (moments,) = alone.imagined(subject(network, example), example)
+    inputs = moments.inputs / moments.inputs[-1, -1]
+    mean = inputs[-1, :-1]
+    deviation = (inputs.diagonal()[:-1] - mean**2).sqrt()
+    assert_close(mean, network[1].bias.double(), atol=0.1, rtol=0)
+    assert_close(deviation, network[1].weight.abs().double(), atol=0.05, rtol=0.05)
+    assert_close(network.state_dict(), before, atol=0, rtol=0)
+
+
+def test_shares_and_spread_are_those_of_the_numbers_themselves():
+    torch.manual_seed(0)
+    hidden = (torch.randn(500, 5).double() @ torch.randn(5, 6).double()).relu()
+    weights = torch.randn(7, 4).double()
+    rows = F.pad(hidden, (0, 1), value=1.0)
+    given = rows @ weights
+    importance = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    moments = Moments(rows.T @ rows, rows.T @ given, 1, importance)
+    kept = [0, 2, 5]
+    weight, bias = choose.fit(moments, kept)
+    missed = (given - hidden[:, kept] @ weight.T - bias).square().mean(0) @ importance
+    variance = given.var(0, correction=0) @ importance
+    assert alone.unexplained(moments, weights, kept) == pytest.approx((missed / variance).item())
+    weight, bias = alone.fit(moments, weights, kept)
+    found = hidden[:, kept] @ weight.T + bias
+    assert_close(found.mean(0), given.mean(0))
+    assert_close(found.std(0), given.std(0))
+    assert alone.unexplained(moments, weights, list(range(6))) < 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network_goes_through(name):
+    network, example = made(name)
+    smaller, again = (compress(network, example, 0.6, weights_alone=True) for _ in range(2))
+    report = smaller.kt_report
+    assert report.multiply_adds[1] <= 0.6 * report.multiply_adds[0]
+    assert (report.images, report.steps, report.agreement) == (0, 0, None)
+    assert "From the weights alone" in "\n".join(described(report))
+    assert_close(call(again, example), call(smaller, example), atol=0, rtol=0)
+    whole = compress(network, example, 1.0, weights_alone=True)
+    assert_close(call(whole, example), call(network, example), atol=0, rtol=0)
+
+
+def test_nothing_in_the_example_counts_but_its_size():
+    network, example = made("residual")
+    one, other = (
+        compress(network, given, 0.6, weights_alone=True) for given in (example, 3 * example[:1])
+    )
+    assert_close(one.state_dict(), other.state_dict(), atol=0, rtol=0)
+
+
+def test_a_block_that_gives_nothing_stays_finite():
+    network, example = made("residual")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    smaller = compress(network, example, 0.6, weights_alone=True)
+    assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
+
+
+def test_what_is_shown_is_refused():
+    network, example = made("residual")
+    with pytest.raises(KTError, match="images: weights_alone accepts none"):
+        compress(network, example, 0.6, example, weights_alone=True)
+    with pytest.raises(KTError, match="accepts no steps"):
+        compress(network, example, 0.6, weights_alone=True, schedule=Schedule(3))
