@@ -57,8 +57,12 @@ def _parsed() -> argparse.Namespace:
     command.add_argument(
         "--translator",
         type=place,
-        default=single.PRETRAINED,
         help="safetensors file of a translator [the one that comes with the package]",
+    )
+    command.add_argument(
+        "--weights-alone",
+        action="store_true",
+        help="without a translator, from the network's weights alone",
     )
     command.add_argument(
         "--hidden",
@@ -88,6 +92,13 @@ def _parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if getattr(options, "refine_images", None) and not options.refine:
         command.error("--refine-images needs --refine STEPS")
+    if getattr(options, "weights_alone", False) and options.run is translate:
+        if options.translator:
+            command.error("--weights-alone accepts no --translator")
+        if options.refine and not options.refine_images:
+            command.error(
+                "--weights-alone has no images of its own: --refine needs --refine-images"
+            )
     return options
 
 
@@ -104,15 +115,19 @@ def train(options: argparse.Namespace) -> None:
 
 def translate(options: argparse.Namespace) -> None:
     """Translate one network's block, write the network, and print what changed."""
-    check_output(options.output, [options.network, options.translator], options.force)
-    translator = single.load_translator(options.translator)
+    file = options.translator or single.PRETRAINED
+    check_output(options.output, [options.network, file], options.force)
+    translator = None if options.weights_alone else single.load_translator(file)
     before = single.load_network(options.network)
     test = single.load_images(options.images)[1] if options.images else None
     shown = single.load_images(options.refine_images)[0] if options.refine_images else None
-    networks = {"before": before, "after": single.translate(before, translator, options.hidden)}
+    small = single.translate(
+        before, translator, options.hidden, weights_alone=options.weights_alone
+    )
+    networks = {"before": before, "after": small}
     seconds = None
     if options.refine:
-        shown = shown or own_images(translator)
+        shown = shown or (own_images(translator) if translator else None)
         start = time.perf_counter()
         networks["refined"] = single.refine(networks["after"], before, shown, options.refine)
         seconds = time.perf_counter() - start

@@ -26,6 +26,7 @@ from kt.run.errors import KTError
 from kt.run.files import require_tensors, save_tensors
 from kt.run.state_dicts import COUNTER, load_state_dict
 from kt.translators import Translator
+from kt.translators.alone import from_weights
 from kt.translators.refine import refine as refine_stacked
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "merge.safetensors"
@@ -119,7 +120,12 @@ def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Net
 
 
 def translate(
-    network: Network, translator: Translator | None = None, hidden: int | None = None
+    network: Network,
+    translator: Translator | None = None,
+    hidden: int | None = None,
+    *,
+    weights_alone: bool = False,
+    seed: int = 1,
 ) -> Network:
     """The network with its large block translated; former and latter blocks are copied.
 
@@ -128,15 +134,27 @@ def translate(
         translator: by default the one that comes with the package. It takes networks of any width,
             with the paper's kernels, for grey images of 28 x 28.
         hidden: channels of the small block; None: the translator's own number, 3.
+        weights_alone: without a translator, from the network's weights alone, in seconds
+            (`kt.translators.alone`). It takes kernels and images of any size.
+        seed: of what that draws.
 
     Raises:
-        KTError: the translator is not for networks of these sizes, or one of the two is neither.
+        KTError: the translator is not for networks of these sizes, or one of the two is neither;
+            a translator for the weights alone.
         ValueError: the network's block is not the large one.
     """
     _require(Network, network)
     if translator is not None:
         _require(Translator, translator)
-    return translators.compress(translator or load_translator(), network, hidden)
+    if not weights_alone:
+        return translators.compress(translator or load_translator(), network, hidden)
+    if translator is not None:
+        raise KTError("translator: weights_alone accepts none")
+
+    def write(networks: Weights) -> Weights:
+        return from_weights("conv", networks, seed, hidden=hidden or network.sizes.hidden)
+
+    return translators.with_block(network, "conv", write)
 
 
 def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 200) -> Network:

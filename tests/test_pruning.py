@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from kt.ensemble import Compute, Probe
 from kt.images import pixels
+from kt.networks import channels
 from kt.networks.blocks import CONVOLUTIONAL
 from kt.networks.weights import part
 from kt.rivals import pruning
@@ -48,7 +49,7 @@ def test_the_best_subset_is_the_best_of_all_twenty_by_brute_force(kind, networks
     wanted = torch.stack([m(x).softmax(-1) for m in modules("large", networks, large)])
     tried = []
     for subset in combinations(range(6), 3):
-        block = pruning.keep(pruning.folded(kind, large), torch.tensor(subset))
+        block = channels.keep(pruning.folded(kind, large), torch.tensor(subset))
         answers = torch.stack([m(x).log_softmax(-1) for m in modules(kind, networks, block)])
         loss = F.kl_div(answers, wanted, reduction="none").sum(-1).mean(-1)
         tried.append((loss, block))
@@ -94,7 +95,7 @@ def test_the_best_refitted_subset_leaves_the_least_error_of_all_twenty(kind, net
 
     tried = []
     for subset in combinations(range(6), 3):
-        block = pruning.keep(pruning.folded(kind, large), torch.tensor(subset))
+        block = channels.keep(pruning.folded(kind, large), torch.tensor(subset))
         tried.append(block | {"conv2.weight": probe.fit_second_convolution(kind, block)})
     for i in range(COUNT):  # decay shrinks the fits a little
         assert error(i, chosen) <= 1.02 * min(error(i, block) for block in tried)

@@ -10,7 +10,7 @@ from kt.networks.blocks import CONVOLUTIONAL, weights
 from kt.networks.weights import part
 from kt.rivals import pruning
 from kt.run.errors import KTError
-from kt.translators import refine
+from kt.translators import refine, strokes
 from tests.conftest import trained_networks
 from tests.rounding import POSITIONS, assert_trained_alike, bound
 from tests.test_ensemble import assembled
@@ -25,9 +25,9 @@ def networks(images):
 
 @pytest.fixture(autouse=True)
 def few_strokes(monkeypatch):
-    monkeypatch.setattr(refine, "DRAWN", 64)
-    monkeypatch.setattr(refine, "COMPARED", 8)
-    monkeypatch.setattr(refine, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
+    monkeypatch.setattr(strokes, "DRAWN", 64)
+    monkeypatch.setattr(strokes, "COMPARED", 8)
+    monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
 
 
 def divergences(kind, networks, block, x):
@@ -52,7 +52,7 @@ def test_steps_on_images_lower_the_divergence_of_every_network(kind, networks, i
 def test_steps_without_images_lower_the_divergence_on_strokes(networks):
     start = pruning.by_norm("conv", part(networks, "large"))
     refined = refine.refine("conv", networks, start, None, STEPS, seed=1)
-    unseen = refine.strokes(64, 4.0, 1.2, torch.Generator().manual_seed(9))
+    unseen = strokes.strokes(64, 4.0, 1.2, torch.Generator().manual_seed(9))
     x = pixels(unseen.images)
     before, after = (divergences("conv", networks, block, x) for block in (start, refined))
     assert after.mean() < before.mean(), (before, after)
@@ -81,7 +81,7 @@ def test_labels_are_not_used(networks, images):
 
 
 def test_misfit_is_that_of_the_batch_norms_inputs(networks, images):
-    found = refine.misfit(networks, images)
+    found = strokes.misfit(networks, images)
     for i in range(COUNT):
         plain = assembled("large", networks, part(networks, "large"), i)
         norms = [plain.former.bn, plain.block.bn1, plain.block.bn2, plain.latter.bn]
@@ -109,20 +109,20 @@ def test_the_strokes_whose_statistics_a_network_has_stored_are_chosen(networks):
         norm.running_mean = inputs[0].mean((0, 2, 3))
         norm.running_var = inputs[0].var((0, 2, 3))
 
-    for number, kind in enumerate(refine.STROKES):
+    for number, kind in enumerate(strokes.STROKES):
         network = assembled("large", networks, part(networks, "large"), 0)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.register_forward_pre_hook(store)
         with torch.no_grad():
-            network(pixels(refine.strokes(200, *kind, torch.Generator().manual_seed(5)).images))
+            network(pixels(strokes.strokes(200, *kind, torch.Generator().manual_seed(5)).images))
         stored = {name.replace("block.", "large."): t[None] for name, t in weights(network).items()}
-        assert refine.fitting_strokes(stored, seed=1).tolist() == [number]
+        assert strokes.fitting_strokes(stored, seed=1).tolist() == [number]
 
 
 def test_strokes_are_lines_of_the_width_asked_for():
     thin, thick = (
-        pixels(refine.strokes(50, 4.0, w, torch.Generator().manual_seed(1)).images)
+        pixels(strokes.strokes(50, 4.0, w, torch.Generator().manual_seed(1)).images)
         for w in (0.5, 1.5)
     )
     assert thin.shape == (50, 1, 28, 28) and thin.max() == 1 and thin.min() == 0

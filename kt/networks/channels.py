@@ -18,6 +18,19 @@ def subsets(channels: int, kept: int) -> Tensor:
     return torch.tensor(list(combinations(range(channels), kept)))
 
 
+def keep(wide: Weights, kept: Tensor) -> Weights:
+    """Convolutional blocks without batch norm that keep some of the hidden channels, in this order.
+
+    Args:
+        wide: stacked blocks (N, ...): large ones, `folded`.
+        kept: the channels that stay, (N, hidden) or for all blocks (hidden,).
+    """
+    each = torch.arange(len(wide["conv1.weight"]))[:, None]
+    block = {k: w[each, kept] if k.startswith("conv1.") else w for k, w in wide.items()}
+    block["conv2.weight"] = wide["conv2.weight"].transpose(1, 2)[each, kept].transpose(1, 2)
+    return block
+
+
 def are_few(channels: int, kept: int) -> bool:
     """Whether all subsets can be tried; else `eliminated` looks for one."""
     return comb(channels, kept) <= ENUMERATED

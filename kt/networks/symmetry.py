@@ -20,7 +20,7 @@ TRIED = 4
 """Hidden channels whose orders are all tried, at most."""
 TURNS = 8
 """Rotations and reflections of a square."""
-_EPSILON = BatchNorm2d(1).eps
+EPSILON = BatchNorm2d(1).eps
 
 
 def fold(large: Weights) -> Weights:
@@ -43,7 +43,7 @@ def fold_norm(weight: Tensor, norm: Weights) -> tuple[Tensor, Tensor]:
     Returns:
         The convolution's weight and bias (N, out).
     """
-    scale = norm["weight"] / (norm["running_var"] + _EPSILON).sqrt()
+    scale = norm["weight"] / (norm["running_var"] + EPSILON).sqrt()
     return weight * scale[:, :, None, None, None], norm["bias"] - norm["running_mean"] * scale
 
 

@@ -8,7 +8,6 @@ The small block `conv` has no biases: those of the folded batch norm are dropped
 """
 
 import torch
-from torch import Tensor
 
 from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
@@ -20,19 +19,6 @@ from kt.run.errors import KTError
 
 IMAGES = 512
 """Unlabelled images that are enough to choose among prunings and to refit."""
-
-
-def keep(wide: Weights, kept: Tensor) -> Weights:
-    """Convolutional blocks without batch norm that keep some of the hidden channels, in this order.
-
-    Args:
-        wide: stacked blocks (N, ...): large ones, `folded`.
-        kept: the channels that stay, (N, hidden) or for all blocks (hidden,).
-    """
-    each = torch.arange(len(wide["conv1.weight"]))[:, None]
-    block = {k: w[each, kept] if k.startswith("conv1.") else w for k, w in wide.items()}
-    block["conv2.weight"] = wide["conv2.weight"].transpose(1, 2)[each, kept].transpose(1, 2)
-    return block
 
 
 def folded(kind: str, large: Weights) -> Weights:
@@ -55,7 +41,7 @@ def by_norm(kind: str, large: Weights, hidden: int = PAPER.hidden) -> Weights:
     wide = folded(kind, large)
     into = wide["conv1.weight"].flatten(2).norm(dim=2)
     out = wide["conv2.weight"].transpose(1, 2).flatten(2).norm(dim=2)
-    return keep(wide, (into * out).topk(hidden).indices.sort().values)
+    return channels.keep(wide, (into * out).topk(hidden).indices.sort().values)
 
 
 def best_subset(
@@ -82,13 +68,13 @@ def best_subset(
     answers = probe.watch_teacher(large)
     count = wide["conv1.weight"].shape[1]
     if refitted or not channels.are_few(count, hidden):
-        block = keep(wide, probe.choose(wide, hidden, reading(part(networks, "latter"))))
+        block = channels.keep(wide, probe.choose(wide, hidden, reading(part(networks, "latter"))))
         if not refitted:
             return block
         return block | {"conv2.weight": probe.fit_second_convolution(kind, block)}
     ways = channels.subsets(count, hidden)
     wanted, losses = answers.softmax(-1), []
     for subset in ways:
-        answers = probe.outputs(kind, keep(wide, subset)).log_softmax(-1)
+        answers = probe.outputs(kind, channels.keep(wide, subset)).log_softmax(-1)
         losses.append(-(wanted * answers).sum(-1).mean(-1))  # divergence and a constant
-    return keep(wide, ways[torch.stack(losses).argmin(0)])
+    return channels.keep(wide, ways[torch.stack(losses).argmin(0)])

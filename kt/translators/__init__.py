@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +163,28 @@ def compress(model: Translator, network: Network, hidden: int | None = None) -> 
             of other sizes than the translator knows; or its translation is not finite.
         ValueError: the network's block is not the large one.
     """
+    return with_block(
+        network, model.config.target, lambda networks: translate(model, networks, hidden=hidden)
+    )
+
+
+def with_block(network: Network, kind: str, write: Callable[[Weights], Weights]) -> Network:
+    """A copy of a trained network with a small block in place of its large one.
+
+    Args:
+        kind: of the small block.
+        write: makes it of stacked `former.*`, `large.*` and `latter.*`, (1, ...).
+
+    Raises:
+        KTError, ValueError: as `compress`.
+    """
     require_possible(weights(network), "the network")
     if network.kind != "large":
         raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
     stacked = stack_of_one(weights(network))
-    small = translate(model, stacked | prefixed("large", part(stacked, "block")), hidden=hidden)
+    small = write(stacked | prefixed("large", part(stacked, "block")))
     sizes = sizes_of(stacked, network.sizes.image_size, small)
-    compressed = Network(model.config.target, sizes)
+    compressed = Network(kind, sizes)
     kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}
     kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}
     compressed.load_state_dict(kept, strict=False)

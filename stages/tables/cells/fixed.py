@@ -12,7 +12,7 @@ from kt.images import ImageSet
 from kt.networks.weights import Weights
 from kt.rivals import pruning
 from kt.run.statistics import summary
-from kt.translators import own_images, refine, translate
+from kt.translators import alone, own_images, refine, translate
 from stages.common import translation
 from stages.common.base import runtime
 from stages.common.base.inputs import TRANSLATOR, image_set
@@ -57,6 +57,10 @@ def make(params: Params, compute: Compute, of: str) -> None:
         "prune_refit_bias": (
             "the same, refitted",
             lambda: pruning.best_subset("conv_bias", networks, few, compute, True, hidden),
+        ),
+        "weights_alone": (
+            f"from the weights alone: the same on random strokes, then {alone.STEPS} steps",
+            lambda: alone.from_weights(target, networks, seed, compute, hidden),
         ),
         "merge_untrained": (
             "merge before any training: steps of fixed, falling size",
