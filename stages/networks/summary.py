@@ -28,15 +28,18 @@ def main(params: Params, compute: Compute) -> None:
                     known | {"labels": cell["labels"] * (row["keep"] < 1)} | row
                     for row in cell["rows"]
                 ]
+    trained = []
     for network in chosen.tuned:
         known = {"network": network, "method": CEILING}
-        rows += [known | row for row in inputs.read_json(chosen.ceiling_cell(network))["rows"]]
+        for row in inputs.read_json(chosen.ceiling_cell(network))["rows"]:
+            trained.append(f"{row.pop('epochs')} ({network}, {row['keep']:.0%})")
+            rows.append(known | row)
     measured = pd.DataFrame(rows)
     # The network itself is the same for all seeds.
     measured = measured[(measured["keep"] < 1) | (measured["seed"] == chosen.seeds[0])]
     results = settings.TABLE / "results" / chosen.scale
     outputs.write_csv(results / "networks.csv", measured)
-    words = caption(chosen) + behind(measured, chosen)
+    words = caption(chosen, trained) + behind(measured, chosen)
     outputs.write_markdown(results / "networks.md", words, table(measured, chosen))
     chart(measured, chosen).savefig(results / "accuracy.png")
     tuned(chosen)
@@ -150,7 +153,7 @@ def _rows_of(measured: pd.DataFrame, network: str, method: str, keep: float) -> 
 
 def _label(method: str) -> str:
     return (
-        "the same start, with labels until nothing is gained"
+        "ceiling: the same start, with labels until nothing is gained"
         if method == CEILING
         else METHODS[method].label
     )
@@ -172,16 +175,25 @@ def _row(network, label, keep, images, accuracy, agreement, share, numbers: pd.S
     }
 
 
-def caption(chosen: settings.Settings) -> str:
+def caption(chosen: settings.Settings, trained: list[str]) -> str:
+    """What the table is.
+
+    Args:
+        trained: epochs of each ceiling, in words.
+    """
     seeds = f"{len(chosen.seeds)} seed{'s' if len(chosen.seeds) > 1 else ''}"
     words = (
         f"Scale `{chosen.scale}`: accuracy and agreement with the network itself, in percent, on "
         f"all test images; means over {seeds} (of the images and of all draws; ± is the standard "
         "deviation). Rivals narrow all blocks by the same share. Seconds are those of the machine "
-        "that ran the table, whatever else it did. The last row of a network, a ceiling, is of one "
-        f"seed, in cycles of {max(chosen.active.tuning.epochs)}, twice as many, ... epochs, until "
-        f"one brings less than {GAIN} points on {chosen.active.tuning.held_out:,} held-out images."
+        "that ran the table, whatever else it did."
     )
+    if trained:
+        words += (
+            " A ceiling, of one seed, is trained with labels in cycles, each twice as long as the "
+            f"one before, until one brings less than {GAIN} points on "
+            f"{chosen.active.tuning.held_out:,} held-out images; epochs: {', '.join(trained)}."
+        )
     if chosen.active.images == "cifar10":
         words += (
             " Images are JPEG copies of CIFAR-10, which cost the published networks ten points: "

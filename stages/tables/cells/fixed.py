@@ -33,9 +33,8 @@ def make(params: Params, compute: Compute, of: str) -> None:
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 
-    def refined(images: ImageSet | None) -> Weights:
-        start = blocks["translation"]
-        return refine.refine(target, networks, start, images, steps, seed, compute)
+    def refined(images: ImageSet | None, start: str = "translation") -> Weights:
+        return refine.refine(target, networks, blocks[start], images, steps, seed, compute)
 
     rows: dict[str, tuple[str, Callable[[], Weights]]] = {
         "prune_norm": (
@@ -58,8 +57,18 @@ def make(params: Params, compute: Compute, of: str) -> None:
             "the same, refitted",
             lambda: pruning.best_subset("conv_bias", networks, few, compute, True, hidden),
         ),
+        "prune_prototypes": (
+            "pruning, refitted on merge's own prototypes",
+            lambda: pruning.best_subset(
+                target, networks, own_images(model), compute, True, hidden
+            ),
+        ),
+        "prune_prototypes_refined": (
+            f"the same, then {steps} steps on them",
+            lambda: refined(own_images(model), "prune_prototypes"),
+        ),
         "weights_alone": (
-            f"from the weights alone: the same on random strokes, then {alone.STEPS} steps",
+            f"from the weights alone: pruning, refitted on strokes, then {alone.STEPS} steps",
             lambda: alone.from_weights(target, networks, seed, compute, hidden),
         ),
         "merge_untrained": (
