@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.real.blocks import norm_behind
 from kt.real.graph import Example, Graph, call, tensors
 from kt.real.request import require_schedule
 from kt.real.whiten import Whitening, root_mean_square, unit, whitenings
@@ -116,7 +115,7 @@ def descend(
         KTError: its answers carry no gradients, or change shape from call to call.
     """
     white = whitenings(smaller, graph, next(batches), draw)
-    moved = _moved(smaller, graph, white)
+    moved = _moved(smaller, white)
     parameters = list(smaller.parameters())
     trained = [p.requires_grad for p in parameters]
     for parameter in parameters:
@@ -149,12 +148,11 @@ def descend(
 
 
 def _moved(
-    model: nn.Module, graph: Graph, white: Mapping[str, Whitening]
+    model: nn.Module, white: Mapping[str, Whitening]
 ) -> list[tuple[nn.Parameter, Whitening | None]]:
     """The parameters to move, and what whitens each one's gradient."""
     by = {id(model.get_submodule(name).weight): one for name, one in white.items()}
-    behind = (norm_behind(model, node) for node in graph.nodes if node.target in white)
-    fixed = {id(model.get_submodule(norm).weight) for norm in behind if norm is not None}
+    fixed = {id(one.norm.weight) for one in white.values() if one.norm is not None}
     return [
         (p, by.get(id(p)))
         for p in model.parameters()

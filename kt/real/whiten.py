@@ -34,10 +34,12 @@ class Whitening:
         inverse: of the second moments of what the map reads at one place, (n, n): n is the numbers
             in a row of its weights, or its input channels.
         scale: by what a batch norm behind it multiplies its outputs, (outputs,); else 1.
+        norm: that batch norm.
     """
 
     inverse: Tensor
     scale: Tensor
+    norm: nn.Module | None = None
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Of the weights (outputs, channels, ...), their root mean square 1 behind the norm."""
@@ -92,14 +94,16 @@ def whitenings(
     found = {}
     for name, summed in products.items():
         scale = torch.ones(len(maps[name].weight)).to(summed)
-        if (norm := norms.get(name)) is not None:
-            scale = norm_scale(model.get_submodule(norm)).abs().expand_as(scale).to(scale)
+        behind = norms.get(name)
+        norm = None if behind is None else model.get_submodule(behind)
+        if norm is not None:
+            scale = norm_scale(norm).abs().expand_as(scale).to(scale)
             scale = scale.clamp(min=FAINTEST * scale.max().clamp(min=torch.finfo(scale.dtype).tiny))
         mean = summed.diagonal().mean()
         if 0 < mean < math.inf:  # else it reads zeros alone, say
             summed = summed / mean
             summed.diagonal().add_(DAMPING)
-            found[name] = Whitening(torch.linalg.inv(summed).float(), scale.float())
+            found[name] = Whitening(torch.linalg.inv(summed).float(), scale.float(), norm)
     return found
 
 

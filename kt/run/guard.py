@@ -29,8 +29,8 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     Exit status 1 for a user's error (`KTError`, a full disk, too little memory) and for an
     interruption; 70 for an exception that nobody foresaw, whose traceback is kept in a file. An
     output that is closed early (`| head`) ends it in silence; to one that was closed from the start
-    nothing is said. Warnings of libraries are notices, a
-    line each, when all has gone well; an error stands alone.
+    nothing is said. Warnings of libraries are notices, a line each, when all has gone well; an
+    error stands alone.
 
     Args:
         stream: standard error, if none is given.

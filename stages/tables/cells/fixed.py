@@ -11,6 +11,7 @@ from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.weights import Weights
 from kt.rivals import pruning
+from kt.run.errors import KTError
 from kt.run.statistics import summary
 from kt.translators import alone, own_images, refine, translate
 from stages.common import translation
@@ -30,6 +31,8 @@ def make(params: Params, compute: Compute, of: str) -> None:
     hidden, ways = params.sizes.hidden, comb(params.sizes.channels, params.sizes.hidden)
     steps = settings_of("ablation", Ablation).refine_steps
     model = translator(TRANSLATOR, params, compute.device)
+    if (prototypes := own_images(model)) is None:
+        raise KTError(f"model.kind: got {params.model.kind}; the ablation's fixed rows need merge")
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 
@@ -59,13 +62,11 @@ def make(params: Params, compute: Compute, of: str) -> None:
         ),
         "prune_prototypes": (
             "pruning, refitted on merge's own prototypes",
-            lambda: pruning.best_subset(
-                target, networks, own_images(model), compute, True, hidden
-            ),
+            lambda: pruning.best_subset(target, networks, prototypes, compute, True, hidden),
         ),
         "prune_prototypes_refined": (
             f"the same, then {steps} steps on them",
-            lambda: refined(own_images(model), "prune_prototypes"),
+            lambda: refined(prototypes, "prune_prototypes"),
         ),
         "weights_alone": (
             f"from the weights alone: pruning, refitted on strokes, then {alone.STEPS} steps",
@@ -81,7 +82,7 @@ def make(params: Params, compute: Compute, of: str) -> None:
         ),
         "refined_prototypes": (
             f"merge, then {steps} steps on the translator's own images",
-            lambda: refined(own_images(model)),
+            lambda: refined(prototypes),
         ),
         "refined_strokes": (
             f"merge, then {steps} steps on random strokes that fit batch norm's statistics",
