@@ -88,6 +88,21 @@ def test_a_translated_block_is_refined(shown, model, network, tmp_path):
         assert torch.equal(written[name], tensor) != name.startswith("block."), name
 
 
+def test_a_network_is_translated_from_its_weights_alone(network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    arguments = ["translate", "network.safetensors", "-o", "small.safetensors", "--weights-alone"]
+    done = run(tmp_path, *arguments, "--hidden", "2")
+    assert done.returncode == 0, done.stderr
+    written = load_file(tmp_path / "small.safetensors")
+    expected = kt.translate(network.eval(), hidden=2, weights_alone=True)
+    for name, tensor in weights(expected).items():
+        # In another process steps differ by rounding, which steps of Adam make larger.
+        assert (written[name] - tensor).norm() <= 0.05 * tensor.norm(), name
+    for more in (["--translator", "t.safetensors"], ["--refine", "3"]):
+        done = run(tmp_path, *arguments, *more)
+        assert done.returncode == 2 and "--weights-alone" in done.stderr
+
+
 def test_a_translator_lends_its_own_images_for_refining(model):
     lent = own_images(model)
     if isinstance(model, Mixer):

@@ -15,6 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import kt
+from kt.__main__ import main
 from kt.real import Schedule, files
 from kt.real.command import made_by, positive, run, whole
 from kt.real.graph import call
@@ -256,6 +257,24 @@ def test_command_line(tmp_path):
     assert small.blocks[0].conv1.out_channels < 16
     assert load_file(tmp_path / "out" / "small.safetensors").keys() >= network.state_dict().keys()
     assert small.eval()(example).shape == (4, 5)
+
+
+def test_command_line_from_the_weights_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network, _ = made("residual")
+    save_file(network.state_dict(), "w.safetensors")
+    given = ["compress", "tests.real_networks:Residual", "w.safetensors", "-o", "small.safetensors"]
+    given += ["--input", "1,3,12,12", "--keep", "0.6", "--weights-alone"]
+    monkeypatch.setattr(sys, "argv", ["kt", *given])
+    main()
+    assert "From the weights alone" in capsys.readouterr().out
+    assert kt.load(Residual, tmp_path / "small.safetensors").blocks[0].conv1.out_channels < 16
+    for more in (["--steps", "3"], ["--images", "."]):
+        monkeypatch.setattr(sys, "argv", ["kt", *given, "--force", *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert "--weights-alone accepts neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["sound", "two inputs"])

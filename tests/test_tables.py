@@ -160,6 +160,7 @@ def test_the_tables_hold_every_cell_and_a_cell_comes_out_the_same_again(prepared
     results = prepared.folder / "tables" / "results" / "tiny"
     ablation = json.loads((results / "ablation.json").read_text())
     rows = {"random_initialisation", "mixer_behaviour", "merge_checkpoints", "prune_best"}
+    rows |= {"weights_alone", "prune_prototypes", "prune_prototypes_refined"}
     assert rows | {"translation", "refined_images"} <= set(ablation)
     assert all(row["n"] == 3 for row in ablation.values())
     again = json.loads((prepared.folder / "results" / "train" / "metrics.json").read_text())
