@@ -28,6 +28,7 @@ def few_strokes(monkeypatch):
     monkeypatch.setattr(strokes, "DRAWN", 64)
     monkeypatch.setattr(strokes, "COMPARED", 8)
     monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
+    monkeypatch.setattr(strokes, "ADAPTED", 32)
     monkeypatch.setattr(alone, "FITTED", 32)
 
 
@@ -56,6 +57,25 @@ def test_adapted_statistics_are_those_that_plain_modules_take(networks):
                     )
     same = {name for name in networks if "running" not in name}
     assert all(torch.equal(found[name], networks[name]) for name in same)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_a_block_goes_with_the_statistics_and_back(kind, networks):
+    shown = strokes.adapted(networks, drawn())
+    kept = pruning.by_norm(kind, part(networks, "large"))
+    wide = pruning.folded(kind, part(shown, "large"))
+    each = torch.arange(COUNT)[:, None]
+    before = pruning.folded(kind, part(networks, "large"))["conv1.weight"]
+    same = (before[:, :, None] == kept["conv1.weight"][:, None]).flatten(3).all(3)
+    chosen = same.float().argmax(1)  # (N, hidden): which channels were kept
+    there = strokes.moved(kept, networks, shown)
+    for name in ("conv1.weight", "conv1.bias"):
+        if name in kept:  # a block that is a pruned one is pruned from the other network
+            torch.testing.assert_close(there[name], wide[name][each, chosen], rtol=1e-3, atol=1e-4)
+    mixed = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in kept.items()}
+    back = strokes.moved(strokes.moved(mixed, networks, shown), shown, networks)
+    for name, tensor in mixed.items():
+        torch.testing.assert_close(back[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONAL)

@@ -12,12 +12,12 @@ from kt.ensemble import Compute, Probe
 from kt.images import pixels
 from kt.networks import channels, symmetry
 from kt.networks.blocks import CONVOLUTIONAL, PAPER, block_shapes
-from kt.networks.weights import Weights, part, take
+from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 from kt.run.finite import finite_networks
 from kt.run.threads import one_thread
 from kt.translators.refine import descended
-from kt.translators.strokes import adapted, fitting
+from kt.translators.strokes import fitting, moved
 
 FITTED = 256
 """Strokes by which channels are chosen and least squares fits."""
@@ -47,12 +47,10 @@ def from_weights(
         raise KTError(f"{' and '.join(CONVOLUTIONAL)} blocks are made so, not {kind!r}")
     written: dict[str, Tensor] = {}
     with one_thread():
-        for which, drawn in fitting(networks, seed):
-            some = take(networks, which)
-            few = drawn.subset(slice(FITTED))
-            shown = adapted(some, few)
-            wide = _folded(kind, shown)
-            probe = Probe(kind, shown, pixels(few.images), compute)
+        for which, drawn, some, shown in fitting(networks, seed):
+            folded = symmetry.fold(part(shown, "large"))
+            wide = {name: folded[name] for name in block_shapes(kind)}
+            probe = Probe(kind, shown, pixels(drawn.images[:FITTED]), compute)
             probe.watch_teacher(part(shown, "large"))
             reading = channels.reading(part(shown, "latter"))
             kept = probe.choose(wide, hidden, reading).to(wide["conv1.weight"].device)
@@ -60,33 +58,7 @@ def from_weights(
             block |= {"conv2.weight": probe.fit_second_convolution(kind, block)}
             if steps:
                 block = descended(kind, shown, block, drawn, steps, seed, compute)
-            for name, tensor in _returned(block, kept, some, shown, kind).items():
+            for name, tensor in moved(block, shown, some).items():
                 whole = tensor.new_empty(len(which), *tensor.shape[1:])
                 written.setdefault(name, whole)[which] = tensor
     return finite_networks(written, "small blocks", "the networks' weights are too large")
-
-
-def _folded(kind: str, networks: Weights) -> Weights:
-    """Large blocks without batch norm, and with biases if the kind has them."""
-    block = symmetry.fold(part(networks, "large"))
-    return {name: block[name] for name in block_shapes(kind)}
-
-
-def _returned(
-    block: Weights, kept: Tensor, networks: Weights, shown: Weights, kind: str
-) -> Weights:
-    """Blocks as the networks' own images need them.
-
-    What leads to a hidden channel is larger or smaller, and farther from 0, on these than on
-    strokes; by how much, the two batch norms' statistics say.
-    """
-    before, after = (
-        part(w, "large.bn1")["running_var"] + symmetry.EPSILON for w in (shown, networks)
-    )
-    size = (before / after).sqrt().gather(1, kept)
-    found = dict(block)
-    found["conv1.weight"] = block["conv1.weight"] * size[:, :, None, None, None]
-    if "conv1.bias" in block:
-        own, other = (_folded(kind, w)["conv1.bias"] for w in (networks, shown))
-        found["conv1.bias"] = block["conv1.bias"] + (own - other).gather(1, kept)
-    return found

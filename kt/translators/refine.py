@@ -1,7 +1,7 @@
 """Refinement: some hundred steps bring a small block closer to the large block's behaviour.
 
 It starts from a translation or any other small block, with unlabelled images or on random strokes
-(`kt.translators.strokes`).
+(`kt.translators.strokes`), to which the networks' batch norms adapt meanwhile.
 """
 
 import torch
@@ -18,7 +18,7 @@ from kt.run.finite import finite_networks
 from kt.run.optimizer import minimise
 from kt.run.threads import one_thread
 from kt.translators import losses
-from kt.translators.strokes import fitting
+from kt.translators.strokes import fitting, moved
 
 BATCH = 32
 """Images in a step."""
@@ -58,9 +58,10 @@ def refine(
             refined = descended(kind, networks, block, images, steps, seed, compute)
             return finite_networks(refined, DIVERGED, HUGE)
         refined = {name: torch.empty_like(tensor) for name, tensor in block.items()}
-        for which, drawn in fitting(networks, seed):
-            some, start = take(networks, which), take(block, which)
-            for name, t in descended(kind, some, start, drawn, steps, seed, compute).items():
+        for which, drawn, some, shown in fitting(networks, seed):
+            start = moved(take(block, which), some, shown)
+            end = descended(kind, shown, start, drawn, steps, seed, compute)
+            for name, t in moved(end, shown, some).items():
                 refined[name][which] = t
         return finite_networks(refined, DIVERGED, HUGE)
 

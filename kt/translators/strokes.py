@@ -13,25 +13,34 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from kt.images import ImageSet, fitted, pixels
+from kt.networks import symmetry
 from kt.networks.blocks import PAPER, Network, Sizes, sizes_of, skeleton
-from kt.networks.weights import Weights, part, prefixed
+from kt.networks.weights import Weights, part, prefixed, take
 from kt.run import seeds
 
 STROKES: tuple[tuple[float, float], ...] = tuple(product((3.0, 4.0, 6.0), (0.5, 0.7, 1.2, 1.8)))
 """Kinds of strokes, (scale, width) in pixels: see `strokes`."""
 DRAWN, COMPARED = 4096, 64
 """Strokes of the chosen kind, and of each kind to choose among the kinds."""
+ADAPTED = 256
+"""Strokes that batch norms adapt to."""
 AT_ONCE = 16
 """Networks whose statistics are computed in one go."""
 
 
-def fitting(networks: Weights, seed: int) -> Iterator[tuple[Tensor, ImageSet]]:
-    """Strokes for each network: for each kind that some need, which these are (N,), and strokes."""
+def fitting(networks: Weights, seed: int) -> Iterator[tuple[Tensor, ImageSet, Weights, Weights]]:
+    """Strokes for each network: for each kind that some need, one after the other.
+
+    Returns:
+        Which networks these are, (N,) bool; strokes; these networks; and the same, adapted.
+    """
     chosen = fitting_strokes(networks, seed)
     for number in chosen.unique().tolist():
         scale, width = STROKES[number]
         draw = seeds.generator(seed, "strokes", number)
-        yield chosen == number, strokes(DRAWN, scale, width, draw, sizes_of(networks))
+        drawn = strokes(DRAWN, scale, width, draw, sizes_of(networks))
+        some = take(networks, chosen == number)
+        yield chosen == number, drawn, some, adapted(some, drawn.subset(slice(ADAPTED)))
 
 
 def strokes(
@@ -101,6 +110,37 @@ def adapted(networks: Weights, images: ImageSet) -> Weights:
     found = dict(networks)
     for name, seen in _at_norms(networks, images, statistics).items():
         found[f"{name}.running_mean"], found[f"{name}.running_var"] = seen.unbind(1)
+    return found
+
+
+def moved(block: Weights, before: Weights, after: Weights) -> Weights:
+    """Small blocks of networks for the same networks with other batch norm statistics.
+
+    What leads to a hidden channel is a mixture of what leads to the large block's, and a rest. Each
+    of these is as large, and as far from 0, as the batch norm behind it says. Moved there and back
+    a block is as it was.
+
+    Args:
+        block: of a convolutional kind. before, after: `former.*`, `large.*` and `latter.*`.
+    """
+    rows, biases, variances = [], [], []
+    for networks in (before, after):
+        folded = symmetry.fold(part(networks, "large"))
+        rows.append(folded["conv1.weight"].flatten(2).double())
+        biases.append(folded["conv1.bias"].double())
+        variances.append(networks["large.bn1.running_var"].double() + symmetry.EPSILON)
+    into = block["conv1.weight"].flatten(2).double()
+    shares = into @ torch.linalg.pinv(rows[0])  # (N, hidden, channels)
+    rest = into - shares @ rows[0]
+    weighed = shares.square() + torch.finfo(shares.dtype).tiny
+    ratio = (variances[0] / variances[1]).log()[:, :, None] / 2
+    size = (weighed @ ratio / weighed.sum(2, True)).exp()
+    found = dict(block)
+    whole = (shares @ rows[1] + size * rest).view_as(block["conv1.weight"])
+    found["conv1.weight"] = whole.to(block["conv1.weight"])
+    if "conv1.bias" in block:
+        more = (shares @ (biases[1] - biases[0])[:, :, None])[:, :, 0]
+        found["conv1.bias"] = block["conv1.bias"] + more.to(block["conv1.bias"])
     return found
 
 
