@@ -97,7 +97,7 @@ def _parsed() -> argparse.Namespace:
             command.error("--weights-alone accepts no --translator")
         if options.refine and not options.refine_images:
             command.error(
-                "--weights-alone has no images of its own: --refine needs --refine-images"
+                "--weights-alone has refined on strokes already: --refine needs --refine-images"
             )
     return options
 

@@ -133,14 +133,16 @@ def translate(
         network: with a large block; left as it is, but in evaluation mode.
         translator: by default the one that comes with the package. It takes networks of any width,
             with the paper's kernels, for grey images of 28 x 28.
-        hidden: channels of the small block; None: the translator's own number, 3.
+        hidden: channels of the small block; None: the translator's own number, 3; for the weights
+            alone what the network's sizes say.
         weights_alone: without a translator, from the network's weights alone, in seconds
             (`kt.translators.alone`). It takes kernels and images of any size.
         seed: of what that draws.
 
     Raises:
-        KTError: the translator is not for networks of these sizes, or one of the two is neither;
-            a translator for the weights alone.
+        KTError: the translator is not for networks of these sizes, or an argument is neither
+            a network nor a translator; there is a translator, or there are fewer channels, for the
+            weights alone.
         ValueError: the network's block is not the large one.
     """
     _require(Network, network)
@@ -152,7 +154,8 @@ def translate(
         raise KTError("translator: weights_alone accepts none")
 
     def write(networks: Weights) -> Weights:
-        return from_weights("conv", networks, seed, hidden=hidden or network.sizes.hidden)
+        wanted = network.sizes.hidden if hidden is None else hidden
+        return from_weights("conv", networks, seed, hidden=wanted)
 
     return translators.with_block(network, "conv", write)
 

@@ -55,6 +55,7 @@ def main(params: Params, compute: Compute) -> None:
 
 
 def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style.Figure]:
+    """The report's figures, by the names of their files."""
     images = params.active.images
     moved = {name: transfer[name] for name in LABELS if name in transfer}
     loss, selection, reached = (

@@ -29,6 +29,7 @@ def few_strokes(monkeypatch):
     monkeypatch.setattr(strokes, "COMPARED", 8)
     monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
     monkeypatch.setattr(strokes, "ADAPTED", 32)
+    monkeypatch.setattr(strokes, "AT_ONCE", 2)
     monkeypatch.setattr(alone, "FITTED", 32)
 
 
@@ -114,15 +115,19 @@ def test_a_network_is_written_alike_whatever_is_beside_it_and_by_its_seed(networ
         assert not torch.equal(other[name], tensor)
 
 
-@pytest.mark.parametrize("sizes", [Sizes(channels=4, hidden=2, image_channels=3, image_size=16)])
-def test_networks_of_any_size_go_through_the_one_door(sizes):
+def test_networks_of_any_size_go_through_the_one_door():
     torch.manual_seed(0)
+    sizes = Sizes(channels=4, hidden=2, image_channels=3, image_size=16)
     network = kt.Network("large", sizes).eval()
     small = kt.translate(network, weights_alone=True)
     assert small.block.conv1.weight.shape == (2, 4, 3, 3)
     assert small(torch.rand(2, 3, 16, 16)).isfinite().all()
     narrow = kt.translate(network, hidden=1, weights_alone=True)
     assert narrow.block.conv1.weight.shape == (1, 4, 3, 3)
+    assert kt.translate(network, hidden=4, weights_alone=True).block.conv1.out_channels == 4
+    for hidden in (-1, 0, 5):
+        with pytest.raises(KTError, match=f"hidden is {hidden}; accepts 1 to 4"):
+            kt.translate(network, hidden=hidden, weights_alone=True)
     with pytest.raises(KTError, match="translator: weights_alone accepts none"):
         kt.translate(network, kt.load_translator(), weights_alone=True)
 

@@ -116,5 +116,45 @@ def test_what_is_shown_is_refused():
     network, example = made("residual")
     with pytest.raises(KTError, match="images: weights_alone accepts none"):
         compress(network, example, 0.6, example, weights_alone=True)
-    with pytest.raises(KTError, match="accepts no steps"):
-        compress(network, example, 0.6, weights_alone=True, schedule=Schedule(3))
+    for schedule in (Schedule(3), 5):
+        with pytest.raises(KTError, match="accepts no steps"):
+            compress(network, example, 0.6, weights_alone=True, schedule=schedule)
+
+
+class Spread(nn.Module):
+    """A linear layer that reads images with their channels last, as ConvNeXt's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 12, bias=False), nn.Linear(12, 6)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.into(x.permute(0, 2, 3, 1)))).mean((1, 2))
+
+
+def test_what_a_linear_layer_reads_of_images_is_white():
+    torch.manual_seed(0)
+    network, example = Spread().eval(), torch.randn(2, 6, 9, 9)
+    with torch.no_grad():
+        network.into.weight.copy_(torch.eye(6).repeat(2, 1))
+    (moments,) = alone.imagined(subject(network, example), example)
+    inputs = moments.inputs / moments.inputs[-1, -1]
+    mean = inputs[-1, :6]
+    spread = inputs[:6, :6] - mean.outer(mean)
+    off = spread - spread.diagonal().diag()
+    assert off.abs().max() < 0.15 * spread.diagonal().mean()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda n: n.half(), lambda n: n.train(), lambda n: n.to(memory_format=torch.channels_last)],
+    ids=["half", "train", "channels last"],
+)
+def test_networks_keep_their_types_and_modes(change):
+    network, example = made("residual")
+    network = change(network)
+    example = example.to(next(network.parameters()).dtype)
+    smaller = compress(network, example, 0.6, weights_alone=True)
+    assert smaller.training == network.training
+    assert smaller.stem.weight.dtype == network.stem.weight.dtype
+    assert smaller.blocks[0].conv1.out_channels < 16

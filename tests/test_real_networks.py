@@ -8,7 +8,8 @@ import yaml
 
 from kt.images import IMAGE_SETS
 from kt.run.errors import KTError
-from stages.networks import settings
+from stages.networks import settings, summary, training
+from stages.networks.methods import METHODS
 from tests.conftest import ROOT
 
 TABLE = ROOT / "tables" / "networks"
@@ -111,3 +112,31 @@ def test_more_images_than_there_are_is_an_error(table):
     path.write_text(yaml.safe_dump(table.table))
     status, errors = table.run("networks.networks")
     assert status == 1 and "digits has 1,437 training images" in errors
+
+
+def test_training_goes_on_in_longer_cycles_until_one_brings_little(monkeypatch):
+    cycles = []
+    monkeypatch.setattr(training, "train", lambda *given: cycles.append(given[3]))
+    scores = iter([50.0, 60.0, 60.6, 60.9])  # the last brings less than GAIN
+    done = training.until_converged(None, None, None, 3, 0.1, None, False, lambda: next(scores))
+    assert cycles == [3, 6, 12] and done == 21
+
+
+def test_the_caption_says_where_translation_is_behind(table):
+    chosen = settings.load(table.folder / "tables" / "networks" / "params.yaml")
+    scores = {"norm": 70.0, "ours_adam": 80.0, "ours_fitted": 99.0, "ours": 80.0}
+    rows = [
+        {"network": "resnet8", "method": name, "keep": 0.5, "accuracy": score}
+        for name, score in scores.items()
+    ]
+    chosen = chosen.model_copy(update={"methods": list(scores)})
+    said = summary.behind(pd.DataFrame(rows), chosen)
+    assert "but for: resnet8 at 50%: the same, with steps of Adam (80.0 against 80.0)." in said
+    alone = chosen.model_copy(update={"methods": ["norm", "ours"]})
+    assert summary.behind(pd.DataFrame(rows), alone).endswith("is ahead of every rival.")
+    assert summary.behind(pd.DataFrame(rows), chosen.model_copy(update={"methods": ["norm"]})) == ""
+
+
+def test_every_way_of_ours_has_a_colour_of_its_own():
+    ours = [name for name in METHODS if name.startswith("ours")]
+    assert len(set(summary.SHADES)) >= len(ours)

@@ -6,8 +6,9 @@ weights before them say how its channels go together.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from kt.real.widths import measured_at
 BATCH, BATCHES = 32, 128
 """Of noise, and how many at most."""
 ROWS, FEWEST = 8, 4096
-"""Of what a second map reads, for each number in a row; and in all."""
+"""Of what a second map reads, for each number in a row, and in all; as far as batches go."""
 LARGEST = 3.0
 """By what an output is multiplied at most, so that it varies as it did."""
 
@@ -75,13 +76,14 @@ def imagined(subject: Subject, example: Example) -> Iterator[Moments]:
     for block in subject.blocks:
         walk.before(block.first)
         (source,) = block.first.all_input_nodes
+        spatial = isinstance(model.get_submodule(block.into), nn.Conv2d)
         out = model.get_submodule(block.out)
         rows = BATCH * min(subject.positions, places_in(out, graph.shapes[block.outcome]))
         wanted = max(FEWEST, ROWS * out.weight[0].numel())
         parts = []
         for _ in range(min(BATCHES, -(-wanted // rows))):
             inside = [walk.branch(alive)]
-            inside[0].change(source, lambda value: _noise(value.shape, draw).to(value))
+            inside[0].change(source, partial(_noise, spatial=spatial, draw=draw))
             alone = replace(block, shortcut=None)
             parts.append(gather(alone, graph, model, inside, inside, subject.positions, draw))
         yield replace(
@@ -147,8 +149,8 @@ def _variance(inputs: Tensor, weights: Tensor) -> Tensor:
     return (_products(inputs, weights) - (inputs[-1] @ weights).square()).clamp(min=0)
 
 
-def _noise(shape: Sequence[int], draw: torch.Generator) -> Tensor:
-    """Of deviation 1; of images, each channel by itself, with an amplitude as in photographs."""
-    if len(shape) == 4 and min(shape[2:]) > 1:
-        return texture(shape, draw)
-    return torch.randn(*shape, generator=draw)
+def _noise(like: Tensor, spatial: bool, draw: torch.Generator) -> Tensor:
+    """Of deviation 1; over two axes behind the channels, its amplitude falls with frequency."""
+    if spatial and min(like.shape[2:]) > 1:
+        return texture(like.shape, draw).to(like)
+    return torch.randn(*like.shape, generator=draw).to(like)

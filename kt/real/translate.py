@@ -93,8 +93,9 @@ def compress(
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
             A thousand do. Without any they are drawn (`kt.real.drawing`), and the network's batch
             norms adapt to them while its blocks are translated.
-        weights_alone: translate each block from its own weights (`kt.real.alone`), in seconds. The
-            network is shown nothing and no steps are taken; it answers less alike.
+        weights_alone: translate each block from its own weights (`kt.real.alone`), in seconds
+            for networks of CIFAR's size. No image is given or drawn and no steps are taken, so
+            `vary` and `normalise` do not matter; it answers less alike.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.

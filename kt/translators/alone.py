@@ -41,8 +41,12 @@ def from_weights(
         steps: on the strokes, at the end.
 
     Raises:
-        KTError: the kind is not convolutional, or the blocks are not finite.
+        KTError: the kind is not convolutional, there are not as many channels, or the blocks are
+            not finite.
     """
+    most = networks["large.conv1.weight"].shape[1]
+    if not 1 <= hidden <= most:
+        raise KTError(f"hidden is {hidden}; accepts 1 to {most}, the networks' channels")
     if kind not in CONVOLUTIONAL:
         raise KTError(f"{' and '.join(CONVOLUTIONAL)} blocks are made so, not {kind!r}")
     written: dict[str, Tensor] = {}

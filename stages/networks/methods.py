@@ -106,9 +106,7 @@ def _adam(task: Task) -> nn.Module:
 
 
 def _from_weights(task: Task) -> nn.Module:
-    return compress(
-        task.network, task.images[:1], task.keep, weights_alone=True, seed=task.seed
-    )  # fmt: skip
+    return compress(task.network, task.images[:1], task.keep, weights_alone=True, seed=task.seed)
 
 
 def _adapted(task: Task) -> nn.Module:

@@ -14,6 +14,12 @@ from stages.networks.training import GAIN
 CEILING = "ceiling"
 """Rows of `stages.networks.ceiling`."""
 OURS = "ours"
+VARIANTS = ("ours_fitted", "ours_alone", "ours_adapted", "ours_drawn", "ours_weights")
+"""Ours with less knowledge, or without steps."""
+SHADES = (
+    style.GREY, style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN, style.BLUE, style.BLACK,
+)  # fmt: skip
+"""Of ours, in the table's order."""
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -76,7 +82,7 @@ def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
             )
         )
         for keep in chosen.keep:
-            for method in [*chosen.methods, *[CEILING] * (network in chosen.tuned)]:
+            for method in chosen.methods + [CEILING] * (network in chosen.tuned):
                 own = _rows_of(measured, network, method, keep)
                 mean = own.mean(numeric_only=True)
                 spread = f" ± {own['accuracy'].std():.1f}" if len(own) > 1 else ""
@@ -129,9 +135,11 @@ def tuned(chosen: settings.Settings) -> None:
 
 def behind(measured: pd.DataFrame, chosen: settings.Settings) -> str:
     """Where translation is not ahead of what others do, in words."""
-    others = [name for name in chosen.methods if not name.startswith(OURS)]
+    if OURS not in chosen.methods:
+        return ""
+    others = [name for name in chosen.methods if name not in (OURS, *VARIANTS)]
     found = []
-    for network in chosen.networks if OURS in chosen.methods else []:
+    for network in chosen.networks:
         for keep in chosen.keep:
             own = _rows_of(measured, network, OURS, keep)["accuracy"].mean()
             for method in others:
@@ -206,9 +214,6 @@ def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
     """Accuracy against multiply-adds, a panel for each network."""
     figure = Figure(figsize=(4.6 * len(chosen.networks) + 2.4, 4.2), layout="constrained", dpi=120)
     panels = figure.subplots(1, len(chosen.networks), squeeze=False, sharey=True)[0]
-    shades = (
-        style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN, style.BLUE, style.BLACK
-    )  # fmt: skip
     for ax, network in zip(panels, chosen.networks, strict=True):
         here = measured[measured["network"] == network]
         whole = here[here["keep"] == 1].iloc[0]
@@ -220,12 +225,16 @@ def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
             mine = method.startswith("ours")
             line = {"linewidth": 1.0, "alpha": 0.7, "linestyle": "--"}
             if mine:
-                line = {"linewidth": 1.8, "color": shades[ours % len(shades)]}
+                line = {"linewidth": 1.8, "color": SHADES[ours]}
                 ours += 1
             ax.plot(
                 100 * own["multiply_adds"] / whole.multiply_adds, own["accuracy"],
                 marker="o", markersize=3, label=METHODS[method].label, **line,
             )  # fmt: skip
+        ceiling = here[here["method"] == CEILING]
+        if len(ceiling):
+            share = 100 * ceiling["multiply_adds"] / whole.multiply_adds
+            ax.plot(share, ceiling["accuracy"], "k^", markersize=5, label=_label(CEILING))
         ax.set(title=network, xlabel="multiply-adds, % of the network's")
         ax.invert_xaxis()
         ax.spines[["top", "right"]].set_visible(False)
