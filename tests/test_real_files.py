@@ -359,6 +359,7 @@ def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
         factory="made_here:make",
         mean=(0, 0, 0),
         deviation=(1, 1, 1),
+        weights_alone=False,
     )
     with pytest.raises(KTError, match=r"made_here\.py is read too"):
         run(options)
