@@ -132,6 +132,13 @@ def test_networks_of_any_size_go_through_the_one_door():
         kt.translate(network, kt.load_translator(), weights_alone=True)
 
 
+def test_gradients_may_be_switched_off_around_it(networks):
+    with torch.no_grad():
+        inside = alone.from_weights("conv", networks, 1, steps=2)
+    outside = alone.from_weights("conv", networks, 1, steps=2)
+    assert all(torch.equal(inside[name], tensor) for name, tensor in outside.items())
+
+
 def test_other_kinds_are_refused(networks):
     with pytest.raises(KTError, match="not 'mlp'"):
         alone.from_weights("mlp", networks, 1)

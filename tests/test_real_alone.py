@@ -116,9 +116,18 @@ def test_what_is_shown_is_refused():
     network, example = made("residual")
     with pytest.raises(KTError, match="images: weights_alone accepts none"):
         compress(network, example, 0.6, example, weights_alone=True)
-    for schedule in (Schedule(3), 5):
-        with pytest.raises(KTError, match="accepts no steps"):
-            compress(network, example, 0.6, weights_alone=True, schedule=schedule)
+    with pytest.raises(KTError, match="accepts no steps"):
+        compress(network, example, 0.6, weights_alone=True, schedule=Schedule(3))
+    for schedule in (0, 5, False, "x"):
+        with pytest.raises(KTError, match="it accepts a Schedule"):
+            compress(network, example, 0.6, schedule=schedule)
+
+
+def test_weights_too_large_for_half_precision_are_refused():
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).half()
+    network[2].weight.data.fill_(5e4)
+    with pytest.raises(KTError, match=r"2\.weight is not finite"):
+        compress(network, torch.randn(2, 6).half(), 0.3, weights_alone=True)
 
 
 class Spread(nn.Module):

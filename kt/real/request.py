@@ -52,7 +52,7 @@ def require_nothing_shown(images: Any, schedule: Any) -> None:
     """
     if images is not None:
         raise KTError("images: weights_alone accepts none")
-    if schedule is not None and getattr(schedule, "steps", True):
+    if schedule is not None and schedule.steps:
         raise KTError("schedule: weights_alone accepts no steps, since there is nothing to see")
 
 

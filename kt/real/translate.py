@@ -16,7 +16,7 @@ from kt.real.graph import Example, Graph, as_floats, call, size, tensors, users_
 from kt.real.images import collect, split, take
 from kt.real.request import require_nothing_shown, require_possible
 from kt.real.subject import Progress, Subject
-from kt.run.errors import KTError
+from kt.run.errors import KTError, one_line
 from kt.run.finite import is_finite
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -116,6 +116,9 @@ def compress(
     """
     begun = time.perf_counter()
     require_possible(model, example, keep, of, ratios, round_to, positions)
+    if not isinstance(schedule, steps.Schedule | None):
+        what = one_line(repr(schedule), 60)
+        raise KTError(f"schedule is {what}; it accepts a Schedule: Schedule(0) is no steps")
     if weights_alone:
         require_nothing_shown(images, schedule)
     told = progress or (lambda what, done, total: None)
@@ -161,9 +164,6 @@ def compress(
         if made:
             drawing.restore(smaller)
     steps.paired(call(smaller, example), answer)
-    for name, tensor in smaller.state_dict().items():
-        if not is_finite(tensor):
-            raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, block.width_in(smaller)) for block in blocks},
@@ -177,7 +177,11 @@ def compress(
         taken,
         seconds,
     )
-    return _finished(smaller, model, report)
+    finished = _finished(smaller, model, report)
+    for name, tensor in finished.state_dict().items():  # in the given network's types
+        if not is_finite(tensor):
+            raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
+    return finished
 
 
 @torch.no_grad()

@@ -137,6 +137,7 @@ def minimise(
     for step, batch in enumerate(batches):
         optimizer.lr = lr * (1 - step / steps)
         optimizer.zero_grad()
-        loss(learned, batch).backward()
+        with torch.enable_grad():
+            loss(learned, batch).backward()
         optimizer.step()
     return {name: tensor.detach() for name, tensor in learned.items()}
