@@ -16,6 +16,7 @@ import yaml
 from kt import ensemble
 from kt.ensemble import Recipe
 from kt.images import ImageSet
+from kt.translators import strokes
 from stages.common.base.params import Params
 from tests.tiny_params import shrink, shrink_project, usual
 
@@ -132,3 +133,11 @@ def prepared(_prepared: Path, tmp_path: Path) -> Project:
     """A project whose images, pairs and augmented pairs are there: a copy, free to be changed."""
     shutil.copytree(_prepared, tmp_path, dirs_exist_ok=True)
     return Project(tmp_path)
+
+
+@pytest.fixture
+def few_strokes(monkeypatch):
+    """Fewer random strokes, of fewer kinds, than the library draws."""
+    monkeypatch.setattr(strokes, "DRAWN", 64)
+    monkeypatch.setattr(strokes, "COMPARED", 8)
+    monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))

@@ -24,10 +24,7 @@ def networks(images):
 
 
 @pytest.fixture(autouse=True)
-def few_strokes(monkeypatch):
-    monkeypatch.setattr(strokes, "DRAWN", 64)
-    monkeypatch.setattr(strokes, "COMPARED", 8)
-    monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
+def few_at_once(few_strokes, monkeypatch):
     monkeypatch.setattr(strokes, "ADAPTED", 32)
     monkeypatch.setattr(strokes, "AT_ONCE", 2)
     monkeypatch.setattr(alone, "FITTED", 32)

@@ -16,18 +16,12 @@ from tests.rounding import POSITIONS, assert_trained_alike, bound
 from tests.test_ensemble import assembled
 
 COUNT, STEPS = 3, 30
+pytestmark = pytest.mark.usefixtures("few_strokes")
 
 
 @pytest.fixture
 def networks(images):
     return trained_networks(images, COUNT)
-
-
-@pytest.fixture(autouse=True)
-def few_strokes(monkeypatch):
-    monkeypatch.setattr(strokes, "DRAWN", 64)
-    monkeypatch.setattr(strokes, "COMPARED", 8)
-    monkeypatch.setattr(strokes, "STROKES", ((3.0, 0.5), (4.0, 1.8)))
 
 
 def divergences(kind, networks, block, x):
