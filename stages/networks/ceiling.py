@@ -6,21 +6,18 @@ import torch
 
 from kt.ensemble import Compute
 from kt.real import Schedule, compress, load
-from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.cell import accuracy, answers, measured
 from stages.networks.resnet import pixels
-from stages.networks.training import until_converged
+from stages.networks.training import train, until_converged
 
 
 def main(params: Params, compute: Compute, name: str) -> None:
     """From where the steps on the answers start, with the labels of the training from starts."""
     chosen = settings.load()
-    if name not in chosen.tuned:
-        raise KTError(f"{name!r} is not among `tuned` of tables/networks/params.yaml")
-    wanted, tuning = chosen.active.networks[name], chosen.active.tuning
+    wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval().to(compute.device)
     test, labelled = (
         inputs.images_of(chosen.data / "images.safetensors", split).to(compute.device)
@@ -41,11 +38,15 @@ def main(params: Params, compute: Compute, name: str) -> None:
         def held_out(smaller=smaller) -> float:
             return accuracy(answers(smaller, pictures[held]), labelled.labels[held].cpu())
 
-        epochs = until_converged(
-            smaller, pictures[shown], labelled.labels[shown], max(tuning.epochs),
-            min(tuning.rates), torch.Generator().manual_seed(seed), wanted.training is None,
-            held_out,
-        )  # fmt: skip
+        draw = torch.Generator().manual_seed(seed)
+
+        def cycle(epochs: int, smaller=smaller, draw=draw) -> None:
+            train(
+                smaller, pictures[shown], labelled.labels[shown], epochs, min(tuning.rates), draw,
+                wanted.training is None,
+            )  # fmt: skip
+
+        epochs = until_converged(cycle, max(tuning.epochs), held_out)
         seconds = time.perf_counter() - begun
         rows.append(
             measured(smaller, unseen, test.labels.cpu(), own)

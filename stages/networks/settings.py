@@ -108,6 +108,16 @@ class Settings(Strict):
         """The block of the chosen scale."""
         return self.scales[self.scale]
 
+    def to_be_tuned(self, name: str) -> Network:
+        """A network that is trained with labels.
+
+        Raises:
+            KTError: the name is not among `tuned`.
+        """
+        if name not in self.tuned:
+            raise KTError(f"{name!r} is not among `tuned` of tables/networks/params.yaml")
+        return self.active.networks[name]
+
     @property
     def data(self) -> Path:
         """Images and networks at the chosen scale."""

@@ -50,18 +50,12 @@ def train(
 
 
 def until_converged(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epochs: int,
-    lr: float,
-    draw: torch.Generator,
-    mirror: bool,
-    held_out: Callable[[], float],
+    cycle: Callable[[int], None], epochs: int, held_out: Callable[[], float]
 ) -> int:
-    """Cycles of training, each twice as long as the one before, until one brings little: in place.
+    """Cycles of training, each twice as long as the one before, until one brings little.
 
     Args:
+        cycle: trains a network for so many epochs.
         epochs: of the first cycle.
         held_out: measures the network's accuracy on other images.
 
@@ -70,7 +64,7 @@ def until_converged(
     """
     done, before = 0, held_out()
     while True:
-        train(network, images, labels, epochs, lr, draw, mirror)
+        cycle(epochs)
         done, epochs = done + epochs, 2 * epochs
         if (now := held_out()) < before + GAIN:
             return done

@@ -10,7 +10,6 @@ from kt.ensemble import Compute
 from kt.real import compress, load, surgery
 from kt.real.blocks import find
 from kt.real.graph import Graph
-from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
@@ -21,9 +20,7 @@ from stages.networks.training import train
 
 def main(params: Params, compute: Compute, name: str) -> None:
     chosen = settings.load()
-    if name not in chosen.tuned:
-        raise KTError(f"{name!r} is not among `tuned` of tables/networks/params.yaml")
-    wanted, tuning = chosen.active.networks[name], chosen.active.tuning
+    wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval().to(compute.device)
     file = chosen.data / "images.safetensors"
     stored = {
