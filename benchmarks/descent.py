@@ -3,22 +3,20 @@
     KT_DATA_ROOT=... python -m benchmarks.descent [--network resnet20] [--keep 0.25] [--steps 8 50]
 
 All begin from the same translation without steps, on the same 1,000 unlabelled images. `learned`
-are whitened steps whose lengths fall as those that `merge` learned on the tiny networks. Each kind
-takes the length of its longest step that does best on 1,000 other images.
+are the steps of `kt.compress`: whitened, their lengths falling as `merge` learned it on the tiny
+networks. Each kind takes the length of its longest step that does best on 1,000 other images.
 """
 
 import argparse
 import copy
-import functools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import kt
 from kt.images import load_images
 from kt.images.root import data_root
 from kt.real import Schedule, compress
@@ -27,7 +25,6 @@ from kt.real.graph import Graph
 from kt.real.images import stream
 from kt.real.shown import error
 from kt.real.steps import descend
-from kt.translators.merge.descent import QUICK
 from stages.networks import rivals
 from stages.networks.cell import accuracy, answers
 from stages.networks.resnet import pixels, published
@@ -36,22 +33,13 @@ LENGTHS = (0.5, 1, 2, 4, 8, 16)
 """Of the longest step, relative to what is taken by default."""
 
 
-class Learned(Schedule):
-    """Steps whose lengths fall as `merge` learned them."""
+class Cosine(Schedule):
+    """Steps whose lengths fall as a cosine."""
 
     def length(self, step: int, blocks: int) -> float:
-        learned = lengths()
-        at = step / max(1, self.steps - 1) * (len(learned) - 1)
-        share = np.interp(at, np.arange(len(learned)), learned) / learned[0]
         longest = Schedule(1, stride=self.stride, warmup=1).length(0, blocks)
-        return longest * min(1.0, (step + 1) / self.warmup) * float(share)
-
-
-@functools.cache
-def lengths() -> np.ndarray:
-    """Of the default translator's steps, on average over its networks' two convolutions."""
-    logarithms = kt.load_translator().descent.free_rate.detach() * QUICK
-    return logarithms.exp().mean(1).numpy()
+        rising = min(1.0, (step + 1) / self.warmup)
+        return longest * rising * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
 Way = Callable[[nn.Module, int, float], None]
@@ -75,7 +63,7 @@ def ways(original: nn.Module, images: Tensor, blocks: int) -> dict[str, Way]:
         batches = stream(images, 64, torch.Generator().manual_seed(0), True)
         rivals.adam(network, original, batches, steps, blocks, length)
 
-    return {"whitened": whitened(Schedule), "learned": whitened(Learned), "Adam": adam}
+    return {"whitened": whitened(Cosine), "learned": whitened(Schedule), "Adam": adam}
 
 
 def main() -> None:

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.testing import assert_close
 
+import kt
 from kt.real import Schedule, steps, whiten
 from kt.real.graph import Graph
 from kt.real.steps import divergence
 from kt.real.whiten import DAMPING, Whitening, unit, whitenings
+from kt.translators.merge.descent import QUICK
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -95,7 +97,7 @@ def test_what_has_no_products_is_not_whitened():
 
 
 def test_steps_overcome_correlated_inputs_and_leave_the_norms_weights():
-    """On ill-conditioned inputs whitened steps go where plain ones of the same length do not."""
+    """On ill-conditioned inputs whitened steps go where plain ones of no length go."""
     torch.manual_seed(0)
     mix = torch.logspace(0, -1.5, 8)[:, None] * torch.linalg.qr(torch.randn(8, 8)).Q
     wanted = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)).eval()
@@ -105,13 +107,13 @@ def test_steps_overcome_correlated_inputs_and_leave_the_norms_weights():
     batches = [torch.randn(64, 8) @ mix for _ in range(60)]
     graph, unseen = Graph(wanted, batches[0]), torch.randn(500, 8) @ mix
 
-    def error(white: bool) -> float:
+    def error(white: bool, stride: float) -> float:
         moved = copy.deepcopy(network)
         with pytest.MonkeyPatch.context() as patch:
             if not white:
                 patch.setattr(steps, "whitenings", lambda *given: {})
             steps.descend(
-                moved, wanted, graph, itertools.cycle(batches), Schedule(40, stride=0.03), 1,
+                moved, wanted, graph, itertools.cycle(batches), Schedule(40, stride=stride), 1,
                 torch.Generator().manual_seed(0),
             )  # fmt: skip
         if white:
@@ -120,4 +122,17 @@ def test_steps_overcome_correlated_inputs_and_leave_the_norms_weights():
         assert not any(p.grad is not None for p in moved.parameters())
         return divergence(moved(unseen), wanted(unseen)).item()
 
-    assert error(True) < 0.7 * error(False)
+    whitened, plain = (min(error(white, x) for x in (0.015, 0.03, 0.06)) for white in (True, False))
+    assert whitened < 0.6 * plain
+
+
+def test_lengths_fall_as_those_of_the_translator_in_the_package():
+    rates = (kt.load_translator().descent.free_rate.detach() * QUICK).exp().mean(1)
+    falling = Schedule(len(rates), stride=0.5, warmup=1)
+    lengths = torch.tensor([falling.length(step, 3) for step in range(len(rates))])
+    assert_close(lengths, 0.5 * rates / rates[0], atol=0.02, rtol=0)
+    between = Schedule(2 * len(rates), stride=0.5, warmup=1)
+    assert_close(torch.tensor([between.length(2 * step, 3) for step in range(8)]), lengths)
+    assert between.length(15, 3) == pytest.approx(lengths[-1] / 2)
+    assert Schedule(1, stride=0.5, warmup=1).length(0, 3) == 0.5
+    assert Schedule(9, stride=0.5, warmup=4).length(0, 3) == 0.125

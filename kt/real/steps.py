@@ -1,14 +1,15 @@
 """Descent on what a smaller network answers: towards the original's answers, without labels.
 
-As in `merge`, gradients are whitened (`kt.real.whiten`), and each tensor's step is a share of its
-own size. `tables/networks` holds Adam's steps against these.
+As in `merge`, gradients are whitened (`kt.real.whiten`), each tensor's step is a share of its own
+size, and steps become shorter as `merge` learned it on tiny networks. `benchmarks.descent` holds
+these steps against others, `tables/networks` against Adam's.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +22,9 @@ from kt.run.finite import is_finite
 
 MOMENTUM = 0.8
 
+LEARNED = (1.0, 0.839, 0.685, 0.584, 0.476, 0.382, 0.272, 0.14)
+"""Lengths of the steps of the translator that is in the package, relative to its first."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -30,7 +34,7 @@ class Schedule:
 
     Attributes:
         steps: of `batch` examples each.
-        stride: the longest step, as a share of a tensor's root mean square; it falls as a cosine.
+        stride: the longest step, as a share of a tensor's root mean square; it falls as `LEARNED`.
             None is 0.015 over the square root of the number of blocks, since their steps add up.
         warmup: steps in which it rises.
     """
@@ -47,7 +51,8 @@ class Schedule:
         """How far a step goes in a network of so many blocks, as a share of a tensor's size."""
         longest = 0.015 * blocks**-0.5 if self.stride is None else self.stride
         rising = min(1.0, (step + 1) / self.warmup)
-        return longest * rising * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+        share = np.interp(step / self.steps * len(LEARNED), range(len(LEARNED) + 1), (*LEARNED, 0))
+        return longest * rising * float(share)
 
 
 def divergence(given: Any, expected: Any) -> Tensor:
