@@ -8,8 +8,8 @@
 #pragma once
 
 #include "pointwise.h"
+#include "ready.h"
 #include "state.h"
-#include "winograd.h"
 
 namespace kt {
 

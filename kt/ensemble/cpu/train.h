@@ -2,8 +2,8 @@
 // batch norm's statistics are formed.
 #pragma once
 
+#include "ready.h"
 #include "state.h"
-#include "winograd.h"
 
 namespace kt {
 

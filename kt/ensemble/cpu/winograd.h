@@ -12,9 +12,7 @@
 
 #include "convolution.h"
 
-namespace kt {
-
-namespace winograd {
+namespace kt::winograd {
 
 using Tiles = Pieces<SIDE, 4>;
 constexpr int POINTS = 6;
@@ -147,74 +145,57 @@ inline void map_to_points(const Vec* x, Vec* points) {
     });
 }
 
-// A convolution's outputs [C][14][14] plus bias, row by row: emit(channel, position, values, count).
-template <int C, int PLACE, class Emit>
-inline void outputs_of(const Vec* points, const Vec* bias, Emit&& emit) {
-  for (int c = 0; c < C; ++c)
-    in_pieces<SIDE, 4>([&](auto height, int top) {
-      constexpr int HEIGHT = decltype(height)::value;
-      Vec t[HEIGHT + 2][SIDE], rows[HEIGHT][SIDE];
-      for (int a = 0; a < HEIGHT + 2; ++a)
-        in_fixed_pieces<SIDE, 4>([&](auto width, auto left) {
-          constexpr int WIDTH = decltype(width)::value;
-          Vec one[WIDTH + 2];
-#pragma GCC unroll 6
-          for (int b = 0; b < WIDTH + 2; ++b)
-            one[b] = points[point_at<C, PLACE>(a, b, tile_at(top), c) + tile_at(left)];
-          to_outputs<WIDTH>(one, t[a] + left);
-        });
-      for (int column = 0; column < SIDE; ++column) {
-        Vec one[HEIGHT + 2], y[HEIGHT];
-#pragma GCC unroll 6
-        for (int a = 0; a < HEIGHT + 2; ++a) one[a] = t[a][column];
-        to_outputs<HEIGHT>(one, y);
-#pragma GCC unroll 4
-        for (int k = 0; k < HEIGHT; ++k) rows[k][column] = y[k] + bias[c];
-      }
-      for (int k = 0; k < HEIGHT; ++k) emit(c, (top + k) * SIDE, rows[k], Constant<SIDE>{});
-    });
-}
-
-// The same of the gradient of a convolution's input. Neighbouring tiles both add to two rows, and to
-// two columns.
-template <int C, int PLACE, class Emit>
-inline void input_gradients_of(const Vec* points, Emit&& emit) {
+// The maps [C][14][14] behind points, a convolution's outputs plus bias or (GRADIENT) its input's
+// gradient, row by row: emit(channel, position, values, count). Of gradients, neighbouring tiles
+// both add to two rows and two columns.
+template <int C, bool GRADIENT, int PLACE, class Emit>
+inline void points_to_map(const Vec* points, const Vec* bias, Emit&& emit) {
+  constexpr int BORDER = GRADIENT ? 1 : 0, SHARED = 2 * BORDER;
+  const auto along = [](auto count, const Vec* one, Vec* out) {
+    if constexpr (GRADIENT)
+      to_input_gradients<decltype(count)::value>(one, out);
+    else
+      to_outputs<decltype(count)::value>(one, out);
+  };
   for (int c = 0; c < C; ++c) {
     Vec shared[2][SIDE] = {};
     in_pieces<SIDE, 4>([&](auto height, int top) {
       constexpr int HEIGHT = decltype(height)::value;
       Vec t[HEIGHT + 2][SIDE], rows[HEIGHT][SIDE];
       for (int a = 0; a < HEIGHT + 2; ++a) {
-        Vec line[SIDE + 2] = {};
+        Vec line[SIDE + SHARED] = {};
         in_fixed_pieces<SIDE, 4>([&](auto width, auto left) {
           constexpr int WIDTH = decltype(width)::value;
-          Vec one[WIDTH + 2], d[WIDTH + 2];
+          Vec one[WIDTH + 2], out[WIDTH + SHARED];
 #pragma GCC unroll 6
           for (int b = 0; b < WIDTH + 2; ++b)
             one[b] = points[point_at<C, PLACE>(a, b, tile_at(top), c) + tile_at(left)];
-          to_input_gradients<WIDTH>(one, d);
+          along(width, one, out);
 #pragma GCC unroll 6
-          for (int k = 0; k < WIDTH + 2; ++k) line[left + k] = k < 2 ? line[left + k] + d[k] : d[k];
+          for (int k = 0; k < WIDTH + SHARED; ++k)
+            line[left + k] = k < SHARED ? line[left + k] + out[k] : out[k];
         });
 #pragma GCC unroll 16
-        for (int k = 0; k < SIDE; ++k) t[a][k] = line[1 + k];
+        for (int k = 0; k < SIDE; ++k) t[a][k] = line[BORDER + k];
       }
       for (int column = 0; column < SIDE; ++column) {
-        Vec one[HEIGHT + 2], d[HEIGHT + 2];
+        Vec one[HEIGHT + 2], out[HEIGHT + SHARED];
 #pragma GCC unroll 6
         for (int a = 0; a < HEIGHT + 2; ++a) one[a] = t[a][column];
-        to_input_gradients<HEIGHT>(one, d);
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) rows[k][column] = d[k] + shared[k][column];
+        along(height, one, out);
 #pragma GCC unroll 4
-        for (int k = 2; k < HEIGHT; ++k) rows[k][column] = d[k];
+        for (int k = 0; k < HEIGHT; ++k)
+          rows[k][column] = k < SHARED ? out[k] + shared[k][column] : out[k];
 #pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) shared[k][column] = d[HEIGHT + k];
+        for (int k = 0; k < SHARED; ++k) shared[k][column] = out[HEIGHT + k];
+        if constexpr (!GRADIENT)
+#pragma GCC unroll 4
+          for (int k = 0; k < HEIGHT; ++k) rows[k][column] += bias[c];
       }
-      for (int k = top == 0 ? 1 : 0; k < HEIGHT; ++k)
-        emit(c, (top + k - 1) * SIDE, rows[k], Constant<SIDE>{});
+      for (int k = top == 0 ? BORDER : 0; k < HEIGHT; ++k)
+        emit(c, (top + k - BORDER) * SIDE, rows[k], Constant<SIDE>{});
     });
-    emit(c, (SIDE - 1) * SIDE, shared[0], Constant<SIDE>{});
+    if constexpr (GRADIENT) emit(c, (SIDE - 1) * SIDE, shared[0], Constant<SIDE>{});
   }
 }
 
@@ -331,89 +312,4 @@ inline void add_from_points(const Vec* du, Vec* dw) {
   });
 }
 
-}  // namespace winograd
-
-// Whether the transforms pay for so many channels, on maps of this side.
-template <int IN, int OUT>
-constexpr bool WINOGRAD = IN >= 8 && OUT >= 8 && winograd::Tiles::SIZE == 4;
-
-// A 3x3 convolution, its weights made ready once for many images, and its gradients.
-template <int IN, int OUT, bool = WINOGRAD<IN, OUT>>
-class Convolution {
-  const Vec *w_ = nullptr, *dy_ = nullptr;
-  Vec turned_[IN * OUT * 9];
-
- public:
-  void start(const Vec* w) { w_ = w; }
-  template <class Emit>
-  void operator()(const Vec* x, const Vec* bias, Ahead ahead, Emit&& emit) {
-    convolve<IN, OUT>(x, w_, bias, ahead, emit);
-  }
-
-  void start_gradient() {}
-  void start_backward(const Vec* w) { transpose_weights<IN, OUT>(w, turned_); }
-  // An image's output gradient, which must stay, for the two below, in this order.
-  void take_gradient(const Vec* dy) { dy_ = dy; }
-  // Adds the weights' gradient for the input x, to dw or in the end.
-  void add_weight_gradient(const Vec* x, Ahead ahead, Vec* dw) {
-    kt::add_weight_gradient<IN, OUT>(x, dy_, ahead, dw);
-  }
-  template <class Emit>
-  void input_gradient(Ahead ahead, Emit&& emit) {
-    convolve<OUT, IN>(dy_, turned_, NO_BIAS, ahead, emit);
-  }
-  void end_gradient(Vec*) {}
-
- private:
-  static constexpr Vec NO_BIAS[IN] = {};
-};
-
-template <int IN, int OUT>
-class Convolution<IN, OUT, true> {
-  static constexpr int ALL = winograd::POINTS * winograd::POINTS, PAIRS = IN * OUT;
-  static constexpr int PLACE = winograd::place(IN > OUT ? IN : OUT);
-  Vec u_[ALL * PAIRS], du_[ALL * PAIRS];
-  // Products go to the place before that of what they are products of: they overwrite what nobody
-  // needs any more while it is in the cache.
-  Vec points_[(ALL + 1) * PLACE], gradients_[(ALL + 1) * PLACE];
-
- public:
-  void start(const Vec* w) {
-    winograd::weights_to_points<OUT, IN>([&](int o, int i) { return w + (o * IN + i) * 9; }, u_);
-  }
-  template <class Emit>
-  void operator()(const Vec* x, const Vec* bias, Ahead ahead, Emit&& emit) {
-    winograd::map_to_points<IN, false, PLACE>(x, points_ + PLACE);
-    winograd::at_points([&](int rows, auto columns, int k) {
-      winograd::multiply<IN, OUT, columns>(u_ + k * PAIRS, points_ + (k + 1) * PLACE, rows, ahead,
-                                           points_ + k * PLACE);
-    });
-    winograd::outputs_of<OUT, PLACE>(points_, bias, emit);
-  }
-
-  void start_gradient() { std::memset(du_, 0, sizeof du_); }
-  void start_backward(const Vec* w) {
-    winograd::weights_to_points<IN, OUT>([&](int i, int o) { return w + (o * IN + i) * 9; }, u_);
-  }
-  void take_gradient(const Vec* dy) {
-    winograd::map_to_points<OUT, true, PLACE>(dy, gradients_ + PLACE);
-  }
-  void add_weight_gradient(const Vec* x, Ahead ahead, Vec*) {
-    winograd::map_to_points<IN, false, PLACE>(x, points_);
-    winograd::at_points([&](int rows, auto columns, int k) {
-      winograd::add_products<IN, OUT, columns>(gradients_ + (k + 1) * PLACE, points_ + k * PLACE,
-                                               rows, ahead, du_ + k * PAIRS);
-    });
-  }
-  template <class Emit>
-  void input_gradient(Ahead ahead, Emit&& emit) {
-    winograd::at_points([&](int rows, auto columns, int k) {
-      winograd::multiply<OUT, IN, columns>(u_ + k * PAIRS, gradients_ + (k + 1) * PLACE, rows,
-                                           ahead, gradients_ + k * PLACE);
-    });
-    winograd::input_gradients_of<IN, PLACE>(gradients_, emit);
-  }
-  void end_gradient(Vec* dw) { winograd::add_from_points<OUT, IN>(du_, dw); }
-};
-
-}  // namespace kt
+}  // namespace kt::winograd
