@@ -17,7 +17,7 @@ namespace kt::winograd {
 using Tiles = Pieces<SIDE, 4>;
 constexpr int POINTS = 6;
 
-// How many tiles have a point: infinity is only in the larger ones, which come first.
+// How many tiles along a side have a point: infinity is only in the larger ones, which come first.
 constexpr int tiles(int point) { return point < POINTS - 1 ? Tiles::NUMBER : Tiles::LARGER; }
 
 constexpr Vec NO_ROW[SIDE] = {};
@@ -86,24 +86,25 @@ constexpr float TAPS[POINTS][3] = {{1 / 4.0f, 0, 0},
                                    {1 / 24.0f, -1 / 12.0f, 1 / 6.0f},
                                    {0, 0, 1}};
 
-// --- along both -----------------------------------------------------------------------------------
+// --- along both ---------------------------------------------------------------------------------
 
-// Where tiles along a side begin. A map's points have a place for each pair of them, at a distance
-// that is a little more than it takes: so that the same channel of all points falls into different
-// sets of the caches.
+// Which tile begins at a position of a side.
 constexpr int tile_at(int position) {
   return position < 4 * Tiles::LARGER ? position / 4
                                       : Tiles::LARGER + (position - 4 * Tiles::LARGER) / 3;
 }
+
+// Vectors at each of the 36 points of so many channels: a little more than it takes, so that a
+// channel's values at all points fall into different sets of the caches.
 constexpr int place(int channels) { return channels * Tiles::NUMBER * Tiles::NUMBER + 5; }
 
-// Where a channel's point of a row of tiles lies at the place (a, b).
+// Where a channel's values of a row of tiles lie at the point (a, b).
 template <int C, int PLACE>
 inline int point_at(int a, int b, int row_tile, int channel) {
   return (a * POINTS + b) * PLACE + (row_tile * C + channel) * tiles(b);
 }
 
-// Points of x [C][14][14], a convolution's input (GRADIENT false) or its output's gradient.
+// Points of x [C][14][14], a convolution's input or (GRADIENT) its output's gradient.
 template <int C, bool GRADIENT, int PLACE>
 inline void map_to_points(const Vec* x, Vec* points) {
   constexpr int BORDER = GRADIENT ? 0 : 1;
@@ -185,12 +186,9 @@ inline void points_to_map(const Vec* points, const Vec* bias, Emit&& emit) {
         along(height, one, out);
 #pragma GCC unroll 4
         for (int k = 0; k < HEIGHT; ++k)
-          rows[k][column] = k < SHARED ? out[k] + shared[k][column] : out[k];
+          rows[k][column] = out[k] + (k < SHARED ? shared[k][column] : bias[c]);
 #pragma GCC unroll 2
         for (int k = 0; k < SHARED; ++k) shared[k][column] = out[HEIGHT + k];
-        if constexpr (!GRADIENT)
-#pragma GCC unroll 4
-          for (int k = 0; k < HEIGHT; ++k) rows[k][column] += bias[c];
       }
       for (int k = top == 0 ? BORDER : 0; k < HEIGHT; ++k)
         emit(c, (top + k - BORDER) * SIDE, rows[k], Constant<SIDE>{});
@@ -222,7 +220,7 @@ inline void at_points(Work&& work) {
   }
 }
 
-// y [rows][OUT][COLUMNS] = u [OUT / O][IN][O] times x [rows][IN][COLUMNS].
+// y [rows][OUT][COLUMNS] = u [OUT / O][IN][O] times x [rows][IN][COLUMNS], at a point.
 template <int IN, int OUT, int COLUMNS>
 [[gnu::noinline]] void multiply(const Vec* u, const Vec* x, int rows, Ahead& ahead, Vec* y) {
   in_pieces<OUT, PRODUCT_OUTS>([&](auto outs, int out) {
@@ -248,7 +246,8 @@ template <int IN, int OUT, int COLUMNS>
 
 // du [OUT / O][IN][O] += dy [rows][OUT][COLUMNS] times x [rows][IN][COLUMNS] transposed.
 template <int IN, int OUT, int COLUMNS>
-[[gnu::noinline]] void add_products(const Vec* dy, const Vec* x, int rows, Ahead& ahead, Vec* du) {
+[[gnu::noinline]] void add_products(const Vec* dy, const Vec* x, int rows, Ahead& ahead,
+                                    Vec* du) {
   in_pieces<OUT, PRODUCT_OUTS>([&](auto outs, int out) {
     in_pieces<IN, 4>([&](auto ins, int in) {
       constexpr int O = decltype(outs)::value, I = decltype(ins)::value;
@@ -260,7 +259,8 @@ template <int IN, int OUT, int COLUMNS>
         for (int o = 0; o < O; ++o) acc[i][o] = target[i * O + o];
       for (int row = 0; row < rows; ++row) {
         ahead.fetch<2>();
-        const Vec *gradient = dy + (row * OUT + out) * COLUMNS, *source = x + (row * IN + in) * COLUMNS;
+        const Vec* gradient = dy + (row * OUT + out) * COLUMNS;
+        const Vec* source = x + (row * IN + in) * COLUMNS;
 #pragma GCC unroll 4
         for (int t = 0; t < COLUMNS; ++t)
 #pragma GCC unroll 4
@@ -274,41 +274,6 @@ template <int IN, int OUT, int COLUMNS>
 #pragma GCC unroll 4
         for (int o = 0; o < O; ++o) target[i * O + o] = acc[i][o];
     });
-  });
-}
-
-// Weights at all points; taps(output, input) tells where three rows of three are.
-template <int OUT, int IN, class Taps>
-inline void weights_to_points(Taps&& taps, Vec* u) {
-  in_blocks<OUT, IN>([&](int out, int in, int at) {
-    for (int a = 0; a < POINTS; ++a) {
-      Vec row[3] = {};
-      for (int r = 0; r < 3; ++r)
-        for (int k = 0; k < 3; ++k)
-          row[k] = fma(splat(TAPS[a][r]), taps(out, in)[r * 3 + k], row[k]);
-      for (int b = 0; b < POINTS; ++b) {
-        Vec sum = {};
-        for (int k = 0; k < 3; ++k) sum = fma(splat(TAPS[b][k]), row[k], sum);
-        u[(a * POINTS + b) * IN * OUT + at] = sum;
-      }
-    }
-  });
-}
-
-// dw += the weights' gradient, from that of the weights at all points.
-template <int OUT, int IN>
-inline void add_from_points(const Vec* du, Vec* dw) {
-  in_blocks<OUT, IN>([&](int out, int in, int at) {
-    Vec* taps = dw + (out * IN + in) * 9;
-    for (int a = 0; a < POINTS; ++a) {
-      Vec row[3] = {};
-      for (int b = 0; b < POINTS; ++b)
-        for (int k = 0; k < 3; ++k)
-          row[k] = fma(splat(TAPS[b][k]), du[(a * POINTS + b) * IN * OUT + at], row[k]);
-      for (int r = 0; r < 3; ++r)
-        for (int k = 0; k < 3; ++k)
-          taps[r * 3 + k] = fma(splat(TAPS[a][r]), row[k], taps[r * 3 + k]);
-    }
   });
 }
 
