@@ -5,6 +5,7 @@
 //   Passage<Small>, what an image leaves behind on its way,
 //   forward<LEARN>(block, h, passage, y), after which, with LEARN,
 //   backward(block, h, y, passage, dy, gradient) adds to the gradient; dy, that of y, is used up.
+// Training goes through a Step, which convolutions have of their own.
 #pragma once
 
 #include "pointwise.h"
