@@ -9,7 +9,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +22,7 @@ from kt.ensemble import Compute, cpu_engine, cuda_engine, torch_engine
 from kt.images import ImageSet, load_images, training_batches
 from kt.networks.blocks import Network, initial_weights
 from kt.networks.weights import Weights, part
+from kt.run.threads import full_precision
 from kt.translators.fit import Training, fit
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import PAPER_SIZES, Mixer
@@ -75,17 +75,6 @@ def tests() -> Iterator[tuple[str, Row]]:
             yield case.get("name", ""), {"seconds": float(case.get("time", 0)), **words}
 
 
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether PyTorch's convolutions on the GPU may round their inputs to 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def deviations(step: str, batches: int, networks: int = 64) -> None:
     """How far weights' changes are from those in float64: relative, in the 2-norm of a tensor."""
     whole = initial_weights(Network, range(networks))
@@ -111,7 +100,7 @@ def deviations(step: str, batches: int, networks: int = 64) -> None:
     moved = {name: w - initial[name] for name, w in exact.items()}
 
     def deviation(engine, device: str, allowed: bool) -> Row:
-        with tf32(allowed):
+        with full_precision(not allowed):
             found = trained(engine, device, torch.float32)
         apart = {
             name: (w - exact[name]).flatten(1).norm(dim=1) / moved[name].flatten(1).norm(dim=1)
@@ -179,7 +168,7 @@ def generation() -> None:
             note(label, lambda s=step, n=networks: engine(s, cuda_engine, n, GPU))
         for networks, allowed in ((256, False), (256, True), (1024, True)):
             label = f"{step}: torch engine, {networks} networks{', TF32' * allowed}"
-            with tf32(allowed):
+            with full_precision(not allowed):
                 note(label, lambda s=step, n=networks: engine(s, torch_engine, n, GPU))
 
 

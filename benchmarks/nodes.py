@@ -35,7 +35,7 @@ class Nodes:
                 found += [child for child in raylet.children() if _computes(child)]
         return [process.pid for process in found]
 
-    def wait_for_work(self, seconds: float = 60) -> list[int]:
+    def wait_for_work(self, seconds: float = 180) -> list[int]:
         """The workers, when there are some.
 
         Raises:

@@ -7,7 +7,6 @@ kt translate network.safetensors -o small.safetensors --images digits
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import Network, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.real.command import add as add_compress
+from kt.run.arguments import Parser, output, place, seed
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
@@ -25,16 +25,23 @@ MOST_STEPS = 100_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="kt", description=__doc__.splitlines()[0])
+    with guard():
+        options = _parsed()
+        options.run(options)
+
+
+def _parsed() -> argparse.Namespace:
+    """What the command line asks for, and the function that does it, as `run`."""
+    parser = Parser(prog="kt", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
     sets = list(IMAGE_SETS)
 
     command = commands.add_parser(
         "train", help="train a network with a large block, to have one to compress"
     )
-    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument("--images", choices=sets, default="digits", help="set [%(default)s]")
-    command.add_argument("--seed", type=int, default=1, help="of everything random [%(default)s]")
+    command.add_argument("--seed", type=seed, default=1, help="of everything random [%(default)s]")
     command.set_defaults(run=train)
 
     command = commands.add_parser(
@@ -44,12 +51,12 @@ def main() -> None:
         "with a translated block. The former and the latter block stay as they are.",
     )
     command.add_argument(
-        "network", type=Path, help="its weights: safetensors, or a state_dict saved by torch"
+        "network", type=place, help="its weights: safetensors, or a state_dict saved by torch"
     )
-    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument(
         "--translator",
-        type=Path,
+        type=place,
         default=single.PRETRAINED,
         help="safetensors file of a translator [the one that comes with the package]",
     )
@@ -81,8 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     if getattr(options, "refine_images", None) and not options.refine:
         command.error("--refine-images needs --refine STEPS")
-    with guard():
-        options.run(options)
+    return options
 
 
 def train(options: argparse.Namespace) -> None:

@@ -6,14 +6,25 @@ The rest of the library works on many networks at once; here a network is a plai
 import copy
 from pathlib import Path
 
+import torch
+
 from kt import ensemble, images, translators
 from kt.ensemble import Recipe
 from kt.images import IMAGE_SETS, ImageSet
-from kt.networks.blocks import Network, Sizes, require_possible, sizes_of, skeleton, weights
+from kt.images.files import wrong
+from kt.networks.blocks import (
+    Network,
+    Sizes,
+    require_images,
+    require_possible,
+    sizes_of,
+    skeleton,
+    weights,
+)
 from kt.networks.weights import Weights, part, prefixed, stack_of_one
 from kt.run.errors import KTError
 from kt.run.files import require_tensors, save_tensors
-from kt.run.state_dicts import load_state_dict
+from kt.run.state_dicts import COUNTER, load_state_dict
 from kt.translators import Translator
 from kt.translators.refine import refine as refine_stacked
 
@@ -21,6 +32,7 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "merge.safetensors"
 """The translator of the default run, which comes with the package."""
 RECIPE = Recipe(batch_size=32, lr=0.02)
 """How the networks of the default run are trained."""
+IMAGES = "they must be square, (M, H, W) or (M, 3, H, W) uint8, with labels (M,) int64 in 0..9"
 
 
 def load_images(name: str, folder: Path | str = "data") -> tuple[ImageSet, ImageSet]:
@@ -59,7 +71,7 @@ def load_network(path: Path | str) -> Network:
     """
     path = Path(path)
     stored = load_state_dict(path)
-    kept = {name: t for name, t in stored.items() if not name.endswith("num_batches_tracked")}
+    kept = {name: t for name, t in stored.items() if not name.endswith(COUNTER)}
     sizes = _sizes(kept)
     expected = weights(skeleton(lambda: Network(sizes=sizes)))
     try:
@@ -87,11 +99,17 @@ def save_network(path: Path | str, network: Network) -> None:
     Raises:
         KTError: a weight is not finite, or the file cannot be written.
     """
+    _require(Network, network)
     save_tensors(Path(path), weights(network), seal=True)
 
 
 def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Network:
-    """Train one network with a large block, in evaluation mode afterwards."""
+    """Train one network with a large block, in evaluation mode afterwards.
+
+    Raises:
+        KTError: the images cannot be used, or the network diverges.
+    """
+    _require_set(data)
     channels = data.images.shape[1] if data.images.dim() == 4 else 1
     sizes = Sizes(image_channels=channels, image_size=data.images.shape[-1])
     trained = ensemble.train_networks(data, [seed], seed, recipe, sizes=sizes)
@@ -112,9 +130,12 @@ def translate(
         hidden: channels of the small block; None: the translator's own number, 3.
 
     Raises:
-        KTError: the translator is not for networks of these sizes.
+        KTError: the translator is not for networks of these sizes, or one of the two is neither.
         ValueError: the network's block is not the large one.
     """
+    _require(Network, network)
+    if translator is not None:
+        _require(Translator, translator)
     return translators.compress(translator or load_translator(), network, hidden)
 
 
@@ -126,9 +147,17 @@ def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 2
             prototypes. None: random strokes.
 
     Raises:
-        KTError: the small block is not convolutional, or refining ends in weights that are not
-            finite.
+        KTError: the small block is not convolutional, the images cannot be used, steps are no
+            number above zero, or refining ends in weights that are not finite.
     """
+    if not isinstance(steps, int) or steps < 1:
+        raise KTError(f"steps is {steps!r}; accepts a whole number above zero")
+    _require(Network, small, large)
+    if data is not None:
+        _require(ImageSet, data)
+        _require(torch.Tensor, data.images)
+        data = ImageSet(data.images, torch.zeros(data.images.shape[:1], dtype=torch.int64))
+        _require_set(data, large)
     networks = stack_of_one(weights(large))
     networks |= prefixed("large", part(networks, "block"))
     start = part(stack_of_one(weights(small)), "block")
@@ -139,6 +168,37 @@ def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 2
 
 
 def accuracy(network: Network, data: ImageSet) -> float:
-    """Percentage of the images that the network classifies correctly."""
+    """Percentage of the images that the network classifies correctly.
+
+    Raises:
+        KTError: the images cannot be used, or are of another size or colour than the network's.
+    """
+    _require(Network, network)
+    _require_set(data, network)
     stacked = stack_of_one(weights(network))
     return ensemble.evaluate(network.kind, data, stacked, part(stacked, "block")).item()
+
+
+def _require(kind: type, *given: object) -> None:
+    """Refuse what is not of a kind.
+
+    Raises:
+        KTError: one is not.
+    """
+    for one in given:
+        if not isinstance(one, kind):
+            raise KTError(f"needs a {kind.__name__}, not a {type(one).__name__}")
+
+
+def _require_set(data: ImageSet, network: Network | None = None) -> None:
+    """Refuse images that no network reads, or that this one does not.
+
+    Raises:
+        KTError: saying what is wrong with them.
+    """
+    _require(ImageSet, data)
+    if (how := wrong(data)) is not None:
+        raise KTError(f"the images cannot be used ({how}): {IMAGES}")
+    if network is not None:
+        sizes = sizes_of(stack_of_one(weights(network)), data.images.shape[-1])
+        require_images(data.images, sizes)

@@ -14,9 +14,11 @@ def main(params: Params, compute: Compute) -> None:
     for name, (low, high) in bands.items():
         if name not in found:
             raise KTError(f"{OUT} has no {name}, which scales.{params.scale}.expected names")
-        if not low <= found[name] <= high:
-            raise KTError(f"{name} is {found[name]:.2f}, outside {low:g} to {high:g}: {OUT}")
-        print(f"{name} {found[name]:.2f} is within {low:g} to {high:g}")
+        if isinstance(value := found[name], bool) or not isinstance(value, int | float):
+            raise KTError(f"{OUT} has {value!r} as {name}, which is no number: {inputs.REMEDY}")
+        if not low <= value <= high:
+            raise KTError(f"{name} is {value:.2f}, outside {low:g} to {high:g}: {OUT}")
+        print(f"{name} {value:.2f} is within {low:g} to {high:g}")
 
 
 if __name__ == "__main__":

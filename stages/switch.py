@@ -21,6 +21,8 @@ ROOT = Path()
 PUT_AWAY = Path("locks")
 ELSEWHERE = ("factor_transfer",)
 """Folders of tables that have a scale of their own."""
+LINE = re.compile(r"""^(["']?)scale\1[ \t]*:[ \t]+(["']?)[\w-]+\2""", re.MULTILINE)
+"""Of `params.yaml`, the one that names the scale."""
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
@@ -28,13 +30,15 @@ def main(params: Params, compute: Compute, scale: str) -> None:
         raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
     if scale == params.scale:
         raise KTError(f"the project is at scale {scale} already")
+    path = Path("params.yaml")
+    text, found = LINE.subn(f"scale: {scale}", path.read_text())
+    if found != 1:
+        raise KTError(f"{path}: no line that begins with `scale:`")
+    if PUT_AWAY.exists() and not PUT_AWAY.is_dir():
+        raise KTError(f"{PUT_AWAY} is no folder: move it away")
     move(in_use(ROOT), ROOT, PUT_AWAY / params.scale)
     kept = PUT_AWAY / scale
     move([path for path in kept.rglob("*") if path.is_file()], kept, ROOT)
-    path = Path("params.yaml")
-    text, found = re.subn(r"(?m)^scale: [\w-]+", f"scale: {scale}", path.read_text())
-    if found != 1:
-        raise KTError(f"{path}: no line that begins with `scale:`")
     outputs.write_text(path, text)
 
 

@@ -1,7 +1,9 @@
 """CIFAR-10 as images, and the networks that are trained on it."""
 
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +140,80 @@ def test_a_damaged_archive_is_refused_in_one_line(archive, tmp_path):
     with pytest.raises(KTError, match=r"cifar10-jpeg.tar.gz is damaged") as caught:
         load_images("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def rewritten(path, members):
+    """An archive with other members; bytes, or a place that a link leads to."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                tar.addfile(member)
+            else:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+PICTURE = jpeg(colour_images(1).images[0])
+SMALL = jpeg(colour_images(1).images[0][:, :31])
+WHOLE = [(f"train/{c}/{i}.jpg", PICTURE) for c in ("a", "b") for i in range(3)]
+WHOLE += [(f"test/{c}/0.jpg", PICTURE) for c in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([], "it holds no images below train/"),
+        (WHOLE[:6], "it holds no images below test/"),
+        ([("train/a/x.jpg", SMALL), *WHOLE[1:]], r"x.jpg is of \(31, 32\) pixels"),
+        ([("train/a/x.jpg", PICTURE[:300]), *WHOLE[1:]], "is damaged .*[Tt]runcated"),
+        ([("train/a/x.jpg", b"text"), *WHOLE[1:]], "is damaged .cannot identify"),
+        ([("train/a/x.jpg", "/etc/passwd"), *WHOLE[1:]], "there are 5 and 2"),
+        ([("train/a/x.jpg", "x.jpg"), *WHOLE[1:]], "there are 5 and 2"),
+        ([("../train/a/x.jpg", PICTURE), *WHOLE[1:]], "there are 5 and 2"),
+        ([("", PICTURE), (".", PICTURE), *WHOLE[1:]], "there are 5 and 2"),
+        ([("train/b/x.jpg", PICTURE), *WHOLE[1:]], r"of each class, but there are \[2, 4\]"),
+    ],
+)
+def test_an_archive_of_other_members_is_refused(members, words, archive, tmp_path):
+    path, _ = archive
+    rewritten(path, members)
+    with pytest.raises(KTError, match=words) as caught:
+        load_images("cifar10", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_in_an_archive_passes(archive, tmp_path):
+    path, _ = archive
+    whole, sets = path.read_bytes(), load_images("cifar10", tmp_path)
+    for place in range(0, len(whole), len(whole) // 60):
+        flipped = bytes([whole[place] ^ 1 << place % 8])
+        path.write_bytes(whole[:place] + flipped + whole[place + 1 :])
+        try:
+            again = load_images("cifar10", tmp_path)
+        except KTError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:  # in the name or the time that gzip keeps
+            for data, before in zip(again, sets, strict=True):
+                assert data.images.equal(before.images) and data.labels.equal(before.labels)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_archive_is_refused(make, archive, tmp_path):
+    archive[0].unlink()
+    make(archive[0])
+    with pytest.raises(KTError) as caught:
+        load_images("cifar10", tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_originals_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
+    (tmp_path / cifar.ORIGINAL).mkdir()
+    (tmp_path / cifar.ORIGINAL / "data_batch_1").write_bytes(b"other")
+    with pytest.raises(KTError, match=r"cifar-10-batches-py is damaged .*: delete it there, and"):
+        load_images("cifar10", tmp_path / "data")
 
 
 def test_another_number_of_images_is_refused(archive, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_killed_drivers_leave_the_memory_of_nodes_to_others(nodes):
         time.sleep(0.05)
     last = driver(0)
     try:
-        assert last.wait(60) == 0
+        assert last.wait(180) == 0
     finally:
         last.kill()
 

@@ -49,7 +49,7 @@ def test_no_gpu_is_said_in_one_line():
 
 def test_a_gpu_takes_the_cuda_engine_where_it_can(monkeypatch):
     gpu = torch.device("cuda")
-    monkeypatch.setattr(cuda_engine, "reason", lambda: None)
+    monkeypatch.setattr(cuda_engine, "reason", lambda *sizes: None)
     for engine in ("auto", "cuda"):
         assert Compute(gpu, engine=engine).engine_for("large") is cuda_engine
         assert Compute(gpu, engine=engine).engine_for("conv") is cuda_engine
@@ -59,7 +59,7 @@ def test_a_gpu_takes_the_cuda_engine_where_it_can(monkeypatch):
     assert Compute().engine_for("large") in (cpu_engine, torch_engine)
     with pytest.raises(KTError, match="not on 'cpu'"):
         Compute(engine="cuda").engine_for("large")
-    monkeypatch.setattr(cuda_engine, "reason", lambda: "no Triton")
+    monkeypatch.setattr(cuda_engine, "reason", lambda *sizes: "no Triton")
     assert Compute(gpu).engine_for("large") is torch_engine
 
 

@@ -1,4 +1,7 @@
+import bz2
 import gzip
+import hashlib
+import re
 import shutil
 
 import pytest
@@ -6,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt.images import ImageSet, load_images, pixels, training_batches
+from kt.images import ImageSet, downloaded, load_images, pixels, training_batches
 from kt.images.files import read_set, write_sets
-from kt.run.errors import KTError
+from kt.run.errors import KTError, one_line
 
 
 def test_embedded_sets_have_their_published_sizes_and_are_always_the_same(tmp_path):
@@ -104,6 +107,62 @@ def test_files_with_another_content_are_refused(data_root, tmp_path, monkeypatch
     assert len(load_images("usps", tmp_path / "data")[0]) == 7291
 
 
+LINE = b"0 " + b" ".join(b"%d:0.5" % place for place in range(1, 257))
+"""A picture of no class, as USPS writes one."""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is damaged"),
+        (b"text", "is damaged"),
+        (bz2.compress(b"text"), "is damaged"),
+        (bz2.compress(b"1 1:0.5\n"), "is damaged"),
+        (bz2.compress(LINE), "is damaged .1 images of classes .-1.,"),
+        (bz2.compress(LINE + b"\n1 1:nan"), "is damaged .a pixel of image 2 is not in -1 to 1"),
+        (bz2.compress(b"1 1:900"), "is damaged .a pixel of image 1 is not"),
+        (bz2.compress(b"1 1:-1.01"), "is damaged .a pixel of image 1 is not"),
+        (None, "is a folder, not a file"),
+    ],
+)
+def test_what_is_not_usps_is_refused(content, words, tmp_path, monkeypatch):
+    path = tmp_path / "root" / "USPS" / "usps.bz2"
+    path.parent.mkdir(parents=True)
+    path.mkdir() if content is None else path.write_bytes(content)
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
+    with pytest.raises(KTError, match=rf"usps\.bz2 {words}.*: delete it there") as caught:
+        load_images("usps", tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_for_copies_that_is_a_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path))
+    (tmp_path / "data").touch()
+    with pytest.raises(KTError, match="data/torchvision/USPS could not be written"):
+        load_images("usps", tmp_path / "data")
+
+
+def test_no_flipped_bit_in_a_packed_file_passes(tmp_path, monkeypatch):
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    path = raw / "train-images-idx3-ubyte.gz"
+    whole = gzip.compress(bytes(range(256)) * 20, mtime=0)
+    monkeypatch.setitem(
+        downloaded.MNIST_MD5, path.stem, hashlib.md5(gzip.decompress(whole)).hexdigest()
+    )
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
+    target = tmp_path / path.stem
+    for place in range(len(whole)):
+        path.write_bytes(flipped(whole, place))
+        target.unlink(missing_ok=True)
+        try:
+            downloaded._fetch("MNIST/raw", [path.name], target, downloaded.MNIST_MD5[path.stem])
+        except KTError as error:
+            assert str(path) in str(error) and "\n" not in str(error) and not target.exists()
+        else:
+            assert target.read_bytes() == gzip.decompress(whole)
+
+
 def test_damaged_archive_is_named(tmp_path, monkeypatch):
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -114,15 +173,16 @@ def test_damaged_archive_is_named(tmp_path, monkeypatch):
         load_images("mnist", tmp_path / "data")
 
 
-@pytest.mark.parametrize("given", ["/nonexistent", "not/here", "~/not/here", "{file}"])
+@pytest.mark.parametrize("given", ["/nonexistent", "not/here", "~/not/here", "{file}", "x" * 300])
 def test_a_data_root_that_is_no_folder_is_named_in_full(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").touch()
     monkeypatch.setenv("KT_DATA_ROOT", given.format(file=tmp_path / "file"))
     expected = tmp_path / given.format(file="file").removeprefix("~/")
+    named = re.escape(one_line(expected))
     for name in ("mnist", "usps", "cifar10"):
-        with pytest.raises(KTError, match=f"KT_DATA_ROOT is .*{expected} is no folder"):
+        with pytest.raises(KTError, match=rf"KT_DATA_ROOT is .*{named} is no folder"):
             load_images(name, tmp_path / "data")
 
 
@@ -158,7 +218,8 @@ def flipped(content, place):
     ("images", "labels", "words"),
     [
         (torch.zeros(3, 28, 28), torch.arange(3), "not uint8"),
-        (torch.zeros(3, 32, 32, dtype=torch.uint8), torch.arange(3), "32, 32"),
+        (torch.zeros(3, 28, 20, dtype=torch.uint8), torch.arange(3), "28, 20"),
+        (torch.zeros(3, 2, 28, 28, dtype=torch.uint8), torch.arange(3), "2, 28, 28"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(2), "labels .2,"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(8, 11), "8 to 10, not 0 to 9"),
         (torch.zeros(3, 28, 28, dtype=torch.uint8), -torch.arange(3), "-2 to 0"),

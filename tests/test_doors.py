@@ -282,6 +282,33 @@ def test_a_translator_that_diverges_is_not_published(here, kind):
     assert not TRANSLATOR.exists()
 
 
+def test_a_training_that_fails_leaves_what_was_there(here):
+    """One fails in an epoch, the other before the first: its losses are not for these networks."""
+    train_translator.main(params.load(), Compute())
+    before = here.files("results/train")
+    kind = here.params["model"]["kind"]
+    rate = here.params["translators"][kind]["train"]["lr"]
+    here.params["translators"][kind]["train"]["lr"] = 1e6
+    here.params["train"]["optimizer"] = "sgd"
+    here.write_params()
+    refused(train_translator, "the training diverged in epoch")
+    assert here.files("results/train") == before
+    here.params["translators"][kind]["train"]["lr"] = rate
+    here.params["model"]["kind"] = "mixer"
+    here.params["translators"]["mixer"]["train"]["loss"] = {"difference": True}
+    here.write_params()
+    refused(train_translator, "params.yaml")
+    assert here.files("results/train") == before and not Path("results/.train.before").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "train/metrics.json", "train/plots"])
+def test_results_that_cannot_be_written_are_told_before_the_training(name, here):
+    path = RESULTS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if name.endswith("json") else path.touch()
+    refused(train_translator, f"{path}.* could not be written")
+
+
 def test_what_has_no_room_is_refused(here):
     with pytest.raises(KTError, match=r"much: takes [\d,]+ MiB on the disk, where [\d,]+ MiB are"):
         room.require_disk(Path("not/yet/there"), 1e18, "much")

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from kt import ensemble
 from kt.ensemble import Compute, Recipe, cpu_engine, torch_engine
-from kt.images import ordered_batches, pixels, training_batches
+from kt.images import ImageSet, ordered_batches, pixels, training_batches
 from kt.networks.blocks import BLOCKS, CONVOLUTIONAL, TARGETS, Network, initial_weights, weights
 from kt.networks.weights import part
+from kt.run.errors import KTError
 from kt.translators import losses
 from tests.rounding import BLOCK, NETWORK, POSITIONS, assert_near, assert_trained_alike
 
@@ -259,3 +260,19 @@ def test_convolutions_are_never_rounded_to_tf32(rounded, images, monkeypatch):
     probe.behaviour("conv", block, probe.outputs("conv", block).softmax(-1))
     assert len(seen) == 6 and not any(seen)
     assert torch.backends.cudnn.allow_tf32 == rounded
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 28, 28), (8, 16, 16)])
+def test_images_that_networks_do_not_read_are_refused(shape):
+    """The compiled engine would read beyond them."""
+    other = ImageSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    networks = initial_weights(Network, [0])
+    block = initial_weights("conv", [0])
+    for attempt in (
+        lambda: ensemble.train_networks(other, [0], 0, Recipe(1, 4)),
+        lambda: ensemble.train_blocks("conv", other, networks, [0], 0, Recipe(1, 4)),
+        lambda: ensemble.evaluate("conv", other, networks, block),
+        lambda: ensemble.Probe("conv", networks, pixels(other.images)),
+    ):
+        with pytest.raises(KTError, match="images are"):
+            attempt()

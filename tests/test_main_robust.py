@@ -13,11 +13,13 @@ import kt
 from kt import __main__ as program
 from kt.networks.blocks import Network, weights
 from kt.run.errors import KTError
+from kt.run.files import check_output
 from kt.translators import save_translator
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import Mixer, MixerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+COUNTER = "former.bn.num_batches_tracked"
 SMALL = MergeConfig(layers=1, hidden_size=8, prototypes=8, target="conv")
 
 
@@ -64,6 +66,11 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
         ("network.safetensors", "is read too: choose another name, or add --force"),
         ("./there/../t.safetensors", "is read too"),
         ("link", "is read too"),
+        ("new/", "it is a folder: name a file"),
+        ("new/.", "it is a folder: name a file"),
+        ("loop", "symbolic links"),
+        ("\udcff", "could not be written: choose a name in UTF-8"),
+        ("d/" * 3000 + "x", "d/x could not be written (File name too long): choose a shorter name"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(
@@ -71,6 +78,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
 ):
     (folder / "there").mkdir()
     (folder / "link").symlink_to("network.safetensors")
+    (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "fifo")
     before = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
     monkeypatch.setattr(kt.single, "load_translator", lambda path: pytest.fail("began"))
@@ -79,6 +87,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     for command in commands:
         status, errors = call(*command, output, monkeypatch=monkeypatch, capfd=capfd)
         assert status == 1 and words in errors and errors.count("\n") == 1
+        assert len(errors) < 500
     assert {path: path.read_bytes() for path in folder.glob("*.safetensors")} == before
 
 
@@ -182,6 +191,14 @@ def changed(**change):
             "not finite",
         ),
         (changed(**{"former.bn.running_var": -torch.ones(6)}), "negative variance"),
+        (changed(**{COUNTER: torch.tensor(torch.nan)}), "num_batches_tracked, which is not finite"),
+        (changed(**{COUNTER: torch.tensor(-1)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.tensor(1.5)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.tensor(1j)}), "num_batches_tracked as .*, which is no count"),
+        (changed(**{COUNTER: torch.ones(2)}), "num_batches_tracked as .*, which is no count"),
+        (changed(a=torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)), "cannot be us"),
+        (changed(a=torch.full((2,), torch.nan, dtype=torch.complex64)), "a, which is not finite"),
+        (changed(a=torch.ones(1).expand(10**12)), "which cannot be used"),
     ],
 )
 def test_what_is_no_network_is_refused_in_one_line(content, words, tmp_path, monkeypatch):
@@ -231,9 +248,132 @@ def test_a_closed_output_ends_in_silence(folder):
     assert (folder / "small").exists()
 
 
+def test_a_file_that_is_cut_off_is_said_so(tmp_path):
+    torch.save(trained().state_dict(), tmp_path / "n.pt")
+    (tmp_path / "n.pt").write_bytes((tmp_path / "n.pt").read_bytes()[:-1])
+    with pytest.raises(KTError, match="the end of the archive is missing"):
+        kt.load_network(tmp_path / "n.pt")
+
+
+@pytest.mark.parametrize("name", [" a", "a\n", "\udcff", "a\0"])
+def test_a_translator_that_is_not_there_is_not_called_damaged(name, folder, monkeypatch, capfd):
+    arguments = ("translate", "network.safetensors", "-o", "s", "--translator", name)
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "damaged" not in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("translate",), ("nothing",), ("train", "-o", "a", "--images", "x" * 5000), ("\udcff",)],
+)
+def test_what_is_wrong_with_the_command_line_is_one_line(arguments, monkeypatch, capfd):
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert len(errors) < 500
+
+
+def test_an_input_that_no_memory_holds_is_one_line(folder, monkeypatch, capfd):
+    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", "--input", "99999999,3,99,99")
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "GiB of memory" in errors and errors.count("\n") == 1
+
+
+def test_an_empty_name_is_refused(folder, monkeypatch, capfd):
+    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", "--images", "")
+    status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 1 and "an empty name" in errors and errors.count("\n") == 1
+
+
 def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):
     for steps in ("0", "-1", "1000000000000", "9" * 5000):
         status, errors = call(
             *TRANSLATE, "s", "--refine", steps, monkeypatch=monkeypatch, capfd=capfd
         )
         assert status == 2 and "invalid positive value" in errors
+
+
+def test_a_seed_that_cannot_be_is_refused(folder, monkeypatch, capfd):
+    for seed in ("-1", "x", str(2**63), "9" * 40):
+        status, errors = call(
+            "train", "-o", "s", "--seed", seed, monkeypatch=monkeypatch, capfd=capfd
+        )
+        assert status == 2 and "invalid seed value" in errors
+
+
+def test_what_leads_to_the_standard_output_is_no_file(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as where it leads to a log
+    with pytest.raises(KTError, match="is no regular file"):
+        check_output(Path("/dev/stdout"))
+
+
+GREY, LABELS = torch.zeros(4, 28, 28, dtype=torch.uint8), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (GREY.float(), LABELS, "images are torch.float32"),
+        (GREY.numpy(), LABELS, "tensors, not ndarray|needs a Tensor, not a ndarray"),
+        (GREY[:, :20], LABELS, r"images are \(4, 20, 28\)"),
+        (GREY[:0], LABELS[:0], "there are no images"),
+        (GREY[:, :0, :0], LABELS, "there are no images"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(images, labels, words):
+    data, network = kt.ImageSet(images, labels), trained()
+    for use in (
+        kt.train_network,
+        lambda data: kt.accuracy(network, data),
+        lambda data: kt.refine(kt.Network("conv"), network, data, 1),
+    ):
+        with pytest.raises(KTError, match=words) as caught:
+            use(data)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS[:3], r"labels \(3,\)"),
+        (LABELS + 7, "labels are 7 to 10"),
+        (LABELS - 1, "labels are -1 to 2"),
+        (LABELS.int(), "labels torch.int32"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused_unless_none_is_used(labels, words):
+    data, network = kt.ImageSet(GREY, labels), trained()
+    with pytest.raises(KTError, match=words):
+        kt.train_network(data)
+    with pytest.raises(KTError, match=words):
+        kt.accuracy(network, data)
+    assert isinstance(kt.refine(kt.Network("conv"), network, data, 1), kt.Network)
+
+
+def test_images_of_other_networks_are_refused():
+    small, network = kt.Network("conv"), trained()
+    colour, narrow = GREY[:, None].repeat(1, 3, 1, 1), GREY[:, :20, :20]
+    for images, words in ((colour, "images are 3 x 28 x 28"), (narrow, "images are of 20 x 20")):
+        for use in (
+            lambda data: kt.accuracy(network, data),
+            lambda data: kt.refine(small, network, data, 1),
+        ):
+            with pytest.raises(KTError, match=words):
+                use(kt.ImageSet(images, LABELS))
+
+
+def test_what_is_no_network_or_no_step_is_refused():
+    network, data = trained(), kt.ImageSet(GREY, LABELS)
+    linear = torch.nn.Linear(1, 1)
+    for use in (
+        lambda: kt.translate(linear),
+        lambda: kt.accuracy(linear, data),
+        lambda: kt.refine(linear, network, data),
+        lambda: kt.save_network("n.safetensors", linear),
+    ):
+        with pytest.raises(KTError, match="needs a Network, not a Linear"):
+            use()
+    with pytest.raises(KTError, match="there is no block 'huge': choose among large, conv"):
+        kt.Network("huge")
+    for steps in (0, -5, 1.5):
+        with pytest.raises(KTError, match=r"steps is .*; accepts a whole number above zero"):
+            kt.refine(kt.Network("conv"), network, data, steps)

@@ -112,6 +112,17 @@ def test_elimination_finds_the_channels_that_matter():
     assert_close(hidden[:, kept[5]] @ weight.T + bias, target, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30])
+def test_a_block_that_gives_nothing_becomes_one_that_gives_nothing(size):
+    network, example = made("residual")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(size)
+    smaller = compress(network, example, 0.6, few(example))
+    assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
+    assert_close(smaller(example), network(example))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_kept_is_the_network_itself(name):
     network, example = made(name)

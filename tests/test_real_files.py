@@ -1,18 +1,22 @@
 """Weights in and out of files, the command line, ONNX."""
 
 import importlib.util
+import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.testing import assert_close
 
 import kt
 from kt.real import Schedule, files
+from kt.real.command import made_by, positive, run, whole
 from kt.real.graph import call
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, Residual, made
@@ -78,6 +82,148 @@ def test_other_weights_are_refused_in_one_line(tmp_path):
         kt.load(Residual, tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("head", (3, 8), r"head\.weight has 3 outputs, not 5, and no layer reads so few"),
+        (
+            "blocks.0.conv2",
+            (8, 20, 3, 3),
+            r"is \(8, 20, 3, 3\), but the network has \(8, 16, 3, 3\)",
+        ),
+    ],
+)
+def test_widths_that_no_smaller_network_has_are_refused(name, shape, words, tmp_path):
+    weights = Residual().state_dict()
+    weights[f"{name}.weight"] = torch.randn(shape)
+    if f"{name}.bias" in weights:
+        weights[f"{name}.bias"] = torch.randn(shape[0])
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(KTError, match=words):
+        kt.load(Residual, tmp_path / "other.safetensors")
+
+
+def test_a_flipped_bit_in_a_smaller_network_is_noticed(tmp_path):
+    _, _, smaller = smaller_of("residual")
+    path = tmp_path / "small.safetensors"
+    files.save(smaller, path)
+    whole = path.read_bytes()
+    files.save(smaller, path)
+    assert path.read_bytes() == whole
+    for place in range(8, len(whole), 501):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(KTError, match=r"small\.safetensors"):
+            kt.load(Residual, path)
+
+
+def raising(error):
+    def factory():
+        raise error
+
+    return factory
+
+
+class Odd(Residual):
+    def state_dict(self, *given, **named):
+        return {"a": 3}
+
+
+class Failing(Residual):
+    def state_dict(self, *given, **named):
+        raise RuntimeError("no\nstate")
+
+
+class Unloadable(Residual):
+    def load_state_dict(self, *given, **named):
+        raise RuntimeError("no loading")
+
+
+def without_weights():
+    with torch.device("meta"):
+        return Residual()
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (raising(RuntimeError("no\nway")), r"the factory fails \(RuntimeError: no\)"),
+        (raising(SystemExit(0)), r"the factory fails \(SystemExit: 0\)"),
+        (raising(OSError(28, "full")), "the factory fails .OSError"),
+        (lambda needed: Residual(), "the factory fails .TypeError: .* 'needed'"),
+        (3, "the factory fails .TypeError: 'int' object is not callable"),
+        (lambda: None, "the factory gives no torch.nn.Module but a NoneType"),
+        (lambda: Residual, "no torch.nn.Module but a type"),
+        (lambda: (Residual(), 1), "no torch.nn.Module but a tuple"),
+        (without_weights, "a network without weights, on the device meta"),
+        (Odd, "the network's state_dict holds a, which is no tensor"),
+        (Failing, r"the network's state_dict fails .RuntimeError: no\)"),
+        (Unloadable, "does not take the weights .RuntimeError: no loading"),
+        (lambda: nn.Module.__new__(nn.Module), "the network's state_dict fails"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_refused_in_one_line(factory, words, tmp_path):
+    save_file(Residual().state_dict(), tmp_path / "w")
+    with pytest.raises(KTError, match=words) as caught:
+        kt.load(factory, tmp_path / "w")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_other_types_are_refused(kind, tmp_path):
+    torch.save({k: v.to(kind) for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match=rf"holds .* as {kind}"):
+        kt.load(Residual, tmp_path / "w")
+
+
+def test_complex_numbers_stay_complex_and_whole_ones_whole(tmp_path):
+    def factory():
+        network = Residual()
+        network.register_buffer("phase", torch.ones(3, dtype=torch.complex64))
+        network.register_buffer("index", torch.arange(3))
+        return network
+
+    state = factory().half().state_dict() | {"phase": torch.full((3,), 1 + 2j)}
+    torch.save(state, tmp_path / "w")
+    again = kt.load(factory, tmp_path / "w")
+    assert again.phase.equal(state["phase"]) and again.head.weight.dtype == torch.float16
+    torch.save(state | {"index": torch.tensor([0.5, 1, 2])}, tmp_path / "w")
+    with pytest.raises(KTError, match=r"holds index as torch.float32, not torch.int64"):
+        kt.load(factory, tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0, 0.5])
+def test_a_count_of_batches_that_is_none_is_refused(value, tmp_path):
+    count = {"blocks.0.bn1.num_batches_tracked": torch.tensor(value)}
+    torch.save(Residual().state_dict() | count, tmp_path / "w")
+    with pytest.raises(KTError, match=r"holds blocks\.0.bn1.num_batches_tracked.*, which is"):
+        kt.load(Residual, tmp_path / "w")
+
+
+@pytest.mark.parametrize("read, text", [(whole, "-1"), (whole, "9" * 30), (positive, "0")])
+def test_numbers_that_cannot_be_are_refused(read, text):
+    with pytest.raises(ValueError):
+        read(text)
+
+
+def test_weights_without_values_are_refused(tmp_path):
+    torch.save({k: v.to("meta") for k, v in Residual().state_dict().items()}, tmp_path / "w")
+    with pytest.raises(KTError, match="which is no plain tensor"):
+        kt.load(Residual, tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(:", "raise RuntimeError('at\\nimport')", "raise SystemExit(0)", "a = 1\0"]
+)
+def test_a_module_that_cannot_be_imported_is_refused_in_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_a_user.py").write_text(text)
+    for name in ("of_a_user:f", "..x:f", "x" * 5000):
+        with pytest.raises(KTError, match="is no module:function") as caught:
+            made_by(name)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_command_line(tmp_path):
     network, example = made("residual")
     save_file(network.state_dict(), tmp_path / "w.safetensors")
@@ -120,3 +266,81 @@ def test_onnx_answers_alike(name, tmp_path):
         name = "inverted"
     _, example, smaller = smaller_of(name)
     assert files.export_onnx(smaller, example, tmp_path / "small.onnx") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        ("sub/../out", "different files"),
+        ("out/report", "different files, none in another"),
+        ("a\0b", "without NUL"),
+    ],
+)
+def test_outputs_that_are_one_file_or_none_are_refused(report, words, tmp_path):
+    (tmp_path / "sub").mkdir()
+    options = Namespace(
+        output=tmp_path / "out",
+        report=tmp_path / report,
+        onnx=None,
+        images=None,
+        weights=tmp_path / "in",
+        force=False,
+    )
+    with pytest.raises(KTError, match=words):
+        run(options)
+
+
+def test_a_folder_of_images_with_too_long_a_name_is_refused():
+    _, example = made("residual")
+    with pytest.raises(KTError, match="is no folder"):
+        kt.compress(made("residual")[0], example, 0.7, "x" * 300)
+
+
+def damaged(folder, how):
+    """Put something that is no picture into a folder of pictures."""
+    path, whole = folder / "7.png", (folder / "0.png").read_bytes()
+    if how == "a folder":
+        path.mkdir()
+    elif how == "no regular file":
+        os.mkfifo(path)
+    elif how == "symbolic links":
+        path.symlink_to(path.name)
+    else:
+        wide = whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "damaged": wide}[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "damaged", "a folder", "no regular file", "symbolic links"]
+)
+def test_a_picture_that_cannot_be_read_is_named(how, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    for at in range(4):
+        pixels = torch.randint(0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{at}.png")
+    damaged(tmp_path, how)
+    network, example = made("residual")
+    with pytest.raises(KTError, match=rf"7\.png .*{how}.*: take it out of the folder") as caught:
+        kt.compress(network, example, 0.7, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from tests.real_networks import Residual\ndef make():\n    return Residual()\n"
+    (tmp_path / "made_here.py").write_text(code)
+    options = Namespace(
+        output=Path("made_here.py"),
+        report=None,
+        onnx=None,
+        images=None,
+        weights=Path("in"),
+        force=False,
+        factory="made_here:make",
+        mean=(0, 0, 0),
+        deviation=(1, 1, 1),
+    )
+    with pytest.raises(KTError, match=r"made_here\.py is read too"):
+        run(options)
+    assert (tmp_path / "made_here.py").read_text() == code

@@ -29,6 +29,7 @@ def table(project):
         "ours_drawn",
         "ours_adapted",
         "ours_alone",
+        "ours_adam",
         "ours",
         "labelled",
     ]
@@ -40,7 +41,11 @@ def table(project):
 
 
 def test_the_pipeline_runs_on_digits_and_translation_leads(table):
-    cells = [f"networks.cell resnet8-{method}" for method in table.table["methods"]]
+    cells = [
+        f"networks.cell resnet8-{method}-{seed}"
+        for method in table.table["methods"]
+        for seed in table.table["seeds"]
+    ]
     table.succeed("networks.networks", *cells, "networks.tune resnet8", "networks.summary")
     results = table.folder / "tables" / "networks" / "results" / "digits"
     rows = pd.read_csv(results / "networks.csv")
@@ -85,3 +90,11 @@ def test_digits_are_at_hand():
     assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
         IMAGE_SETS
     )
+
+
+def test_more_images_than_there_are_is_an_error(table):
+    table.table["scales"]["digits"]["unlabelled"] = 10**6
+    path = table.folder / "tables" / "networks" / "params.yaml"
+    path.write_text(yaml.safe_dump(table.table))
+    status, errors = table.run("networks.networks")
+    assert status == 1 and "digits has 1,437 training images" in errors

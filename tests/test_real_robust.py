@@ -1,7 +1,9 @@
 """Networks as they come: each is made smaller rightly, or refused in one line."""
 
 import copy
+import threading
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
-from kt.real import Schedule, compress, images, probes
+from kt.real import Schedule, compress, drawing, images
 from kt.real.blocks import find
 from kt.real.graph import Graph, call
 from kt.run.errors import KTError
@@ -211,17 +213,17 @@ class Branching(nn.Module):
 
 def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatch):
     for name in ("COUNT", "FEWEST"):
-        monkeypatch.setattr(probes, name, 64)
+        monkeypatch.setattr(drawing, name, 64)
     network, _ = made("residual")
     example = torch.randn(2, 3, 16, 16)
-    drawn = probes.make(example, torch.Generator().manual_seed(0), lambda done, total: None)
+    drawn = drawing.make(example, torch.Generator().manual_seed(0), lambda done, total: None)
     assert drawn.shape == (64, 3, 16, 16)
     assert_close(drawn.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
     assert_close(drawn.std((0, 2, 3)), torch.ones(3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    probes.adapt(network, [drawn])
+    drawing.adapt(network, [drawn])
     seen = {}
-    for norm in probes.norms_of(network):
+    for norm in drawing.norms_of(network):
         norm.register_forward_hook(
             lambda module, given, value: seen.update({module: value.clone()})
         )
@@ -230,8 +232,8 @@ def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatc
         assert_close(value.mean((0, 2, 3)), norm.bias, rtol=0, atol=1e-4)
         assert_close(value.std((0, 2, 3)), norm.weight.abs(), rtol=1e-2, atol=1e-3)
         norm._forward_hooks.clear()
-    assert len(seen) == len(list(probes.norms_of(network)))
-    probes.restore(network)
+    assert len(seen) == len(list(drawing.norms_of(network)))
+    drawing.restore(network)
     after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
@@ -242,22 +244,22 @@ def test_without_images_batch_norms_adapt_to_drawn_ones_and_come_back(monkeypatc
 
 
 def _statistics(network):
-    norms = probes.norms_of(network)
+    norms = drawing.norms_of(network)
     return {
         pair
         for n in norms
-        for pair in zip(*(getattr(n, k).tolist() for k in probes.SEEN[:2]), strict=True)
+        for pair in zip(*(getattr(n, k).tolist() for k in drawing.SEEN[:2]), strict=True)
     }
 
 
 def test_shapes_that_lie_on_one_another_have_edges():
     """Neighbouring pixels are mostly alike, and sometimes not at all: a heavy tail."""
-    drawn = probes.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
+    drawn = drawing.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
     steps = drawn.diff(dim=3).flatten()
     kurtosis = (steps / steps.std()).pow(4).mean()
     assert steps.std() < 0.7 * drawn.std()
     assert kurtosis > 6  # of a normal distribution: 3
-    again = probes.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
+    again = drawing.leaves((64, 3, 32, 32), torch.Generator().manual_seed(0))
     assert again.equal(drawn)
 
 
@@ -266,3 +268,105 @@ def test_shifted_images_hold_no_other_pixels():
     shifted = images.varied(example, torch.Generator().manual_seed(0))
     assert shifted.shape == example.shape
     assert set(shifted.unique().tolist()) <= set(example.unique().tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda x: x * torch.nan, "is not finite"), (lambda x: "cat", "holds no tensor"),
+     (lambda x: None, "holds no tensor"), (lambda x: x.argmax(1), "no tensor of floating-point"),
+     (lambda x: x[:, :0], "no tensor of floating-point")],
+)  # fmt: skip
+def test_a_network_without_answers_is_refused(change, words):
+    class Other(Plain):
+        def forward(self, x):
+            return change(super().forward(x))
+
+    with pytest.raises(KTError, match=f"the network's answer .*{words}"):
+        compress(Other(nn.ReLU()), torch.rand(2, 6), 0.5, torch.rand(8, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda calls, y: y if calls < 5 else y[:, :2], r"from call to call: \[\(.*\)\], then \["),
+        (lambda calls, y: y if calls % 3 else y[:1], "change shape from call to call"),
+        (lambda calls, y: (y,) * (1 + calls % 2), "change shape from call to call"),
+        (lambda calls, y: y + torch.randn_like(y), "differ from call to call: it must not draw"),
+        (lambda calls, y: y * calls, "differ from call to call"),
+        (lambda calls, y: y if calls < 8 else y * torch.nan, "to some examples are not finite"),
+        (lambda calls, y: y if calls < 8 else y[99], "fails on a batch of .* .IndexError: "),
+        (lambda calls, y: y.detach(), "carry no gradients: ask for 0 steps"),
+    ],
+)
+def test_a_network_that_answers_otherwise_now_and_then_is_refused(change, words):
+    class Changing(Plain):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return change(self.calls, super().forward(x))
+
+    torch.manual_seed(0)
+    network, shown = Changing(nn.ReLU()).eval(), torch.rand(8, 6)
+    with pytest.raises(KTError, match=words) as caught:
+        compress(network, shown[:2], 0.5, shown, schedule=Schedule(9))
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_cannot_be_worked_on_are_refused():
+    complex_ = Plain(nn.ReLU())
+    complex_.phase = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    with pytest.raises(KTError, match="phase is complex: only networks of real weights"):
+        compress(complex_, torch.rand(2, 6))
+    locked = Plain(nn.ReLU())
+    locked.lock = threading.Lock()
+    with pytest.raises(KTError, match=r"cannot be copied .TypeError: .*lock"):
+        compress(locked, torch.rand(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"of": "flops"}, "of is 'flops'; it accepts multiply-adds or parameters"),
+        ({"ratios": "evn"}, "ratios is 'evn'; it accepts harm or even"),
+        ({"round_to": 0}, "round_to is 0; it accepts a number above 0"),
+        ({"positions": 0}, "positions is 0"),
+        ({"keep": 1.5}, "keep is 1.5; it accepts a share above 0 and up to 1"),
+        ({"keep": "0.5"}, "keep is '0.5'"),
+        ({"keep": {"first": True}}, "keep: first is True; it accepts a width"),
+        ({"keep": {"first": 3.5}}, "keep: first is 3.5; it accepts a width"),
+        ({"model": Plain}, "model is a type; it accepts a torch.nn.Module"),
+        ({"example": numpy.zeros((2, 3))}, "example is ndarray; it accepts a tensor"),
+        ({"example": torch.tensor(1.0)}, "example is Tensor; it accepts"),
+        ({"images": [None]}, "images"),
+        ({"images": [torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 8, 8)]}, "images"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said_in_one_line(given, words):
+    network, example = made("residual")
+    asked = {"model": network, "example": example, "images": few(example)} | given
+    with pytest.raises(KTError, match=words):
+        compress(**asked)
+
+
+@pytest.mark.parametrize("steps", [{"steps": -1}, {"batch": 0}, {"stride": float("nan")}])
+def test_steps_that_cannot_be_taken_are_refused(steps):
+    with pytest.raises(KTError, match=f"{next(iter(steps))} is .*; it accepts a number"):
+        Schedule(**steps)
+
+
+def test_a_block_that_training_has_switched_off_stays_off():
+    """Its last batch norm multiplies by 0, as torchvision's zero_init_residual begins."""
+    network, example = made("residual")
+    with torch.no_grad():
+        network.blocks[0].bn2.weight.zero_()
+    smaller = compress(network, example, 0.6, few(example), schedule=Schedule(2))
+    assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
+    assert smaller.blocks[0].bn2.weight.equal(network.blocks[0].bn2.weight)
+
+
+def test_a_variance_that_no_training_makes_is_refused():
+    network, example = made("residual")
+    network.blocks[0].bn1.running_var[0] = -1e-6
+    with pytest.raises(KTError, match=r"blocks\.0\.bn1\.running_var holds a negative variance"):
+        compress(network, example, 0.6, few(example))

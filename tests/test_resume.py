@@ -30,7 +30,7 @@ def parts(project) -> list[Path]:
     return [path for path in found if not path.name.startswith(".")]
 
 
-def wait_for(condition, process, seconds: float = 60) -> None:
+def wait_for(condition, process, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

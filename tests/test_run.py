@@ -1,16 +1,21 @@
 """Writing, checkpoints, divergence, sizes and the last guard."""
 
+import contextlib
 import errno
 import io
 import json
 import os
+import pickle
+import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import kt
@@ -23,10 +28,11 @@ from kt.pairs.store import Pairs, write_store
 from kt.rivals import classifier
 from kt.run import checkpoint, files, memory
 from kt.run.bounds import bounded, require_bounds
-from kt.run.errors import KTError, NotFiniteError
-from kt.run.files import check_output, save_bytes, save_json, save_tensors
+from kt.run.errors import KTError, NotFiniteError, one_line
+from kt.run.files import check_output, reading, save_bytes, save_tensors
 from kt.run.finite import finite_networks, is_finite
 from kt.run.guard import guard
+from kt.run.strict_json import load_json, save_json
 from kt.run.threads import device_named
 from kt.translators import load_translator, require_memory, save_translator
 from kt.translators.fit import Training, fit
@@ -36,16 +42,53 @@ from kt.translators.objectives import WeightObjective
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# --- messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\n b\t c ", "a b c"),
+        ("\x1b[2J\0 \udcff é", r"\x1b[2J\x00 \udcff é"),
+        ("a/" * 4000 + "end", "a/" * 49 + "..." + "/a" * 47 + "/end"),
+        ("word " * 1000, ("word " * 100)[:498] + "..." + ("word " * 100)[1:-1]),
+        ("", ""),
+    ],
+)
+def test_a_message_is_one_line_of_what_can_be_shown(text, line):
+    assert one_line(text) == one_line(one_line(text)) == line
+    again = pickle.loads(pickle.dumps(NotFiniteError(text)))
+    assert str(KTError(text)) == str(again) == line and type(again) is NotFiniteError
+
+
+def test_a_name_with_line_breaks_or_spaces_around_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a\n", " a"):
+        with pytest.raises(KTError, match=rf"^{re.escape(repr(name))} is missing$"):
+            files.read_bytes(Path(name))
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 
 def test_no_device_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "fifo")
-    for name in ("fifo", "link"):
-        with pytest.raises(KTError, match="no regular file"):
+    (tmp_path / "loop").symlink_to("loop")
+    for name, words in (("fifo", "regular"), ("link", "regular"), ("loop", "symbolic links")):
+        with pytest.raises(KTError, match=words):
             save_bytes(tmp_path / name, b"content")
     assert (tmp_path / "fifo").is_fifo() and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_nothing_in_a_folder_that_is_read_is_replaced(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"picture")
+    with pytest.raises(KTError, match="in a folder that is read: choose another name, or add"):
+        check_output(tmp_path / "images" / "a.png", [tmp_path / "images"])
+    check_output(tmp_path / "images" / "b.png", [tmp_path / "images"])
+    check_output(tmp_path / "images" / "a.png", [tmp_path / "images"], force=True)
 
 
 def test_room_is_checked_before_the_work(tmp_path):
@@ -301,6 +344,19 @@ def test_a_device_that_is_not_here_is_refused(name):
     assert "\n" not in str(caught.value)
 
 
+def test_too_little_memory_is_no_damage(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    for error in (
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError("Cannot allocate memory (os error 12)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with pytest.raises(MemoryError, match="file cannot be read"), reading(path, "remedy"):
+            raise error
+
+
 # --- the last guard -------------------------------------------------------------------------------
 
 
@@ -329,6 +385,35 @@ def test_whatever_happens_ends_in_one_line(error, status, words, tmp_path):
         assert str(kept[0]) in line and "Traceback" in kept[0].read_text()
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_warnings_are_notices_unless_an_error_stands_alone(fails, tmp_path, caplog):
+    def work():
+        for _ in range(2):
+            warnings.warn("take\ncare", stacklevel=1)
+        if fails:
+            raise KTError("wrong")
+
+    stream = io.StringIO()
+    end = pytest.raises(SystemExit) if fails else contextlib.nullcontext()
+    with end, guard(stream, tmp_path):
+        work()
+    assert stream.getvalue() == ("error: wrong\n" if fails else "")
+    assert [record.getMessage() for record in caplog.records] == (
+        [] if fails else ["notice: take care"]
+    )
+
+
+def test_names_that_a_terminal_cannot_show_are_printed_too(tmp_path):
+    code = "from kt.run.guard import guard\nwith guard():\n print('\\udcff\xe9')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, rb"\udcff\xe9" + b"\n", b"")
+
+
 def test_a_guard_lets_an_end_pass_and_does_nothing_else(tmp_path):
     with guard(folder=tmp_path):
         pass
@@ -352,11 +437,25 @@ def test_a_full_standard_output_is_one_line(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space" in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_an_output_that_was_closed_from_the_start_stops_nothing(closed, tmp_path):
+    code = (
+        f"import sys; sys.{closed} = None\nfrom kt.run.guard import guard\n"
+        "with guard():\n print('x'); print('y', file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = ("", "y\n") if closed == "stdout" else ("x\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, *said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_json_is_strict(tmp_path):
     path = tmp_path / "a.json"
     save_json(path, {"a": [1, 2.5, "x"]})
-    assert files.load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
+    assert load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
     for content in (b"", b"[NaN]", b"\xff", b"[" * 100_000, b"9" * 5000, b'{"a": Infinity}'):
         path.write_bytes(content)
         with pytest.raises(KTError, match=r"a\.json is damaged .*: again$"):
-            files.load_json(path, "again")
+            load_json(path, "again")

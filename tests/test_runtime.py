@@ -1,5 +1,6 @@
 """How stages begin and end: settings, scratch space, the last guard, several processes."""
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -8,14 +9,16 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from filelock import FileLock
 
+from kt.networks.blocks import PAPER
 from kt.run.errors import KTError
 from stages.common import torchrun
-from stages.common.base import runtime
+from stages.common.base import outputs, runtime
 from tests.test_layout import imports
 
 STAGES = Path(__file__).resolve().parent.parent / "stages"
@@ -100,7 +103,7 @@ def test_an_experiment_in_a_copy_goes_on_from_what_the_project_keeps(empty, monk
 @pytest.mark.parametrize("name", ["workers", "chunk"])
 def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch, capsys):
     monkeypatch.setenv(f"KT_{name.upper()}", value)
-    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(runtime, "checked", lambda: SimpleNamespace(sizes=PAPER))
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(SystemExit):
         runtime.run(lambda params, compute: None, "")
@@ -111,7 +114,7 @@ def test_nonsense_in_the_environment_is_refused(name, value, empty, monkeypatch,
 @pytest.mark.parametrize("device", ["meta", "abacus", "cuda:99", "cpu:x"])
 def test_other_devices_are_refused(device, empty, monkeypatch, capsys):
     monkeypatch.setenv("KT_DEVICE", device)
-    monkeypatch.setattr(runtime, "checked", lambda: None)
+    monkeypatch.setattr(runtime, "checked", lambda: SimpleNamespace(sizes=PAPER))
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(SystemExit):
         runtime.run(lambda params, compute: None, "")
@@ -151,6 +154,68 @@ def test_processes_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torchrun, "PATIENCE", timedelta(seconds=2))
     with pytest.raises(KTError, match=f"processes did not meet at 127.0.0.1:{port} within"):
+        torchrun.join()
+
+
+@pytest.mark.parametrize("what", ["file", "link", "lock"])
+def test_scratch_space_that_cannot_be_is_one_line(what, empty):
+    place = Path(".kt")
+    if what == "file":
+        place.touch()
+    elif what == "link":
+        place.symlink_to("nowhere")
+    else:
+        with pytest.raises(RuntimeError), runtime.scratch("work", ("run",), 1) as folder:
+            raise RuntimeError
+        folder.with_suffix(".lock").unlink()
+        folder.with_suffix(".lock").mkdir()
+    work = runtime.scratch("work", ("run",), 1)
+    with pytest.raises(KTError, match=r"\.kt/work-\w+\.lock could not be written"), work:
+        pass
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_earlier_results_are_there_again_after_an_error(fails, killed, empty):
+    """Those before a run that was killed, too: it leaves half of its own."""
+    earlier, half = (empty / name for name in (".out.before" if killed else "out", "out"))
+    for folder, text in ((half, "half"), (earlier, "earlier")):
+        (folder / "plots").mkdir(parents=True, exist_ok=True)
+        for name in ("plots/a", "metrics"):
+            (folder / name).write_text(text)
+    (half / "other").touch()
+    end = pytest.raises(KTError) if fails else contextlib.nullcontext()
+    with end, outputs.restored_on_error(half, ["plots", "metrics", "missing"]):
+        shutil.rmtree(half / "plots", ignore_errors=True)  # as DVCLive does
+        (half / "plots").mkdir()
+        (half / "plots" / "b").touch()
+        (half / "metrics").write_text("new")
+        if fails:
+            raise KTError
+    assert (half / "metrics").read_text() == ("earlier" if fails else "new")
+    assert [path.name for path in (half / "plots").iterdir()] == ["a" if fails else "b"]
+    assert {path.name for path in half.iterdir()} == {"plots", "metrics", "other"}
+    assert not (empty / ".out.before").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LOCAL_RANK", "x", "LOCAL_RANK is 'x', no number from 0 on"),
+        ("LOCAL_WORLD_SIZE", None, "LOCAL_WORLD_SIZE is not set, which torchrun sets"),
+        ("LOCAL_WORLD_SIZE", "0", "LOCAL_WORLD_SIZE is '0', no number from 1 on"),
+        ("RANK", "-1", "RANK is '-1'"),
+        ("WORLD_SIZE", None, "WORLD_SIZE is not set"),
+        ("MASTER_PORT", "", "MASTER_PORT is ''"),
+    ],
+)
+def test_an_environment_that_torchrun_did_not_make_is_named(name, value, words, monkeypatch):
+    there = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "WORLD_SIZE": "2"}
+    for key, given in (there | {"MASTER_PORT": "1", name: value}).items():
+        monkeypatch.delenv(key, raising=False)
+        if given is not None:
+            monkeypatch.setenv(key, given)
+    with pytest.raises(KTError, match=words):
         torchrun.join()
 
 

@@ -176,6 +176,19 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     assert (project.folder / "locks/other/dvc.lock").read_text() == "d"
     status, errors = project.run("switch", "tiny")
     assert status == 1 and "at scale tiny already" in errors
+    path = project.folder / "params.yaml"
+    plain = path.read_text()
+    for line in ("scale:   tiny", "scale: 'tiny'", '"scale": "tiny"'):
+        path.write_text(plain.replace("scale: tiny", line))
+        project.succeed("switch other")
+        project.succeed("switch tiny")
+        assert path.read_text() == plain
+    path.write_text(plain.replace("scale: tiny", "scale: !!str tiny"))
+    status, errors = project.run("switch", "other")
+    assert status == 1 and "no line that begins with" in errors
+    assert (project.folder / "dvc.lock").read_text() == "a"  # nothing has moved
+    status, errors = project.run("tables.redraw", "nope")
+    assert status == 1 and "there are no tables of 'nope'" in errors
 
 
 def test_training_networks_without_small_blocks_go_through_to_the_report(prepared):

@@ -47,7 +47,7 @@ def write_archive(path, counts):
 
 def test_cifar_goes_through_to_the_report(project, tmp_path):
     module = project.folder / "kt/images/cifar.py"
-    module.write_text(module.read_text().replace("SIZES = (50000, 10000)", "SIZES = (80, 20)"))
+    module.write_text(module.read_text().replace("(50000, 10000)", "(80, 20)"))
     root = project.folder / "given"
     write_archive(root / cifar.ARCHIVE, {"train": 8, "test": 2})
     project.params["network"] |= {

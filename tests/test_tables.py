@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from kt.pairs.store import Pairs
@@ -13,7 +14,7 @@ from stages.common.base import params
 from stages.tables import curve, times
 from stages.tables.cells import figure4, methods, trained
 from stages.tables.cells.settings import Ablation, AttentionSizes, Curve, Grid, OfOneCost
-from tests.conftest import usual_params
+from tests.conftest import ROOT, usual_params
 
 KINDS = ("mlp", "attention")
 MIXERS = tuple(params.settings_of("ablation", Ablation).mixers)
@@ -69,6 +70,22 @@ def test_a_row_extends_what_another_changes():
     assert change["translators"]["mixer"]["train"]["loss"] == {"difference": True, "align": True}
     rows = {"a": {"x": {"y": 1, "z": 1}}, "b": {"extends": "a", "x": {"y": 2}}}
     assert params.extended(rows, "b") == {"x": {"y": 2, "z": 1}}
+
+
+@pytest.mark.parametrize(
+    ("bases", "message"),
+    [
+        ({"mixer": "nope"}, "mixer extends nope: there is no such row"),
+        ({"mixer": "mixer"}, "mixer extends mixer: in a circle"),
+        ({"mixer": "mixer_folded"}, "in a circle"),
+    ],
+)
+def test_rows_that_extend_nothing_or_each_other_are_refused(bases, message):
+    given = yaml.safe_load((ROOT / "tables/ablation/params.yaml").read_text())
+    for row, base in bases.items():
+        given["mixers"][row]["extends"] = base
+    with pytest.raises(ValueError, match=message):
+        Ablation.model_validate(given)
 
 
 def test_settings_of_a_table_are_checked_by_its_stages(prepared):

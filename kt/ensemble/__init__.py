@@ -18,7 +18,7 @@ from kt.ensemble import torch_engine
 from kt.ensemble.compute import Compute
 from kt.ensemble.probe import Probe
 from kt.images import ImageSet, ordered_batches, training_batches
-from kt.networks.blocks import PAPER, Network, Sizes, initial_weights, sizes_of
+from kt.networks.blocks import PAPER, Network, Sizes, initial_weights, require_images, sizes_of
 from kt.networks.weights import Weights, concatenated, part, prefixed, take
 from kt.run.finite import finite_networks
 from kt.run.threads import full_precision, one_thread
@@ -63,7 +63,7 @@ def train_networks(
     checkpoints: Sequence[int] = (),
     sizes: Sizes = PAPER,
 ) -> Weights:
-    """Step 1: N networks former -> large -> latter (cross-entropy); NotFiniteError if one diverges.
+    """Step 1: N networks former -> large -> latter (cross-entropy).
 
     Args:
         data: training images, seen by all networks in the order and flips of `stream_seed`.
@@ -72,12 +72,17 @@ def train_networks(
             evaluation mode (the USPS experiment, Section 5.5). None: the large block is trained.
         checkpoints: increasing numbers of epochs, C of them, below the recipe's: the networks as
             they are then are returned as well.
-        sizes: of the networks; the images must have theirs.
+        sizes: of the networks.
+
+    Raises:
+        NotFiniteError: a network diverges.
+        KTError: the images are not of the networks' sizes.
 
     Returns:
         All weights and running statistics, stacked: `former.*`, `block.*` (large), `latter.*`,
         each ((1 + C) * N, ...): the trained networks, then the checkpoints, the latest first.
     """
+    require_images(data.images, sizes)
     initial = initial_weights(lambda: Network(sizes=sizes), seeds)
     if large is not None:
         initial |= prefixed("block", take(large, device=torch.device("cpu")))
@@ -123,8 +128,13 @@ def train_blocks(
         sizes: of the networks and the blocks.
 
     Returns:
-        The blocks' weights, stacked, without a prefix. Raises NotFiniteError if one diverged.
+        The blocks' weights, stacked, without a prefix.
+
+    Raises:
+        NotFiniteError: one diverges.
+        KTError: the images are not of the networks' sizes.
     """
+    require_images(data.images, sizes)
     initial = initial_weights(kind, seeds, sizes)
     engine = compute.engine_for(kind, sizes)
 
@@ -218,7 +228,9 @@ def _assembled(
     reduce: Callable[[Iterator[Tensor], Tensor], Tensor],
 ) -> Tensor:
     """`reduce` of all batches' logits (N, B, 10) and the labels (M,), joined over networks."""
-    engine = compute.engine_for(kind, sizes_of(networks, data.images.shape[-1], block))
+    sizes = sizes_of(networks, data.images.shape[-1], block)
+    require_images(data.images, sizes)
+    engine = compute.engine_for(kind, sizes)
 
     def work(chunk: slice, device_data: ImageSet, tick: Progress) -> Weights:
         batches = _counted(ordered_batches(device_data, EVALUATION_BATCH), chunk, tick)

@@ -5,7 +5,7 @@ from torch import Tensor
 from kt.ensemble import cpu_engine
 from kt.ensemble.compute import Compute
 from kt.networks import channels
-from kt.networks.blocks import sizes_of
+from kt.networks.blocks import require_images, sizes_of
 from kt.networks.weights import Weights, part, take
 from kt.run.threads import full_precision
 
@@ -31,7 +31,9 @@ class Probe:
     def __init__(
         self, kind: str, networks: Weights, images: Tensor, compute: Compute = Compute()
     ) -> None:
-        engine = compute.engine_for(kind, sizes_of(networks, images.shape[-1]))
+        sizes = sizes_of(networks, images.shape[-1])
+        require_images(images, sizes)
+        engine = compute.engine_for(kind, sizes)
         options = {"threads": compute.workers} if engine is cpu_engine else {}
         self._device = compute.device
         former, latter = (self._taken(part(networks, name)) for name in ("former", "latter"))

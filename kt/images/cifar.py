@@ -1,21 +1,25 @@
 """CIFAR-10 (Krizhevsky, 2009) in memory, and its augmentation, drawn for a whole batch at once."""
 
+import gzip
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kt.images.base import ImageSet, image_set
-from kt.images.downloaded import from_torchvision
+from kt.images.downloaded import AGAIN, from_torchvision
+from kt.images.pictures import picture
 from kt.images.root import data_root
+from kt.networks.blocks import CLASSES
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.files import damaged, reading
 
-SIZES = (50000, 10000)
+SIZES, SIDE = (50000, 10000), 32
 MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
 """Of the training images' channels, pixels in [0, 1]."""
@@ -42,6 +46,10 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
         train, test = _original(folder)
     if (len(train), len(test)) != SIZES:
         raise KTError(f"CIFAR-10 has {SIZES} images, but there are {len(train)} and {len(test)}")
+    for data in (train, test):
+        counts = data.labels.bincount().tolist()
+        if len(set(counts)) > 1 or len(counts) > CLASSES:
+            raise KTError(f"CIFAR-10 has as many images of each class, but there are {counts}")
     return train, test
 
 
@@ -57,14 +65,13 @@ def _original(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import CIFAR10
 
     root = data_root()
-    at_hand = root is not None and (root / ORIGINAL).is_dir()
-    place = root if at_hand else folder / "torchvision"
+    at_hand = root / ORIGINAL if root is not None and (root / ORIGINAL).is_dir() else None
+    place = folder / "torchvision" if at_hand is None else at_hand.parent
 
     def split(train: bool) -> ImageSet:
         held = f"{ORIGINAL}/ or {ARCHIVE}"
-        data = from_torchvision(
-            "CIFAR-10", held, lambda: CIFAR10(place, train=train, download=not at_hand)
-        )
+        make = partial(CIFAR10, place, train=train, download=at_hand is None)
+        data = from_torchvision("CIFAR-10", held, make, at_hand)
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return ImageSet(images, torch.tensor(data.targets))
 
@@ -76,25 +83,27 @@ def _of_archive(path: Path) -> tuple[ImageSet, ImageSet]:
 
     Classes in alphabetical order are the original's 0 to 9.
     """
-    from PIL import Image
-
-    found: dict[str, Tensor] = {}
-    try:
-        with tarfile.open(path) as archive:
+    found: dict[str, dict[tuple[str, str], Tensor]] = {"train": {}, "test": {}}
+    with reading(path, AGAIN), gzip.open(path) as packed:
+        with tarfile.open(fileobj=packed, mode="r:") as archive:
             for member in archive:
-                if (content := archive.extractfile(member)) is not None:
-                    picture = Image.open(content).convert("RGB")
-                    found[member.name] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    except (tarfile.TarError, EOFError, OSError, RuntimeError) as error:
-        raise KTError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    classes = sorted({Path(name).parent.name for name in found})
+                which, *name = Path(member.name).parts or ("",)
+                content = archive.extractfile(member) if member.isfile() else None
+                if which in found and len(name) == 2 and content is not None:
+                    image = picture(content)
+                    if image.shape[1:] != (SIDE, SIDE):
+                        raise ValueError(f"{member.name} is of {tuple(image.shape[1:])} pixels")
+                    found[which][name[0], name[1]] = image
+        while packed.read(2**20):  # behind the last image is the checksum of all
+            pass
+    classes = sorted({kind for images in found.values() for kind, _ in images})
 
     def split(which: str) -> ImageSet:
-        names = sorted(name for name in found if Path(name).parts[0] == which)
-        if not names:
-            raise KTError(f"{path} is damaged: it holds no images below {which}/")
-        labels = [classes.index(Path(name).parent.name) for name in names]
-        return ImageSet(torch.stack([found[name] for name in names]), torch.tensor(labels))
+        if not (images := found[which]):
+            raise damaged(path, f"it holds no images below {which}/", AGAIN)
+        names = sorted(images)
+        labels = [classes.index(kind) for kind, _ in names]
+        return ImageSet(torch.stack([images[name] for name in names]), torch.tensor(labels))
 
     return split("train"), split("test")
 

@@ -1,6 +1,6 @@
 """Image sets through torchvision, from KT_DATA_ROOT or downloaded: MNIST and USPS."""
 
-import contextlib
+import bz2
 import gzip
 import hashlib
 import shutil
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from kt.images.base import ImageSet, image_set
 from kt.images.root import data_root
+from kt.networks.blocks import CLASSES
 from kt.run.errors import KTError
-from kt.run.files import damaged, reading, replacing
+from kt.run.files import MALFORMED, damaged, reading, replacing, writing
 
 Data = TypeVar("Data")
 DIGITS = "MNIST/ and USPS/, or use the embedded 'digits' and 'glyphs'"
@@ -56,16 +57,19 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision.datasets import USPS
 
     root = folder / "torchvision" / "USPS"
-    root.mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
 
     def convert(train: bool) -> ImageSet:
         name, size = USPS_FILES[train]
         at_hand = _fetch("USPS", [name], root / name)
+        if at_hand is not None:
+            _require_range(at_hand)
         make = partial(USPS, str(root), train=train, download=at_hand is None)
-        with contextlib.nullcontext() if at_hand is None else reading(at_hand, AGAIN):
-            data = from_torchvision("usps", DIGITS, make) if at_hand is None else make()
-            if len(data.data) != size:
-                raise damaged(at_hand or root / name, f"{len(data.data)} images, not {size}", AGAIN)
+        data = from_torchvision("usps", DIGITS, make, at_hand)
+        if len(data.data) != size or not {*data.targets} <= {*range(CLASSES)}:
+            what = f"{len(data.data)} images of classes {sorted({*data.targets})}"
+            raise damaged(at_hand or root / name, f"{what}, not {size} of 0 to 9", AGAIN)
         small = torch.from_numpy(data.data).float().unsqueeze(1)
         large = F.interpolate(small, size=20, mode="bilinear", align_corners=False)
         images = F.pad(large, (4, 4, 4, 4)).squeeze(1).round().clamp(0, 255).to(torch.uint8)
@@ -74,14 +78,38 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
     return convert(True), convert(False)
 
 
-def from_torchvision(name: str, held: str, make: Callable[[], Data]) -> Data:
-    """A torchvision data set, or an error that says what to do if it is not available."""
+def _require_range(path: Path) -> None:
+    """Refuse a file of USPS with a pixel that is not in -1 to 1: torchvision casts it to any byte.
+
+    Raises:
+        KTError: it has one, or cannot be read.
+    """
+    with reading(path, AGAIN), bz2.open(path, "rt") as lines:
+        for number, line in enumerate(lines, 1):
+            if not all(-1 <= float(pixel.rpartition(":")[2]) <= 1 for pixel in line.split()[1:]):
+                raise ValueError(f"a pixel of image {number} is not in -1 to 1")
+
+
+def from_torchvision(
+    name: str, held: str, make: Callable[[], Data], at_hand: Path | None = None
+) -> Data:
+    """A torchvision data set.
+
+    Args:
+        held: what KT_DATA_ROOT should hold.
+        at_hand: the file or folder that it is read from, if nothing is downloaded.
+
+    Raises:
+        KTError: its files are damaged, or it is not available; with what to do.
+    """
     try:
         return make()
-    except (EOFError, ValueError) as error:
-        raise KTError(f"the files of {name} are damaged ({error}): fetch them again") from None
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, *MALFORMED) as error:
+        if at_hand is not None:
+            raise damaged(at_hand, error, AGAIN) from None
+        if not isinstance(error, OSError | RuntimeError):
+            raise KTError(f"the files of {name} are damaged ({error}): fetch them again") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         root = data_root()
         here = "" if root is None else f", which is {root} now,"
         raise KTError(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kt.images.base import ImageSet
 from kt.networks.blocks import CLASSES
-from kt.run.files import checksum, damaged, load_json, load_tensors, save_json, save_tensors
+from kt.run.files import checksum, damaged, load_tensors, save_tensors
+from kt.run.strict_json import load_json, save_json
 
 
 def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
@@ -37,8 +38,8 @@ def read_set(path: Path, split: str, remedy: str = "") -> ImageSet:
     names = list(_named(split, ImageSet(torch.empty(0), torch.empty(0))))
     tensors = load_tensors(path, names, remedy)
     images = ImageSet(*tensors.values())
-    if (wrong := _wrong(images)) is not None:
-        raise damaged(path, wrong, remedy)
+    if (how := wrong(images)) is not None:
+        raise damaged(path, how, remedy)
     sums = load_json(sums_of(path), remedy)
     if not isinstance(sums, dict) or sums.get(split) != checksum(tensors):
         raise damaged(path, f"the checksum of {split!r} is not that of {sums_of(path)}", remedy)
@@ -54,15 +55,18 @@ def _named(split: str, images: ImageSet) -> dict[str, torch.Tensor]:
     return {f"{split}.images": images.images, f"{split}.labels": images.labels}
 
 
-def _wrong(data: ImageSet) -> str | None:
-    """What a set for the paper's networks must not be, in words; None if nothing is wrong."""
+def wrong(data: ImageSet) -> str | None:
+    """What is wrong with square images, grey or in colour, and labels; None if nothing is."""
     images, labels = data.images, data.labels
+    for given in (images, labels):
+        if not isinstance(given, Tensor):
+            return f"images and labels are tensors, not {type(given).__name__}"
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         return f"images are {images.dtype}, labels {labels.dtype}, not uint8 and int64"
     *colours, height, width = images.shape[1:] if images.dim() > 2 else (0, 0, 0)
     if height != width or colours not in ([], [3]) or labels.shape != images.shape[:1]:
         return f"images are {tuple(images.shape)}, labels {tuple(labels.shape)}"
-    if not len(labels):
+    if not images.numel():
         return "there are no images"
     if not 0 <= labels.min() <= labels.max() < CLASSES:
         return f"labels are {labels.min()} to {labels.max()}, not 0 to {CLASSES - 1}"

@@ -20,7 +20,7 @@ def data_root() -> Path | None:
         root = Path(given).expanduser().absolute()
     except RuntimeError:  # no home folder
         root = Path(given).absolute()
-    if not root.is_dir():
+    if not os.path.isdir(root):  # false for a name that is too long, too
         raise KTError(
             f"{VARIABLE} is {given!r}, and {root} is no folder: set it to the absolute path of the "
             "folder that holds the data sets, or unset it"

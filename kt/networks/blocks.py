@@ -140,10 +140,16 @@ def small_block(name: str) -> Callable[[Make], Make]:
 
 
 class Network(nn.Module):
-    """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`)."""
+    """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`).
+
+    Raises:
+        KTError: there is no such kind.
+    """
 
     def __init__(self, kind: str = "large", sizes: Sizes = PAPER) -> None:
         super().__init__()
+        if kind not in BLOCKS:
+            raise KTError(f"there is no block {kind!r}: choose among {', '.join(BLOCKS)}")
         self.kind, self.sizes = kind, sizes
         self.former = Former(sizes)
         self.block = BLOCKS[kind](sizes)
@@ -217,6 +223,9 @@ def sizes_of(
             None: the largest that they can be shown.
         block: stacked weights of their small block; without any, or if it is not convolutional,
             `hidden` is half of the channels.
+
+    Raises:
+        KTError: their latter blocks are not for images of this size.
     """
     channels, image_channels, kernel, _ = networks["former.conv.weight"].shape[1:]
     hidden = (channels + 1) // 2
@@ -224,7 +233,23 @@ def sizes_of(
         image_size = 4 * isqrt(networks["latter.fc.weight"].shape[2] // (2 * channels))
     if block is not None and "conv1.weight" in block:
         hidden = block["conv1.weight"].shape[1]
-    return Sizes(channels, hidden, kernel, image_channels, image_size)
+    sizes = Sizes(channels, hidden, kernel, image_channels, image_size)
+    last = networks.get("latter.fc.weight")
+    if last is not None and last.shape[2] != 2 * channels * sizes.read_size**2:
+        raise KTError(f"images are of {image_size} x {image_size} pixels, the networks' of others")
+    return sizes
+
+
+def require_images(images: Tensor, sizes: Sizes) -> None:
+    """Refuse images, (N, H, W) or (N, colours, H, W), that networks of these sizes do not read.
+
+    Raises:
+        KTError: they have other colours or another size.
+    """
+    found = (1 if images.dim() == 3 else images.shape[1], images.shape[-1])
+    if found != (wanted := (sizes.image_channels, sizes.image_size)):
+        ours, theirs = (f"{colours} x {side} x {side}" for colours, side in (found, wanted))
+        raise KTError(f"images are {ours}, but the networks read {theirs}")
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:

@@ -143,10 +143,14 @@ def _write_all(file, data: bytes | memoryview) -> None:
 
 
 class Rows:
-    """A tensor (N, ...) that lies in memory-mapped pieces: only the rows asked for are read."""
+    """A tensor (N, ...) that lies in memory-mapped pieces: only the rows asked for are read.
+
+    Attributes:
+        pieces: of it, each (n, ...), in order.
+    """
 
     def __init__(self, pieces: list[Tensor]) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
         self._ends = np.cumsum([len(piece) for piece in pieces])
 
     def __len__(self) -> int:
@@ -158,8 +162,8 @@ class Rows:
         Raises:
             IndexError: an index is negative or beyond the last row.
         """
-        starts = [int(end) - len(p) for end, p in zip(self._ends, self._pieces, strict=True)]
-        placed = list(zip(starts, self._pieces, strict=True))
+        starts = [int(end) - len(p) for end, p in zip(self._ends, self.pieces, strict=True)]
+        placed = list(zip(starts, self.pieces, strict=True))
         if isinstance(index, slice):
             first, stop, _ = index.indices(len(self))
             return torch.cat([p[max(first - at, 0) : max(stop - at, 0)] for at, p in placed])
@@ -168,7 +172,7 @@ class Rows:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         shard = np.searchsorted(self._ends, wanted, side="right")
-        rows = np.empty((len(wanted), *self._pieces[0].shape[1:]), np.float32)
+        rows = np.empty((len(wanted), *self.pieces[0].shape[1:]), np.float32)
         for number, (at, piece) in enumerate(placed):
             (here,) = np.nonzero(shard == number)
             rows[here] = piece.numpy()[wanted[here] - at]
@@ -178,7 +182,7 @@ class Rows:
         """All rows on another device; on the CPU they stay where they are, in the files."""
         if device.type == "cpu":
             return self
-        return torch.cat([piece.to(device) for piece in self._pieces])
+        return torch.cat([piece.to(device) for piece in self.pieces])
 
 
 class Pairs:

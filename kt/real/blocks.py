@@ -108,6 +108,17 @@ def find(model: nn.Module, graph: Graph) -> tuple[list[Block], dict[str, str]]:
     return blocks, left
 
 
+def norm_behind(model: nn.Module, node: fx.Node) -> str | None:
+    """The name of the batch norm that alone reads a map's outcome, if there is one."""
+    users = list(node.users)
+    if len(users) == 1 and users[0].op == "call_module":
+        name = str(users[0].target)
+        norm = model.get_submodule(name)
+        if type(norm) in NORMS and norm.running_mean is not None:
+            return name
+    return None
+
+
 class _Search:
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.nodes = graph.nodes

@@ -7,6 +7,8 @@ from kt.real.moments import Moments
 
 RIDGE = 1e-3
 """Of the mean square of what is read, added to each square, so that no weight grows wild."""
+LEAST = 1e-30
+"""Of that mean square."""
 SHARE = 8
 """Of the channels that are to go, one in so many goes a round."""
 
@@ -58,8 +60,8 @@ def fit(moments: Moments, kept: list[int]) -> tuple[Tensor, Tensor]:
 def _ridged(moments: Moments) -> Tensor:
     inputs = moments.inputs.clone()
     squares = inputs.diagonal()[:-1]
-    # A channel that is always 0 must not make the matrix singular.
-    squares += RIDGE * squares.mean().clamp(min=torch.finfo(squares.dtype).tiny)
+    # A channel that is always 0 must not make the matrix singular, nor may all of them.
+    squares += RIDGE * squares.mean().clamp(min=LEAST)
     return inputs
 
 

@@ -1,20 +1,30 @@
 """`kt compress module:factory weights -o smaller.safetensors`."""
 
 import argparse
+import contextlib
 import importlib
+import inspect
 import math
+import os
 import sys
+from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from kt.real import files
+from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
+from kt.run.arguments import output, place, seed
 from kt.run.errors import KTError
 from kt.run.files import check_output, save_text
+
+MOST = 10**6
+"""Of steps, and what widths may be multiples of."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,8 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "factory", help="module:function that makes the network, without arguments"
     )
-    command.add_argument("weights", type=Path, help="safetensors or torch.save of its weights")
-    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("weights", type=place, help="safetensors or torch.save of its weights")
+    command.add_argument("-o", "--output", type=output, required=True, help="file to write")
     command.add_argument(
         "--input",
         type=shape,
@@ -47,7 +57,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="[%(default)s]",
     )
     command.add_argument(
-        "--images", type=Path, help="folder of unlabelled images; without, they are drawn"
+        "--images", type=place, help="folder of unlabelled images; without, they are drawn"
     )
     for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
         command.add_argument(
@@ -59,14 +69,12 @@ def add(commands: argparse._SubParsersAction) -> None:
             help=f"by which the network's images are normalised [{' '.join(map(str, values))}]",
         )
     command.add_argument(
-        "--round-to", type=int, default=1, metavar="N", help="make widths multiples of N [1]"
+        "--round-to", type=positive, default=1, metavar="N", help="make widths multiples of N [1]"
     )
-    command.add_argument(
-        "--steps", type=int, help=f"on the answers [{Schedule.steps}; without images none]"
-    )
+    command.add_argument("--steps", type=whole, help=f"on the answers [{Schedule.steps}]")
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
-    command.add_argument("--onnx", type=Path, help="also write the network as ONNX")
-    command.add_argument("--report", type=Path, help="also write the report, as Markdown")
+    command.add_argument("--onnx", type=output, help="also write the network as ONNX")
+    command.add_argument("--report", type=output, help="also write the report, as Markdown")
     command.add_argument("--force", action="store_true", help="write even onto the file read")
     command.set_defaults(run=run)
 
@@ -80,9 +88,16 @@ def shape(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def seed(text: str) -> int:
-    """A seed that PyTorch accepts."""
-    if not 0 <= (number := int(text)) < 2**63:
+def whole(text: str) -> int:
+    """A number of steps: 0 is none."""
+    if not 0 <= (number := int(text)) <= MOST:
+        raise ValueError
+    return number
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not (number := whole(text)):
         raise ValueError
     return number
 
@@ -94,16 +109,24 @@ def run(options: argparse.Namespace) -> None:
         KTError: something that the user can put right.
     """
     outputs = [path for path in (options.output, options.onnx, options.report) if path]
-    if len({path.absolute() for path in outputs}) < len(outputs):
-        raise KTError("--output, --onnx and --report must be different files")
     for path in outputs:
-        check_output(path, [options.weights], options.force)
-    network = files.load(made_by(options.factory), options.weights)
-    kind = next(network.parameters()).dtype
+        check_output(path, filter(None, [options.weights, options.images]), options.force)
+    for one, other in permutations(map(Path, map(os.path.realpath, outputs)), 2):
+        if other.is_relative_to(one):
+            raise KTError("--output, --onnx and --report must be different files, none in another")
+    if not all(0 < number < math.inf for number in options.deviation):
+        raise KTError("--deviation: each must be above 0 and finite")
+    if not all(map(math.isfinite, options.mean)):
+        raise KTError("--mean: each must be finite")
+    factory = made_by(options.factory)
+    for path in outputs:
+        check_output(path, _source_of(factory), options.force)
+    network = files.load(factory, options.weights)
+    kinds = (p.dtype for p in network.parameters() if p.is_floating_point())
     example = torch.randn(options.input, generator=torch.Generator().manual_seed(options.seed))
     smaller = compress(
         network,
-        example.to(kind),
+        example.to(next(kinds, example.dtype)),
         options.keep,
         options.images,
         of=options.of,
@@ -124,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def made_by(name: str) -> type[nn.Module]:
+def made_by(name: str) -> Callable[[], nn.Module]:
     """The function that `module:function` names; modules of the working folder are found too.
 
     Raises:
@@ -135,8 +158,15 @@ def made_by(name: str) -> type[nn.Module]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KTError(f"{name} is no module:function ({error})") from None
+    except (Exception, SystemExit) as error:  # a module's code does what it likes
+        raise KTError(f"{name[:100]} is no module:function ({reason(error)})") from error
+
+
+def _source_of(factory: Callable) -> list[Path]:
+    """The file of a factory's code, if there is one."""
+    with contextlib.suppress(TypeError):
+        return [Path(inspect.getsourcefile(factory) or os.devnull)]
+    return []
 
 
 def described(report: Report) -> list[str]:

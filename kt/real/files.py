@@ -1,6 +1,5 @@
 """Smaller networks back from their files, and networks as ONNX."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt.real.graph import Example, arguments, call, tensors
+from kt.real.graph import Example, arguments, call, reason, tensors, users_code
 from kt.real.surgery import resize
 from kt.run.errors import KTError
-from kt.run.files import save_tensors
-from kt.run.state_dicts import load_state_dict
+from kt.run.files import replacing, save_tensors
+from kt.run.state_dicts import COUNTER, load_state_dict
 
+FLOATS = {
+    torch.float32: nn.Module.float,
+    torch.float16: nn.Module.half,
+    torch.bfloat16: nn.Module.bfloat16,
+    torch.float64: nn.Module.double,
+}
+"""Types that weights may have, and what gives a network's real numbers such a type."""
 TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
 
@@ -29,32 +35,67 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
         The network, in the file's precision.
 
     Raises:
-        KTError: the file cannot be read, or holds another network's weights.
+        KTError: the file cannot be read, or holds another network's weights; or the factory fails.
     """
     weights = load_state_dict(Path(path))
-    network = factory()
+    network = _made_by(factory)
+    for name, tensor in state_of(network).items():
+        found = weights.get(name, tensor).dtype
+        if tensor.is_floating_point() and found not in FLOATS:
+            raise KTError(f"{path} holds {name} as {found}, which is none of {[*FLOATS]}")
+        whole = not tensor.is_floating_point() and not name.endswith(COUNTER)
+        if whole and found != tensor.dtype and (found.is_floating_point or found.is_complex):
+            raise KTError(f"{path} holds {name} as {found}, not {tensor.dtype}")
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
-    if len(kinds) == 1:
-        network = network.to(kinds.pop())
-    resize(network, weights)
+    with users_code("the factory's network does not take the weights"):
+        if len(kinds) == 1 and kinds <= FLOATS.keys():
+            network = FLOATS[kinds.pop()](network)
+        resize(network, weights)
     return network
 
 
+def _made_by(factory: Callable[[], nn.Module]) -> nn.Module:
+    """What a factory makes, whose code is the user's: whatever it does wrong is said in one line.
+
+    Raises:
+        KTError: it raises an error, ends the program, or makes no network with weights.
+    """
+    try:
+        network = factory()
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        raise KTError(f"the factory fails ({kind}: {reason(error)})") from error
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise KTError(f"the factory gives no torch.nn.Module but a {kind}")
+    if any(tensor.is_meta for tensor in state_of(network).values()):
+        raise KTError("the factory gives a network without weights, on the device meta")
+    return network
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights and buffers by name.
+
+    Raises:
+        KTError: it cannot give them, or gives something else.
+    """
+    with users_code("the network's state_dict fails"):
+        state = network.state_dict()
+        if bad := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+            raise KTError(f"the network's state_dict holds {bad[0]}, which is no tensor")
+        return state
+
+
 def save(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors, with what `kt_report` says of its widths.
+    """Write a network's weights as safetensors, with a checksum that `load` verifies.
 
     Tensors that the network holds under several names are written under each.
 
     Raises:
         KTError: a weight is not finite, or the file cannot be written.
     """
-    weights = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-    report = getattr(network, "kt_report", None)
-    metadata = (
-        {"widths": json.dumps({n: w for n, (_, w) in report.blocks.items()})} if report else {}
-    )
-    save_tensors(path, weights, metadata)
+    weights = {name: t.detach().cpu().clone() for name, t in state_of(network).items()}
+    save_tensors(path, weights, seal=True)
 
 
 def export_onnx(network: nn.Module, example: Example, path: Path) -> float:
@@ -78,29 +119,37 @@ def export_onnx(network: nn.Module, example: Example, path: Path) -> float:
         ) from None
     positional, named = arguments(example)
     network = network.eval()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.onnx.export(
-            network, positional, str(path), kwargs=named or None, dynamo=True, external_data=False,
-            verbose=False,
-        )  # fmt: skip
-    except Exception as error:
-        raise KTError(f"ONNX: {str(error).splitlines()[0]}") from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = [torch.randn_like(t) if t.is_floating_point() else t for t in tensors(example)]
-    feeds = {port.name: t.numpy() for port, t in zip(session.get_inputs(), inputs, strict=True)}
-    found = [torch.from_numpy(answer) for answer in session.run(None, feeds)]
-    rest = iter(inputs)
-    with torch.no_grad():
-        expected = tensors(call(network, _filled(example, rest)))
-    worst = 0.0
-    for theirs, ours in zip(found, expected, strict=True):
-        size = ours.abs().max().clamp(min=1e-12)
-        worst = max(worst, ((theirs - ours).abs().max() / size).item())
-    if not worst < TOLERANCE:
-        path.unlink()
-        raise KTError(f"ONNX: answers differ by {worst:.2%} of the largest")
+    with replacing(path) as partial:
+        try:
+            torch.onnx.export(
+                network, positional, str(partial), kwargs=named or None, dynamo=True,
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        except OSError:
+            raise
+        except Exception as error:
+            raise KTError(f"ONNX: the network cannot be exported ({_cause(error)})") from None
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        inputs = [torch.randn_like(t) if t.is_floating_point() else t for t in tensors(example)]
+        feeds = {port.name: t.numpy() for port, t in zip(session.get_inputs(), inputs, strict=True)}
+        found = [torch.from_numpy(answer) for answer in session.run(None, feeds)]
+        rest = iter(inputs)
+        with torch.no_grad():
+            expected = tensors(call(network, _filled(example, rest)))
+        worst = 0.0
+        for theirs, ours in zip(found, expected, strict=True):
+            size = ours.abs().max().clamp(min=1e-12)
+            worst = max(worst, ((theirs - ours).abs().max() / size).item())
+        if not worst < TOLERANCE:
+            raise KTError(f"ONNX: answers differ by {worst:.2%} of the largest")
     return worst
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost of the errors that led to an error."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def _filled(example: Any, values: Any) -> Any:

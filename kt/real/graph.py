@@ -7,14 +7,16 @@ operation that it does not know for element-wise, where this project leaves alon
 know.
 """
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from kt.run.errors import KTError
+from kt.run.guard import lacks_memory
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one input, several in their order, or several by their names."""
@@ -45,9 +47,31 @@ def size(example: Example) -> int:
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """What a network answers."""
+    """What a network answers.
+
+    Raises:
+        KTError: its code fails.
+    """
     positional, named = arguments(example)
-    return model(*positional, **named)
+    with users_code(f"the network fails on a batch of {size(example)}"):
+        return model(*positional, **named)
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Run code of a user, who can mend whatever it does wrong, but for a lack of memory.
+
+    Raises:
+        KTError: saying `what` it does, and why.
+    """
+    try:
+        yield
+    except (KTError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if lacks_memory(error):
+            raise
+        raise KTError(f"{what} ({type(error).__name__}: {reason(error)})") from error
 
 
 def as_floats(example: Any) -> Any:
@@ -86,23 +110,16 @@ class Graph:
             if not tensors(value) and value not in ((), {})
         }
         tracer = _Tracer()
-        try:
+        with users_code(f"torch.fx cannot trace {type(model).__name__}"):
             self.graph = tracer.trace(model, concrete_args=fixed or None)
-        except Exception as error:  # whatever the network's own code does with a traced value
-            raise KTError(
-                f"torch.fx cannot trace {type(model).__name__}: {_reason(error)}"
-            ) from None
         self.opaque = tracer.opaque
         self.nodes = list(self.graph.nodes)
         self.places = {node: place for place, node in enumerate(self.nodes)}
         self.last_read: dict[fx.Node, list[fx.Node]] = {node: [] for node in self.nodes}
         for node in self.nodes:
             self.last_read[max(node.users, key=self.places.get, default=node)].append(node)
-        try:
-            with torch.no_grad():
-                shapes = self.read(model, example, dict.fromkeys(self.nodes, _shape))
-        except Exception as error:
-            raise KTError(f"the network fails on the example: {_reason(error)}") from None
+        with torch.no_grad():
+            shapes = self.read(model, example, dict.fromkeys(self.nodes, _shape))
         self.shapes = {node: shape for node, shape in shapes.items() if shape is not None}
 
     def read(
@@ -183,7 +200,8 @@ class Walk:
 
     def _step(self) -> tuple[fx.Node, Any]:
         node = self._graph.nodes[self._at]
-        value = self._runner.env[node] = self._runner.run_node(node)
+        with users_code(f"the network fails on a batch of {self.size}"):
+            value = self._runner.env[node] = self._runner.run_node(node)
         for done in self._graph.last_read[node]:
             self._runner.env.pop(done, None)
         self._at += 1
@@ -205,7 +223,7 @@ class _Tracer(fx.Tracer):
             for node in reversed(list(self.graph.nodes)[before:]):
                 self.graph.erase_node(node)
             name = self.path_of_module(m)
-            self.opaque[name] = _reason(error)
+            self.opaque[name] = reason(error)
             for inner in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inner]
             return self.create_proxy("call_module", name, args, kwargs)
@@ -223,5 +241,7 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def reason(error: BaseException) -> str:
+    """What an error of others' code says, in one line that a screen holds."""
+    first = next(iter(str(error).splitlines()), "")
+    return first[:300] or type(error).__name__

@@ -1,5 +1,6 @@
 """Unlabelled examples: from tensors, a loader or a folder; batches of them, shifted, mirrored."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kt.images.pictures import picture
 from kt.real.graph import Example, size, tensors
 from kt.run.errors import KTError
+from kt.run.files import reading
 
 MOST = 1000
 """Examples taken from a loader or a folder."""
@@ -141,13 +144,10 @@ def _joined(parts: list) -> Any:
 def _folder(
     folder: Path, example: Example, mean: Sequence[float], deviation: Sequence[float]
 ) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
     own = tensors(example)[0]
     if len(tensors(example)) != 1 or own.ndim != 4 or own.shape[1] != 3:
         raise KTError("images: a folder is for networks that read one (N, 3, H, W) tensor")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # false for a name that is too long, too
         raise KTError(f"images: {folder} is no folder")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
@@ -157,10 +157,7 @@ def _folder(
     height, width = own.shape[2:]
     pixels = []
     for path in files:
-        try:
-            picture = Image.open(path).convert("RGB").resize((width, height))
-        except OSError as error:
-            raise KTError(f"images: {path} cannot be read ({error})") from None
-        pixels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        with reading(path, "take it out of the folder"):
+            pixels.append(picture(path, (height, width)))
     centre, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, deviation))
     return (torch.stack(pixels).float() / 255 - centre) / spread

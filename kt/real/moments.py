@@ -51,16 +51,16 @@ def gather(
         positions: drawn at random in each image, at most.
     """
     out = original.get_submodule(block.out)
-    scale = torch.ones(()) if block.norm is None else _scale(original.get_submodule(block.norm))
+    scale = torch.ones(()) if block.norm is None else norm_scale(original.get_submodule(block.norm))
     inputs = crossed = torch.zeros(())
     for first, second in zip(before, now, strict=True):
         for walk in {first, second}:
             walk.before(block.first)
-        places = _places(out, graph.shapes[block.outcome], first.size, positions, draw)
+        places = places_for(out, graph.shapes[block.outcome], first.size, positions, draw)
         given = partial(_given, out, places=places)
         theirs = {node: given for node in (block.outcome, block.shortcut) if node is not None}
         ours = {node: given for node in (block.shortcut,) if node is not None}
-        ours[block.hidden] = partial(_read, out, places=places)
+        ours[block.hidden] = partial(read_at, out, places=places)
         if first is second:
             was = seen = first.branch().read(theirs | ours)
         else:
@@ -68,7 +68,8 @@ def gather(
         target = was[block.outcome]
         if block.shortcut is not None:
             missing = was[block.shortcut] - seen[block.shortcut]
-            target = target + missing * scale / (scale.square() + 1e-4 * scale.square().mean())
+            square = scale.square()  # of 0, where training has switched a block off
+            target = target + missing * scale / (square + 1e-4 * square.mean().clamp(min=1e-30))
         rows = F.pad(seen[block.hidden], (0, 1), value=1.0)
         # Products of a batch in single precision, which is fast; their sum in double.
         inputs = inputs + (rows.T @ rows).double()
@@ -78,7 +79,7 @@ def gather(
     return Moments(inputs, crossed, each, importance)
 
 
-def _scale(norm: nn.Module) -> Tensor:
+def norm_scale(norm: nn.Module) -> Tensor:
     """By what a batch norm multiplies each channel."""
     scale = (norm.running_var + norm.eps).rsqrt()
     return scale if norm.weight is None else scale * norm.weight.detach()
@@ -94,7 +95,7 @@ def _padding(out: nn.Module) -> tuple[tuple[int, int], ...]:
     return tuple((size, size) for size in out.padding)
 
 
-def _places(
+def places_for(
     out: nn.Module, shape: torch.Size, count: int, most: int, draw: torch.Generator
 ) -> Tensor:
     """Places among a map's outputs, flattened, for each image: (count, places)."""
@@ -114,7 +115,7 @@ def _given(out: nn.Module, value: Tensor, places: Tensor) -> Tensor:
     return value.gather(1, index).flatten(0, 1)
 
 
-def _read(out: nn.Module, value: Tensor, places: Tensor) -> Tensor:
+def read_at(out: nn.Module, value: Tensor, places: Tensor) -> Tensor:
     """What a map reads for its outputs at some places, (images x places, weights of an output)."""
     if isinstance(out, nn.Linear):
         return _given(out, value, places)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from kt.real.blocks import NORMS, Block
+from kt.real.blocks import Block, norm_behind
 from kt.real.graph import Example, Graph, Walk, call
 from kt.real.moments import Moments, gather
 from kt.real.steps import divergence
@@ -49,8 +49,8 @@ def probe(
         positions: drawn at random in each example, at most, for the moments.
     """
     model = copy.deepcopy(model).requires_grad_(False)
-    _fold(model, block.into, _norm_behind(model, block.first))
-    _fold(model, block.out, _norm_behind(model, block.outcome))
+    _fold(model, block.into, norm_behind(model, block.first))
+    _fold(model, block.out, norm_behind(model, block.outcome))
     plain = replace(block, norm=None)
     with torch.no_grad():
         walks = [Walk(graph, model, examples)]
@@ -64,17 +64,6 @@ def probe(
         gradient = torch.autograd.grad(loss, list(maps.values()))
     seen = {name: parameter.detach() for name, parameter in maps.items()}
     return Probe(seen, moments, loss.detach(), dict(zip(maps, gradient, strict=True)))
-
-
-def _norm_behind(model: nn.Module, node: fx.Node) -> str | None:
-    """The batch norm that alone reads a map's outcome."""
-    users = list(node.users)
-    if len(users) == 1 and users[0].op == "call_module":
-        name = str(users[0].target)
-        norm = model.get_submodule(name)
-        if type(norm) in NORMS and norm.running_mean is not None:
-            return name
-    return None
 
 
 def _fold(model: nn.Module, name: str, norm_name: str | None) -> None:

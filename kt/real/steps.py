@@ -1,12 +1,11 @@
 """Descent on what a smaller network answers: towards the original's answers, without labels.
 
-The steps are fixed: Adam, each tensor's step a share of its own size. A learned descent would take
-their place in `descend`, behind the same arguments: it needs translators of any width, which this
-project does not have yet.
+As in `merge`, gradients are whitened (`kt.real.whiten`), and each tensor's step is a share of its
+own size. `tables/networks` holds Adam's steps against these.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.real.graph import Example, call, tensors
+from kt.real.blocks import norm_behind
+from kt.real.graph import Example, Graph, call, tensors
+from kt.real.request import require_schedule
+from kt.real.whiten import Whitening, root_mean_square, unit, whitenings
+from kt.run.errors import KTError, one_line
+from kt.run.finite import is_finite
+
+MOMENTUM = 0.8
 
 Progress = Callable[[int, int], None]
 
@@ -24,21 +30,25 @@ class Schedule:
     """How long and how far.
 
     Attributes:
-        steps: of `batch` examples each. stride: the longest step, as a share of a tensor's root
-        mean square; it falls as a cosine. None
-            is 0.15 over the number of blocks, since the steps of deep networks add up, and 0.02 at
-            most.
+        steps: of `batch` examples each.
+        stride: the longest step, as a share of a tensor's root mean square; it falls as a cosine.
+            None is 0.015 over the square root of the number of blocks, since their steps add up.
         warmup: steps in which it rises.
     """
 
     steps: int = 300
     batch: int = 64
     stride: float | None = None
-    warmup: int = 20
+    warmup: int = 5
 
-    def among(self, blocks: int) -> float:
-        """The stride for a network of so many blocks."""
-        return min(0.02, 0.15 / blocks) if self.stride is None else self.stride
+    def __post_init__(self) -> None:
+        require_schedule(self.steps, self.batch, self.stride)
+
+    def length(self, step: int, blocks: int) -> float:
+        """How far a step goes in a network of so many blocks, as a share of a tensor's size."""
+        longest = 0.015 * blocks**-0.5 if self.stride is None else self.stride
+        rising = min(1.0, (step + 1) / self.warmup)
+        return longest * rising * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
 def divergence(given: Any, expected: Any) -> Tensor:
@@ -46,17 +56,35 @@ def divergence(given: Any, expected: Any) -> Tensor:
 
     Of class scores, (N, classes), the Kullback-Leibler divergence; of other tensors the mean
     squared error as a share of the variance.
+
+    Raises:
+        KTError: their shapes differ.
     """
     total = torch.zeros(())
-    for ours, theirs in zip(tensors(given), tensors(expected), strict=True):
-        if not theirs.is_floating_point():
-            continue
+    for ours, theirs in paired(given, expected):
         if are_scores(theirs):
             ours, theirs = ours.log_softmax(1), theirs.log_softmax(1)
             total = total + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
         else:
             total = total + F.mse_loss(ours, theirs) / _variance(theirs)
     return total
+
+
+def paired(given: Any, expected: Any) -> list[tuple[Tensor, Tensor]]:
+    """The floating-point tensors of two answers to the same examples, in pairs.
+
+    Raises:
+        KTError: their shapes differ, or those expected are not finite.
+    """
+    ours, theirs = tensors(given), tensors(expected)
+    shapes = [[tuple(tensor.shape) for tensor in answer] for answer in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        what = "the network's answers to the same examples change shape from call to call"
+        raise KTError(f"{what}: {one_line(shapes[0], 100)}, then {one_line(shapes[1], 100)}")
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[1].is_floating_point()]
+    if not all(is_finite(wanted) for _, wanted in pairs):
+        raise KTError("the network's answers to some examples are not finite")
+    return pairs
 
 
 def are_scores(answer: Tensor) -> bool:
@@ -67,31 +95,34 @@ def are_scores(answer: Tensor) -> bool:
 def descend(
     smaller: nn.Module,
     original: nn.Module,
+    graph: Graph,
     batches: Iterator[Example],
     schedule: Schedule,
     blocks: int,
+    draw: torch.Generator,
     progress: Progress | None = None,
 ) -> None:
-    """Move all parameters of the smaller network, in place; both networks stay in evaluation mode.
+    """Move the parameters of the smaller network, in place; both networks stay as evaluated.
+
+    Not those by which a batch norm multiplies what a map gives: the map's weights do the same.
 
     Args:
+        graph: of the original.
         batches: an endless stream of examples.
         blocks: of the network.
+        draw: of the places at which maps are watched.
+
+    Raises:
+        KTError: its answers carry no gradients, or change shape from call to call.
     """
-    parameters = [p for p in smaller.parameters() if p.is_floating_point()]
+    white = whitenings(smaller, graph, next(batches), draw)
+    moved = _moved(smaller, graph, white)
+    parameters = list(smaller.parameters())
     trained = [p.requires_grad for p in parameters]
     for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": schedule.among(blocks) * _size(p)} for p in parameters]
-    )
-    falling = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / schedule.warmup)
-            * (0.5 + 0.5 * math.cos(math.pi * step / schedule.steps))
-        ),
-    )
+        parameter.requires_grad_(any(parameter is tensor for tensor, _ in moved))
+    sizes = [by.size(p) if by else root_mean_square(p) for p, by in moved]
+    momenta = [torch.zeros_like(p) for p, _ in moved]
     try:
         for step in range(schedule.steps):
             batch = next(batches)
@@ -99,20 +130,36 @@ def descend(
                 expected = call(original, batch)
             with torch.enable_grad():
                 loss = divergence(call(smaller, batch), expected)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            falling.step()
+                if not loss.requires_grad:
+                    raise KTError("the network's answers carry no gradients: ask for 0 steps")
+            slopes = torch.autograd.grad(loss, [p for p, _ in moved], allow_unused=True)
+            length = schedule.length(step, blocks)
+            for (parameter, by), size, momentum, slope in zip(
+                moved, sizes, momenta, slopes, strict=True
+            ):
+                if slope is not None:
+                    momentum.lerp_(slope, 1 - MOMENTUM)
+                    direction = by.direction(momentum) if by else unit(momentum)
+                    parameter.detach().sub_(length * size * direction)
             if progress is not None:
                 progress(step + 1, schedule.steps)
     finally:
         for parameter, before in zip(parameters, trained, strict=True):
-            parameter.grad = None
             parameter.requires_grad_(before)
 
 
-def _size(parameter: Tensor) -> float:
-    return parameter.detach().square().mean().sqrt().item()
+def _moved(
+    model: nn.Module, graph: Graph, white: Mapping[str, Whitening]
+) -> list[tuple[nn.Parameter, Whitening | None]]:
+    """The parameters to move, and what whitens each one's gradient."""
+    by = {id(model.get_submodule(name).weight): one for name, one in white.items()}
+    behind = (norm_behind(model, node) for node in graph.nodes if node.target in white)
+    fixed = {id(model.get_submodule(norm).weight) for norm in behind if norm is not None}
+    return [
+        (p, by.get(id(p)))
+        for p in model.parameters()
+        if p.is_floating_point() and id(p) not in fixed
+    ]
 
 
 def _variance(tensor: Tensor) -> Tensor:

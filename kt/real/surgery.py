@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kt.real.blocks import CONVOLUTIONS, NORMS, Block
 from kt.run.errors import KTError
+from kt.run.state_dicts import COUNTER
 
 
 def shrink(model: nn.Module, block: Block, kept: list[int]) -> None:
@@ -51,16 +52,40 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise KTError(f"the network has no {name}: the weights are another network's")
         own = expected.get(name)
         if own is None or own.shape != tensor.shape:
-            if own is not None and own.ndim != tensor.ndim:
+            if own is not None and not _fits(tensor, own):
                 raise KTError(
                     f"{name} is {tuple(tensor.shape)}, but the network has {tuple(own.shape)}"
                 )
             _put(layer, key, tensor)
             _measure(layer)
-    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    _require_readers({name: (t, expected[name]) for name, t in tensors.items() if name in expected})
+    counters = {name for name in expected if name.endswith(COUNTER)}
     if missing := [name for name in expected if name not in tensors and name not in counters]:
         raise KTError(f"the weights lack {missing[0]}: they are another network's")
     model.load_state_dict(dict(tensors), strict=False)
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    """Whether a tensor may belong to a smaller network."""
+    sizes = zip(tensor.shape, own.shape, strict=False)
+    return tensor.ndim == own.ndim and all(size <= most for size, most in sizes)
+
+
+def _require_readers(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Refuse a smaller network, each tensor beside its own, that gives fewer outputs.
+
+    Raises:
+        KTError: a map has a width that no other map reads: the layers are not hidden ones.
+    """
+    maps = {name: pair for name, pair in pairs.items() if pair[0].ndim > 1}
+    read = [t.shape[1] for t, own in maps.values() if t.shape[1] < own.shape[1]]
+    for name, (tensor, own) in maps.items():
+        width = len(tensor)
+        if width < len(own) and not any(numbers % width == 0 for numbers in read):
+            raise KTError(
+                f"{name} has {width} outputs, not {len(own)}, and no layer reads so few: "
+                "the weights are another network's"
+            )
 
 
 def _put(layer: nn.Module, key: str, tensor: Tensor) -> None:

@@ -3,20 +3,22 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from kt.real import choose, cost, probes, steps, surgery, widths
+from kt.real import choose, cost, drawing, steps, surgery, widths
 from kt.real.blocks import Block, find
-from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors
+from kt.real.graph import Example, Graph, Walk, as_floats, call, size, tensors, users_code
 from kt.real.images import collect, split, stream, take
 from kt.real.moments import gather
+from kt.real.request import require_possible
 from kt.real.widths import measured_at
 from kt.run.errors import KTError
+from kt.run.finite import is_finite
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HELD_OUT = 10
@@ -27,8 +29,8 @@ HARM_MOMENTS = 400
 """Examples from which the blocks that are judged so are made."""
 BATCH = 100
 """Examples read at once."""
-DRAWN_STRIDE = 0.045
-"""The stride on drawn images, for a network of one block: `kt.real.steps.Schedule`."""
+SAME = 1e-3
+"""How far a network's answers to the same example may be apart, relative to their size."""
 ADAPTED = 250
 """Examples over which batch norms take statistics at once."""
 
@@ -96,7 +98,7 @@ def compress(
         keep: the share of the whole network's cost, above 0 and up to 1; or the width of each block
             to be translated, by the name of its first map.
         images: unlabelled examples: in the example's form, or an iterable of batches, or a folder.
-            A thousand do. Without any they are drawn (`kt.real.probes`), and the network's batch
+            A thousand do. Without any they are drawn (`kt.real.drawing`), and the network's batch
             norms adapt to them while its blocks are translated.
         of: the cost that `keep` is a share of, counted over convolutions and linear layers.
         ratios: widths where they do the least harm, or the same share for all blocks.
@@ -117,26 +119,24 @@ def compress(
             request cannot be met.
     """
     begun = time.perf_counter()
+    require_possible(model, example, keep, of, ratios, round_to, positions)
     told = progress or (lambda what, done, total: None)
     original = _prepared(model)
     example = as_floats(example)
     graph = Graph(original, example)
+    answer = _first_answer(original, example)
     blocks, left = find(original, graph)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
-    if not isinstance(keep, Mapping) and not 0 < keep <= 1:
-        raise KTError(f"keep is {keep}; it accepts a share above 0 and up to 1")
     made = images is None
-    # Long steps on drawn images lead away from what is right on true ones.
     schedule = schedule or steps.Schedule()
-    if made and schedule.stride is None:
-        schedule = replace(schedule, stride=DRAWN_STRIDE / len(blocks))
     draw = torch.Generator().manual_seed(seed)
     if made:
-        examples = probes.make(example, draw, partial(told, "draw images"))
-        probes.adapt(original, split(examples, ADAPTED))
+        examples = drawing.make(example, draw, partial(told, "draw images"))
+        drawing.adapt(original, split(examples, ADAPTED))
     else:
-        examples = as_floats(collect(images, example, *normalise))
+        with users_code("images cannot be read"):
+            examples = as_floats(collect(images, example, *normalise))
     held = max(1, size(examples) // HELD_OUT)
     shown, held_out = take(examples, slice(held, None)), take(examples, slice(held))
 
@@ -159,9 +159,11 @@ def compress(
         steps.descend(
             moved,
             original,
+            graph,
             stream(shown, schedule.batch, draw, vary),
             schedule,
             len(blocks),
+            draw,
             partial(told, "steps"),
         )
         # Steps that bring nothing, on examples that they have not seen, are not taken. Agreement on
@@ -171,7 +173,11 @@ def compress(
         if errors[0] < errors[1] or then > before:
             smaller, taken, after = moved, schedule.steps, then
     if made:
-        probes.restore(smaller)
+        drawing.restore(smaller)
+    steps.paired(call(smaller, example), answer)
+    for name, tensor in smaller.state_dict().items():
+        if not is_finite(tensor):
+            raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
     seconds = time.perf_counter() - begun
     report = Report(
         {block.into: (block.channels, chosen[block.into]) for block in blocks},
@@ -264,24 +270,50 @@ def _error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
 @torch.no_grad()
 def _agreement(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
     """Equal answers, or variance explained, in percent; of the first floating-point answer."""
-    ours, theirs = (
-        next(t for t in tensors(call(net, examples)) if t.is_floating_point())
-        for net in (smaller, original)
-    )
+    ours, theirs = steps.paired(call(smaller, examples), call(original, examples))[0]
     if steps.are_scores(theirs):
         return 100 * (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
     return 100 - 100 * steps.divergence(ours, theirs).item()
 
 
+@torch.no_grad()
+def _first_answer(model: nn.Module, example: Example) -> Any:
+    """What a network answers to the example: something to learn from, the same again and again.
+
+    Raises:
+        KTError: its answer to the example holds no floating-point numbers, or some that are not
+            finite, or is another the next time.
+    """
+    answer, again, third = (call(model, example) for _ in range(3))
+    answers = tensors(answer)
+    if not any(answer.is_floating_point() and answer.numel() for answer in answers):
+        raise KTError("the network's answer holds no tensor of floating-point numbers")
+    if not all(map(is_finite, answers)):
+        raise KTError("the network's answer to the example is not finite")
+    for later in (again, third):
+        for ours, theirs in steps.paired(later, answer):
+            if (ours - theirs).norm() > SAME * theirs.norm():
+                what = "the network's answers to the same example differ from call to call"
+                raise KTError(f"{what}: it must not draw or count in evaluation mode")
+    return answer
+
+
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy to work with: in evaluation mode, in single precision, its gradients off."""
+    """A copy to work with: in evaluation mode, in single precision, its gradients off.
+
+    Raises:
+        KTError: the network carries hooks, has complex weights, or cannot be copied.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise KTError(f"{name} is complex: only networks of real weights can be made smaller")
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise KTError(
                 f"{name or 'the network'} carries forward hooks (old weight norms do): remove them"
             )
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
-    return copied.float()
+    with users_code("the network cannot be copied"):
+        return copy.deepcopy(model).eval().requires_grad_(False).float()
 
 
 def _finished(smaller: nn.Module, model: nn.Module, report: Report) -> nn.Module:

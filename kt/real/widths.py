@@ -138,6 +138,5 @@ def _between(harm: Mapping[int, float], channels: int, width: int) -> float:
 
 def _too_little(least: float, costs: Mapping[str, int]) -> KTError:
     share = math.ceil(1000 * least / sum(costs.values())) / 1000
-    return KTError(
-        f"keep is too small: with hardly a hidden channel left the rest still costs {share:.1%}"
-    )
+    what = "with all blocks as narrow as they may be the rest still costs"
+    return KTError(f"keep is too small: {what} {share:.1%}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kt.run.errors import KTError, notice
-from kt.run.files import MALFORMED, read_bytes, reading, save_bytes
+from kt.run.files import MALFORMED, read_bytes, reading, save_bytes, writing
 from kt.run.finite import is_finite
 
 MARK = b"KT checkpoint 1\n"
@@ -64,7 +64,8 @@ def load(path: Path) -> dict[str, Any] | None:
             return _read(file)
         except KTError as error:
             aside = file.with_suffix(".damaged")
-            file.replace(aside)
+            with writing(aside):
+                file.replace(aside)
             notice(f"{error}: it is set aside as {aside.name}, and the work is done again")
     return None
 

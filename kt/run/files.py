@@ -7,33 +7,35 @@ of the caller, who alone knows whose file it is, what to do (`remedy`).
 import contextlib
 import errno
 import hashlib
-import json
-import math
 import os
-import re
 import shutil
 import stat
+import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kt.run.errors import KTError, NotFiniteError
+from kt.run.errors import KTError, NotFiniteError, one_line
 from kt.run.finite import is_finite
+from kt.run.guard import lacks_memory
 
 SEAL = "sha256"
 """Key of a safetensors file's metadata under which `save_tensors` keeps a checksum."""
 ROOM = 1 << 16
 """Bytes that must be free where a file is to be written."""
+SHOWN = 320
+"""Characters of what is wrong with a file, at most."""
 MALFORMED = (
     SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError,
-    EOFError, RecursionError, OverflowError, MemoryError,
+    EOFError, RecursionError, OverflowError, MemoryError, zlib.error, tarfile.TarError,
 )  # fmt: skip
 """What readers of damaged files raise."""
+REPLACE = "choose another name, or add --force"
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or choose another place"),
@@ -49,12 +51,32 @@ REMEDIES = {
 
 def problem(path: Path | str, what: str, remedy: str = "") -> KTError:
     """The error of a file: `path` `what`: `remedy`."""
-    return KTError(f"{path} {_line(what)}" + (f": {remedy}" if remedy else ""))
+    name = str(path)
+    name = name if name == " ".join(name.split()) else repr(name)  # a line break in it, say
+    return KTError(f"{name} {one_line(what, SHOWN)}" + (f": {remedy}" if remedy else ""))
 
 
 def damaged(path: Path | str, how: object, remedy: str = "") -> KTError:
     """The error of a file whose content is wrong."""
-    return problem(path, f"is damaged ({_line(how)})", remedy)
+    words = one_line(how, SHOWN - 20) or type(how).__name__
+    return problem(path, f"is damaged ({words})", remedy)
+
+
+def require_name(path: Path, what: str, unicode: bool = True) -> None:
+    """Refuse a path that cannot be a file's.
+
+    Args:
+        what: becomes of the file because of it.
+        unicode: refuse bytes that are not UTF-8, too: not every library can name such a file.
+
+    Raises:
+        KTError: it cannot.
+    """
+    name = str(path)
+    if "\0" in name:
+        raise problem(path, f"{what}: choose a name without NUL")
+    if unicode and not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise problem(path, f"{what}: choose a name in UTF-8")
 
 
 @contextlib.contextmanager
@@ -64,7 +86,9 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     Raises:
         KTError: there is no such file, it is a folder or a device, or what is inside raised an
             error of those that readers of damaged files raise.
+        MemoryError: there is too little memory to read it; it may be whole.
     """
+    require_name(path, "cannot be read", unicode=False)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -75,10 +99,14 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise problem(path, "is missing", remedy) from None
     except OSError as error:
+        if lacks_memory(error):
+            raise MemoryError(f"{path} cannot be read") from None
         if error.errno is None:  # a decompressor's
             raise damaged(path, error, remedy) from None
         raise problem(path, f"cannot be read ({error.strerror or error})", remedy) from None
     except MALFORMED as error:
+        if lacks_memory(error):
+            raise MemoryError(f"{path} cannot be read") from None
         raise damaged(path, error, remedy) from None
 
 
@@ -90,20 +118,6 @@ def read_bytes(path: Path, remedy: str = "", count: int = -1) -> bytes:
     """
     with reading(path, remedy), path.open("rb") as file:
         return file.read(count)
-
-
-def load_json(path: Path, remedy: str = "") -> Any:
-    """What a JSON file says.
-
-    Raises:
-        KTError: it cannot be read, or is no JSON: NaN and infinity are none.
-    """
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
-    with reading(path, remedy):
-        return json.loads(path.read_bytes().decode(), parse_constant=refuse)
 
 
 def load_tensors(
@@ -118,7 +132,7 @@ def load_tensors(
     Raises:
         KTError: the file is missing, truncated, not in that format, or not as it was written.
     """
-    with reading(path, remedy), safe_open(path, framework="pt") as file:
+    with reading(path, remedy), _opened(path) as file:
         seal = (file.metadata() or {}).get(SEAL)
         there = file.keys()
         if sealed and seal is None:
@@ -143,8 +157,13 @@ def load_metadata(path: Path, remedy: str = "") -> dict[str, str]:
     Raises:
         KTError: it cannot be read.
     """
-    with reading(path, remedy), safe_open(path, framework="pt") as file:
+    with reading(path, remedy), _opened(path) as file:
         return file.metadata() or {}
+
+
+def _opened(path: Path) -> safe_open:
+    require_name(path, "cannot be read")
+    return safe_open(path, framework="pt")
 
 
 def require_tensors(
@@ -198,12 +217,6 @@ def _raw(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _line(text: object) -> str:
-    """A text without line breaks, and not too long."""
-    line = re.sub(r"\s+", " ", str(text) or type(text).__name__).strip()
-    return line if len(line) <= 300 else f"{line[:300]}..."
-
-
 # --- writing --------------------------------------------------------------------------------------
 
 
@@ -213,7 +226,7 @@ def check_output(
     """Before the work begins: can its result be written there?
 
     Args:
-        inputs: files that are read, which the result must not replace.
+        inputs: files that are read, and folders of such, which the result must not replace.
         force: it may.
         needed: free bytes.
 
@@ -222,12 +235,13 @@ def check_output(
             writing is not allowed there, or there is no room.
     """
     with writing(path):
-        with contextlib.suppress(FileNotFoundError):
-            os.lstat(path)
         _require_regular(path)
         for given in inputs:
-            if not force and path.exists() and given.exists() and path.samefile(given):
-                raise problem(path, "is read too", "choose another name, or add --force")
+            if not force and path.exists() and given.exists():
+                if path.samefile(given):
+                    raise problem(path, "is read too", REPLACE)
+                if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+                    raise problem(path, "is in a folder that is read", REPLACE)
         folder = path.absolute().parent
         while not os.path.lexists(folder):
             folder = folder.parent
@@ -243,10 +257,15 @@ def check_output(
 
 
 def _require_regular(path: Path) -> None:
-    """Refuse to replace a folder or a device."""
+    """Refuse to replace a folder, a device, or a link that leads to itself."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
-    if path.exists() and not path.is_file():
+    in_dev = path.absolute().is_relative_to("/dev") and not path.absolute().is_relative_to(
+        "/dev/shm"
+    )
+    if path.exists() and (in_dev or not path.is_file()):  # /dev/stdout may lead to a file
         raise problem(path, "is no regular file", "choose another name")
 
 
@@ -257,14 +276,19 @@ def writing(path: Path) -> Iterator[None]:
     Raises:
         KTError: what is inside raised an `OSError`.
     """
-    if "\0" in str(path):
-        raise problem(repr(str(path)), "could not be written", "choose a name without NUL")
+    require_name(path, "could not be written")
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "choose another place")
-        why = error.strerror or error
-        raise problem(path, f"could not be written ({_line(why)})", remedy) from None
+        if error.errno is None:  # no system's: a decompressor's, of what is copied there
+            raise
+        raise not_written(path, error) from None
+
+
+def not_written(path: Path | str, error: OSError) -> KTError:
+    """The error of a file that could not be written, with what to do."""
+    remedy = REMEDIES.get(error.errno or 0, "choose another place")
+    return problem(path, f"could not be written ({error.strerror or error})", remedy)
 
 
 @contextlib.contextmanager
@@ -318,34 +342,6 @@ def save_text(path: Path, text: str) -> None:
         KTError: it cannot be written; the one before is still there.
     """
     save_bytes(path, text.encode())
-
-
-def save_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically.
-
-    Raises:
-        NotFiniteError: a number is not finite, which JSON cannot say.
-        KTError: it cannot be written; the one before is still there.
-    """
-    if (place := _not_finite(content)) is not None:
-        raise NotFiniteError(f"{path} is not written: {place} is not finite")
-    save_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _not_finite(content: Any, place: str = "a number") -> str | None:
-    """Where in nested mappings and lists a number is not finite, if anywhere."""
-    if isinstance(content, float):
-        return None if math.isfinite(content) else place
-    if isinstance(content, Mapping):
-        parts: Iterable[tuple[Any, Any]] = content.items()
-    elif isinstance(content, list | tuple):
-        parts = enumerate(content)
-    else:
-        return None
-    inside = (
-        _not_finite(value, f"{place}.{key}".removeprefix("a number.")) for key, value in parts
-    )
-    return next((found for found in inside if found is not None), None)
 
 
 def save_tensors(

@@ -12,6 +12,10 @@ LOWER = "lower the learning rate, the noise or the weight decay"
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no entry is infinite or no number. One pass, and no copy."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.element_size() == 1 and tensor.is_floating_point():
+        tensor = tensor.float()  # operations on so small numbers are few
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     return bool(torch.stack(tensor.detach().aminmax()).isfinite().all())

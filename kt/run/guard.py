@@ -7,11 +7,12 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from kt.run.errors import KTError
+from kt.run.errors import KTError, notice, one_line
 
 UNFORESEEN = 70
 """Exit status of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
@@ -27,7 +28,9 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
 
     Exit status 1 for a user's error (`KTError`, a full disk, too little memory) and for an
     interruption; 70 for an exception that nobody foresaw, whose traceback is kept in a file. An
-    output that is closed early (`| head`) ends it in silence.
+    output that is closed early (`| head`) ends it in silence; to one that was closed from the start
+    nothing is said. Warnings of libraries are notices, a
+    line each, when all has gone well; an error stands alone.
 
     Args:
         stream: standard error, if none is given.
@@ -37,8 +40,14 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     Raises:
         SystemExit: in place of what was raised. One raised inside is left alone.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start (`>&-`)
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    with contextlib.suppress(AttributeError, OSError):  # names that are not UTF-8 are printed too
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        yield
+        with _warnings_at_the_end():
+            yield
         sys.stdout.flush()
     except BrokenPipeError:
         _silence(sys.stdout)
@@ -58,7 +67,7 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
 
 def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> tuple[str, int]:
     """The line and the exit status that an exception ends a program with; see `guard`."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     behind = f": {kept}" if kept else ""
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted{behind}", 1
@@ -66,16 +75,33 @@ def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> t
         return f"error: {text}", 1
     if isinstance(error, OSError) and error.errno in USERS:
         return f"error: {text}{behind}", 1
-    if _lacks_memory(error):
-        return f"error: there is not enough memory ({text[:120]}): make it smaller{behind}", 1
+    if lacks_memory(error):
+        what = f"there is not enough memory ({one_line(text, 120)})"
+        return f"error: {what}: make it smaller{behind}", 1
     place = _keep_traceback(error, folder)
-    return f"error: unforeseen {type(error).__name__} ({text[:200]}); {place}", UNFORESEEN
+    return f"error: unforeseen {type(error).__name__} ({one_line(text, 200)}); {place}", UNFORESEEN
 
 
-def _lacks_memory(error: BaseException) -> bool:
+@contextlib.contextmanager
+def _warnings_at_the_end() -> Iterator[None]:
+    """Tell Python's warnings as notices, each once, if what is inside ends well."""
+    told: dict[str, None] = {}
+
+    def keep(message: Warning | str, *where: object) -> None:
+        told.setdefault(one_line(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = keep  # type: ignore[assignment]
+        yield
+    for text in told:
+        notice(text)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short."""
     names = {kind.__name__ for kind in type(error).__mro__}  # torch need not be imported here
-    allocation = "DefaultCPUAllocator" in str(error)
-    return bool({"MemoryError", "OutOfMemoryError"} & names) or allocation
+    said = any(words in str(error) for words in ("DefaultCPUAllocator", os.strerror(errno.ENOMEM)))
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or said
 
 
 def _keep_traceback(error: BaseException, folder: Path) -> str:

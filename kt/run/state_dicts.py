@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, problem, read_bytes
+from kt.run.finite import is_finite
 
 PREFIXES = ("module.", "_orig_mod.")
 """Put before all names by `DataParallel` and `torch.compile`."""
@@ -17,6 +18,8 @@ HOLDERS = ("state_dict", "model_state_dict", "model")
 """Keys under which checkpoints keep the weights."""
 PICKLED = (b"PK", b"\x80")
 """How files of `torch.save` begin, new and old ones."""
+COUNTER = "num_batches_tracked"
+"""Ends the names of what batch norms count; nothing that a trained network computes needs it."""
 NOTHING = "it begins like neither"
 
 
@@ -26,7 +29,8 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
     Only weights are read: no code in a file is run.
 
     Raises:
-        KTError: the file is missing or damaged, or holds something other than weights.
+        KTError: the file is missing or damaged, or holds something other than weights, or numbers
+            that are not finite.
     """
     found: Any
     try:
@@ -39,6 +43,8 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
         if not start.startswith(PICKLED):
             raise problem(path, what, remedy) from error
         try:
+            if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+                raise ValueError("the end of the archive is missing")
             if zipfile.is_zipfile(path) and (record := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"the checksum of {record} is another")
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,9 +59,31 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not isinstance(name, str):
             raise problem(path, f"holds {name!r}, which is no name", remedy)
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout != torch.strided
+            or tensor.is_quantized
+            or tensor.is_meta
+        ):
             raise problem(path, f"holds {name}, which is no plain tensor", remedy)
+        try:
+            finite = is_finite(tensor)
+        except RuntimeError:  # of packed numbers, two in a byte, and of a few that stand for many
+            what = f"holds {name}, {tuple(tensor.shape)} of {tensor.dtype}, which cannot be used"
+            raise problem(path, what, remedy) from None
+        if not finite:
+            raise problem(path, f"holds {name}, which is not finite", remedy)
+        if name.endswith(COUNTER) and not _is_count(tensor):
+            what = f"holds {name} as {tensor.dtype}, which is no count of batches"
+            raise problem(path, what, remedy)
     return plain(found)
+
+
+def _is_count(tensor: Tensor) -> bool:
+    """Whether a tensor is one whole number, of whatever type, and not negative."""
+    if tensor.numel() != 1 or tensor.is_complex():
+        return False
+    return float(tensor) >= 0 and float(tensor).is_integer()
 
 
 def plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,14 +96,15 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision(full: bool = True) -> Iterator[None]:
     """Within it convolutions on a GPU read float32.
 
-    By default cuDNN rounds what they read to TF32's 10 bits. Gradients of tiny networks are then
-    off by percent (`python -m benchmarks.gpu` measures it), and engines no longer agree.
+    By default, and unless `full`, cuDNN rounds what they read to TF32's 10 bits. Gradients of tiny
+    networks are then off by percent (`python -m benchmarks.gpu` measures it), and engines no longer
+    agree.
     """
     before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = not full
     try:
         yield
     finally:

@@ -72,8 +72,9 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
     Raises:
         KTError: the file is missing, damaged or not a translator.
     """
+    metadata = load_metadata(path, remedy)
     try:
-        about = json.loads(load_metadata(path, remedy)[METADATA])
+        about = json.loads(metadata[METADATA])
         seal, described = about.pop(SEAL), dict(about)
         make = kind_named(about.pop("kind"))
         if "sizes" in about:
@@ -85,8 +86,6 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
         what = "is not a translator that this version can read"
         raise problem(path, what, remedy) from None
     except KTError as error:
-        if str(path) in str(error):
-            raise
         raise damaged(path, error, remedy) from None
     tensors = load_tensors(path, remedy=remedy)
     require_tensors(path, tensors, expected, remedy)

@@ -7,6 +7,7 @@ loopback address, whatever its name resolves to.
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -97,9 +98,11 @@ def join() -> None:
     """Meet the other processes that torchrun has started.
 
     Raises:
-        KTError: they do not come, or cannot be reached.
+        KTError: they do not come, or cannot be reached; or torchrun has not started this one.
     """
-    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    local, here = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE", least=1)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        _number(name)
     os.environ.setdefault("KT_WORKERS", str(max(1, processors() // here)))
     backend = "gloo"
     if torch.cuda.is_available():
@@ -117,3 +120,16 @@ def join() -> None:
             f"KT_TORCHRUN: the processes did not meet at {address} within "
             f"{PATIENCE.seconds // 60} minutes ({str(error).splitlines()[0]})"
         ) from None
+
+
+def _number(name: str, least: int = 0) -> int:
+    """A number that torchrun tells its processes.
+
+    Raises:
+        KTError: it is none, or is not there.
+    """
+    value = os.environ.get(name)
+    if value is not None and re.fullmatch("[0-9]{1,9}", value) and least <= int(value):
+        return int(value)
+    found = "is not set" if value is None else f"is {shown(value)}, no number from {least} on"
+    raise KTError(f"{name} {found}, which torchrun sets: unset LOCAL_RANK to run one process")

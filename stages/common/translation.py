@@ -16,6 +16,7 @@ from torch import Tensor
 from kt.ensemble import Compute
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
+from kt.run.files import check_output
 from kt.run.statistics import summary
 from kt.translators import Translator, require_memory, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
@@ -28,6 +29,8 @@ from stages.common.kinds import TRAINING
 
 TRAINS_TRANSLATORS = (*runtime.TRAINS_NETWORKS, "translators")
 """The folders of `kt` that train translators."""
+ACCURACIES, METRICS, PLOTS = "accuracies.csv", "metrics.json", "plots"
+"""Files, and a folder, of a training's results. DVCLive writes the last two."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,18 @@ def train(
 
     Args:
         out: the folder for the translator, its metrics and their history; None: nothing is written.
+            If the training fails, what was there before is there again.
         store: the networks to learn from.
         repeats: how many translators are trained, each from its own seed. The first is returned
             and written; the accuracies of all are written.
+
+    Raises:
+        KTError: the training is impossible or fails, or its results cannot be written.
     """
+    first = distributed.rank() == 0  # only this process writes and shows anything
+    if out is not None and first:
+        for name in (TRANSLATOR.name, ACCURACIES, METRICS, f"{PLOTS}/metrics/loss.tsv"):
+            check_output(out / name)
     cuda = compute.device.type == "cuda"
     if params.train.precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
         raise KTError("params.yaml: train.precision: got 'bfloat16', which this GPU does not have")
@@ -95,7 +106,6 @@ def train(
     ]
     key += [params.train.precision, params.augment.model_dump(), material.checksums]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
-    first = distributed.rank() == 0  # only this process writes and shows anything
     work = runtime.scratch("translator", TRAINS_TRANSLATORS, *key)
     with (
         work if first else contextlib.nullcontext(Path()) as kept,
@@ -156,7 +166,10 @@ def _live(out: Path | None) -> Iterator[Live | None]:
         yield None
         return
     logging.getLogger("dvclive").setLevel(logging.ERROR)
-    with Live(str(out), dvcyaml=False, save_dvc_exp=False) as live:
+    with (
+        outputs.restored_on_error(out, [METRICS, PLOTS]),
+        Live(str(out), dvcyaml=False, save_dvc_exp=False) as live,
+    ):
         yield live
 
 
@@ -173,7 +186,7 @@ def _write(trained: list[Trained], live: Live, out: Path) -> None:
     live.summary = trained[0].metrics() | over_seeds(trained)
     accuracy = trained[0].test
     table = pd.DataFrame({"network": range(len(accuracy)), "translation": accuracy})
-    outputs.write_csv(out / "accuracies.csv", table)
+    outputs.write_csv(out / ACCURACIES, table)
 
 
 def over_seeds(trained: list[Trained]) -> dict:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from kt.ensemble import Compute
 from kt.real import cost, load
 from kt.real.graph import Graph
-from kt.real.probes import COUNT
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
@@ -19,55 +18,58 @@ from stages.networks.resnet import pixels
 
 def main(params: Params, compute: Compute, cell: str) -> None:
     chosen = settings.load()
-    name, _, key = cell.partition("-")
-    if name not in chosen.networks or key not in METHODS:
-        raise KTError(f"cell {cell!r} is no network-method of tables/networks/params.yaml")
+    name, key, seed = _parts(cell, chosen)
     wanted, method = chosen.active.networks[name], METHODS[key]
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval()
     network = network.to(compute.device)
-    kept = chosen.data / "images.safetensors"
-    shown, stored = inputs.images_of(kept, "unlabelled"), inputs.images_of(kept, "test")
-    pool, test = (pixels(images.images.to(compute.device)) for images in (shown, stored))
+    shown = inputs.images_of(chosen.unlabelled(seed), "unlabelled")
+    stored = inputs.images_of(chosen.data / "images.safetensors", "test")
+    images, test = (pixels(given.images.to(compute.device)) for given in (shown, stored))
     known = shown.labels.to(compute.device)
     labels, own = stored.labels, answers(network, test)
     graph = Graph(network, test[:2])
     whole = cost.multiply_adds(network, graph)
     rows = [
         {
-            "keep": 1.0, "seed": chosen.seeds[0], "accuracy": accuracy(own, labels),
+            "keep": 1.0, "seed": seed, "accuracy": accuracy(own, labels),
             "agreement": 100.0, "multiply_adds": whole, "parameters": cost.parameters(network),
             "milliseconds": cost.latency(network, test[:64]), "images": 0, "seconds": 0.0,
         }
     ]  # fmt: skip
-    count = chosen.active.unlabelled
-    shown = runtime.progress_bar(len(chosen.keep) * len(chosen.seeds), cell, "network")
+    bar = runtime.progress_bar(len(chosen.keep), cell, "network")
     for keep in chosen.keep:
-        for at, seed in enumerate(chosen.seeds):
-            part = slice(at * count, (at + 1) * count)
-            start = time.perf_counter()
-            smaller = method.narrow(
-                Task(network, keep, pool[part], known[part], wanted.steps.schedule, seed)
-            )
-            if compute.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - start
-            found = answers(smaller, test)
-            rows.append({
-                "keep": keep,
-                "seed": seed,
-                "accuracy": accuracy(found, labels),
-                "agreement": accuracy(found, own),
-                "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
-                "parameters": cost.parameters(smaller),
-                "milliseconds": cost.latency(smaller, test[:64]),
-                "images": {"given": count, "drawn": COUNT, "none": 0}[method.images],
-                "seconds": seconds,
-            })  # fmt: skip
-            shown.update()
-    shown.close()
+        start = time.perf_counter()
+        smaller = method.narrow(Task(network, keep, images, known, wanted.steps.schedule, seed))
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        found = answers(smaller, test)
+        drawn = smaller.kt_report.images if method.images == "drawn" else 0
+        rows.append({
+            "keep": keep,
+            "seed": seed,
+            "accuracy": accuracy(found, labels),
+            "agreement": accuracy(found, own),
+            "multiply_adds": cost.multiply_adds(smaller, Graph(smaller, test[:2])),
+            "parameters": cost.parameters(smaller),
+            "milliseconds": cost.latency(smaller, test[:64]),
+            "images": {"given": len(images), "drawn": drawn, "none": 0}[method.images],
+            "seconds": seconds,
+        })  # fmt: skip
+        bar.update()
+    bar.close()
     outputs.write_json(
-        chosen.cell(name, key), {"labels": count if method.labels else 0, "rows": rows}
+        chosen.cell(name, key, seed), {"labels": len(images) if method.labels else 0, "rows": rows}
     )
+
+
+def _parts(cell: str, chosen: settings.Settings) -> tuple[str, str, int]:
+    """Network, method and seed."""
+    name, _, rest = cell.partition("-")
+    key, _, seed = rest.partition("-")
+    if name in chosen.networks and key in METHODS and seed in map(str, chosen.seeds):
+        return name, key, int(seed)
+    raise KTError(f"cell {cell!r} is no network-method-seed of tables/networks/params.yaml")
 
 
 @torch.inference_mode()

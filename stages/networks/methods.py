@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kt.real import Schedule, compress, cost, probes
+from kt.real import Schedule, compress, cost, drawing
 from kt.real.blocks import find
 from kt.real.graph import Graph
+from kt.real.images import stream
 from kt.real.translate import ADAPTED
 from kt.real.widths import evenly
 from stages.networks import rivals
@@ -58,7 +59,7 @@ def _narrowed(how: rivals.Narrow, recalibrate: bool = False) -> Callable[[Task],
         for block in blocks:
             how(smaller, block, widths[block.into], draw)
         if recalibrate:
-            probes.recalibrate(smaller, task.images.split(ADAPTED))
+            drawing.recalibrate(smaller, task.images.split(ADAPTED))
         return smaller
 
     return narrow
@@ -95,6 +96,15 @@ def _labelled(task: Task) -> nn.Module:
     return smaller
 
 
+def _adam(task: Task) -> nn.Module:
+    smaller = _least_squares(task)
+    draw = torch.Generator().manual_seed(task.seed)
+    batches = stream(task.images, task.schedule.batch, draw, True)
+    blocks = len(smaller.kt_report.blocks)
+    rivals.adam(smaller, task.network, batches, task.schedule.steps, blocks)
+    return smaller
+
+
 def _adapted(task: Task) -> nn.Module:
     return _compressed(task, None, Schedule(0))
 
@@ -105,8 +115,8 @@ def _without_images(task: Task) -> nn.Module:
 
 def _drawn(task: Task) -> nn.Module:
     draw = torch.Generator().manual_seed(task.seed)
-    drawn = probes.make(task.images[:1], draw, lambda done, total: None)
-    return _compressed(task, drawn, Schedule(0))
+    images = drawing.make(task.images[:1], draw, lambda done, total: None)
+    return _compressed(task, images, Schedule(0))
 
 
 def _compressed(task: Task, images: Tensor | None, schedule: Schedule | None = None) -> nn.Module:
@@ -129,6 +139,7 @@ METHODS = {
     "ours_adapted": Method("the same, batch norms adapted to them", "drawn", _adapted),
     "ours_alone": Method("the same, with steps", "drawn", _without_images),
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
+    "ours_adam": Method("the same, with steps of Adam", "given", _adam),
     "ours": Method("translated", "given", _translated),
     "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),
 }

@@ -21,8 +21,6 @@ from stages.networks.training import train as train_labelled
 def main(params: Params, compute: Compute) -> None:
     chosen = settings.load()
     train, test = load_images(chosen.active.images, Path("data"))
-    if train.images.dim() == 3:  # of one colour
-        train, test = (ImageSet(s.images[:, None], s.labels) for s in (train, test))
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
         if wanted.training is None:
@@ -37,17 +35,27 @@ def main(params: Params, compute: Compute) -> None:
         files.save(network, chosen.data / f"{name}.safetensors")
     draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
     pool = torch.randperm(len(train), generator=draw)
-    pool, rest = pool.tensor_split([len(chosen.seeds) * chosen.active.unlabelled])
-    labelled = rest[: chosen.active.tuning.held_out + chosen.active.tuning.labelled]
-    tensors = {
-        "unlabelled.images": train.images[pool],
-        "unlabelled.labels": train.labels[pool],
-        "labelled.images": train.images[labelled],
-        "labelled.labels": train.labels[labelled],
-        "test.images": test.images,
-        "test.labels": test.labels,
-    }
-    save_tensors(chosen.data / "images.safetensors", tensors)
+    tuning = chosen.active.tuning
+    needed = tuning.held_out + tuning.labelled + chosen.active.unlabelled
+    if needed > len(train):
+        what = "held_out, labelled and unlabelled"
+        raise KTError(
+            f"tables/networks/params.yaml: {what}: got {needed:,} together; {chosen.active.images} "
+            f"has {len(train):,} training images"
+        )
+    labelled, rest = pool.tensor_split([tuning.held_out + tuning.labelled])
+    _write(chosen.data / "images.safetensors", labelled=train.subset(labelled), test=test)
+    for seed in chosen.seeds:
+        draw = torch.Generator().manual_seed(seed)
+        some = torch.randperm(len(rest), generator=draw)[: chosen.active.unlabelled]
+        _write(chosen.unlabelled(seed), unlabelled=train.subset(rest[some]))
+
+
+def _write(path: Path, **splits: ImageSet) -> None:
+    tensors = {}
+    for split, images in splits.items():
+        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
+    save_tensors(path, tensors)
 
 
 def _trained(train: ImageSet, wanted: settings.Network, seed: int) -> nn.Module:

@@ -75,7 +75,11 @@ def published(depth: int, folder: Path) -> ResNet:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """(N, colours, H, W) uint8 -> the same as float32, as the networks read them; channels last."""
+    """(N, H, W) or (N, colours, H, W) uint8 -> (N, colours, H, W) float32, channels last.
+
+    As the networks read them.
+    """
+    images = images[:, None] if images.dim() == 3 else images
     mean, deviation = (
         torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, DEVIATION)
     )

@@ -113,9 +113,13 @@ class Settings(Strict):
         """Images and networks at the chosen scale."""
         return Path("data/networks") / self.scale
 
-    def cell(self, network: str, method: str) -> Path:
+    def unlabelled(self, seed: int) -> Path:
+        """The unlabelled images of a seed."""
+        return self.data / f"unlabelled-{seed}.safetensors"
+
+    def cell(self, network: str, method: str, seed: int) -> Path:
         """The measurements of a method on a network."""
-        return Path("tables/cells/networks") / self.scale / f"{network}-{method}.json"
+        return Path("tables/cells/networks") / self.scale / f"{network}-{method}-{seed}.json"
 
     def tuned_cell(self, network: str) -> Path:
         """Training with labels from three starts."""

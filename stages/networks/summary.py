@@ -10,21 +10,22 @@ from stages.figures.style import Figure
 from stages.networks import settings
 from stages.networks.methods import METHODS
 
-SEEN = {"given": "given", "drawn": "drawn", "none": "none"}
-
 
 def main(params: Params, compute: Compute) -> None:
     chosen = settings.load()
     rows = []
     for network in chosen.networks:
         for method in chosen.methods:
-            cell = inputs.read_json(chosen.cell(network, method))
-            rows += [
-                {"network": network, "method": method, "labels": cell["labels"] * (row["keep"] < 1)}
-                | row
-                for row in cell["rows"]
-            ]
+            for seed in chosen.seeds:
+                cell = inputs.read_json(chosen.cell(network, method, seed))
+                known = {"network": network, "method": method}
+                rows += [
+                    known | {"labels": cell["labels"] * (row["keep"] < 1)} | row
+                    for row in cell["rows"]
+                ]
     measured = pd.DataFrame(rows)
+    # The network itself is the same for all seeds.
+    measured = measured[(measured["keep"] < 1) | (measured["seed"] == chosen.seeds[0])]
     results = settings.TABLE / "results" / chosen.scale
     outputs.write_csv(results / "networks.csv", measured)
     outputs.write_markdown(results / "networks.md", caption(chosen), table(measured, chosen))
@@ -152,12 +153,15 @@ def caption(chosen: settings.Settings) -> str:
 
 def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
     """Accuracy against multiply-adds, a panel for each network."""
-    figure = Figure(figsize=(4.6 * len(chosen.networks), 4.2), layout="constrained", dpi=120)
+    figure = Figure(figsize=(4.6 * len(chosen.networks) + 2.4, 4.2), layout="constrained", dpi=120)
     panels = figure.subplots(1, len(chosen.networks), squeeze=False, sharey=True)[0]
-    shades = (style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN)
+    shades = (
+        style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN, style.BLUE, style.BLACK
+    )  # fmt: skip
     for ax, network in zip(panels, chosen.networks, strict=True):
         here = measured[measured["network"] == network]
         whole = here[here["keep"] == 1].iloc[0]
+        ax.axhline(whole.accuracy, color="0.5", linewidth=0.8, zorder=0)
         ours = 0
         for method in chosen.methods:
             own = here[here["method"] == method].groupby("keep").mean(numeric_only=True)
@@ -176,7 +180,10 @@ def chart(measured: pd.DataFrame, chosen: settings.Settings) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy, %")
-    panels[-1].legend(frameon=False, fontsize=7, loc="lower left")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), frameon=False, fontsize=7,
+        loc="outside right upper",
+    )  # fmt: skip
     return figure
 
 

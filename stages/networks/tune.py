@@ -27,13 +27,14 @@ def main(params: Params, compute: Compute, name: str) -> None:
     network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval().to(compute.device)
     file = chosen.data / "images.safetensors"
     stored = {
-        split: inputs.images_of(file, split).to(compute.device)
-        for split in ("test", "labelled", "unlabelled")
+        split: inputs.images_of(file, split).to(compute.device) for split in ("test", "labelled")
     }
+    seed = chosen.seeds[0]
+    unlabelled = inputs.images_of(chosen.unlabelled(seed), "unlabelled").to(compute.device)
     test, labelled = (pixels(stored[split].images) for split in ("test", "labelled"))
-    labels, seed = stored["labelled"].labels, chosen.seeds[0]
+    labels = stored["labelled"].labels
     shown, unseen = slice(tuning.held_out, None), slice(tuning.held_out)
-    images = pixels(stored["unlabelled"].images[: chosen.active.unlabelled])
+    images = pixels(unlabelled.images)
     begun = time.perf_counter()
     translated = compress(
         network, images[:2], tuning.keep, images, schedule=wanted.steps.schedule, seed=seed

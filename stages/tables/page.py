@@ -84,7 +84,12 @@ def section(folder: Path, name: str) -> list[str]:
     metrics = inputs.read_json(page.with_suffix(".json"))
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
     lines.append(page.read_text().rstrip())
-    if said := findings(name, metrics, table):
+    try:
+        said = findings(name, metrics, table)
+    except (ValueError, LookupError, TypeError, StopIteration) as error:
+        what = f"it is not that of {page.with_suffix('.csv').name}: {error}"
+        raise inputs.damaged(page.with_suffix(".json"), what) from error
+    if said:
         lines += ["", "The numbers say:", "", *(f"* {words}" for words in said)]
     return lines
 

@@ -4,6 +4,7 @@ Figures 5 and 7 also need blocks and accuracies of single networks: their stages
 """
 
 from kt.ensemble import Compute
+from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.tables import curve, figure4, figure6, figure8, output, table1, times, widths
@@ -20,6 +21,8 @@ DRAWN = {
 
 def main(params: Params, compute: Compute, scale: str) -> None:
     folder = output.TABLES / scale
+    if not folder.is_dir():
+        raise KTError(f"there are no tables of {scale!r}: {folder} is no folder")
     for name, module in DRAWN.items():
         if (folder / f"{name}.json").exists():
             module.draw(folder)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from kt.run.errors import KTError
+from kt.run.errors import KTError, one_line
 
 DEEPEST = 50
 """Sections within sections. DVC's parser, in C, dies of a stack overflow some thousands deep."""
@@ -46,6 +46,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         KTError: the file cannot be read or is not valid YAML, a key is there twice, or the file
             does not consist of sections with names.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise KTError(f"{path} is no regular file")
     try:
         return _parsed(path.read_bytes().decode())
     except FileNotFoundError:
@@ -62,9 +64,9 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise KTError(f"{place}: not valid YAML ({_one_line(reason)})") from None
+        raise KTError(f"{place}: not valid YAML ({one_line(reason)})") from None
     except ValueError as error:  # of the parser itself, about a very long integer
-        raise KTError(f"{path}: not valid YAML ({_one_line(error)})") from None
+        raise KTError(f"{path}: not valid YAML ({one_line(error)})") from None
     except RecursionError:
         raise KTError(f"{path}: not valid YAML (a section contains itself)") from None
 
@@ -118,10 +120,6 @@ def none_of(key: str, value: object, known: Iterable[str], what: str = "") -> st
     return f"{key} is {shown(value)}, which is none of{what} {', '.join(known)}"
 
 
-def _one_line(words: object) -> str:
-    return " ".join(str(words).split())
-
-
 def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) -> str:
     """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
     error = failure.errors(include_url=False)[0]
@@ -134,7 +132,7 @@ def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) 
         return f"{key}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{key}: missing"
-    message = _one_line(error["msg"].removeprefix("Value error, "))
+    message = one_line(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: got {shown(error['input'])}; {message[0].lower()}{message[1:]}"
@@ -145,7 +143,7 @@ def _walk(schema: Any, location: tuple) -> tuple[Any, list[str]]:
     section, steps = schema, []
     for step in location:
         section = schema
-        steps.append(_one_line(str(step)[:SHOWN]))
+        steps.append(one_line(step, SHOWN))
         if get_origin(schema) is dict:  # of sections: the key says nothing of their type
             schema = get_args(schema)[1]
         else:

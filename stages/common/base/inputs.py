@@ -4,20 +4,17 @@ Each door checks all that it reads: checksums, shapes, types and ranges. What is
 that names the file.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from kt.images import ImageSet
-from kt.images.files import read_set
-from kt.networks.blocks import CLASSES
-from kt.run import files
+from kt.images.files import read_set, wrong
+from kt.run import files, strict_json
 from kt.run.errors import KTError
 
 IMAGES = Path("data/images")
@@ -28,6 +25,8 @@ TRANSLATOR = RESULTS / "train" / "translator.safetensors"
 REMEDY = "run `dvc repro` to make it anew"
 SUMMARY = ("mean", "std", "min", "max", "n", "ci95")
 """What `kt.run.statistics.summary` gives."""
+LARGEST = 1e100
+"""No number that a stage writes is as large."""
 
 
 def image_set(which: str, split: str) -> ImageSet:
@@ -40,21 +39,15 @@ def image_set(which: str, split: str) -> ImageSet:
 
 
 def images_of(path: Path, split: str) -> ImageSet:
-    """A split of the images, in colour perhaps, that a stage wrote to a file, with their labels.
+    """A split of the images that a stage wrote to a file without checksums beside it.
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images.
     """
-    images, labels = tensors_of(path, f"{split}.images", f"{split}.labels")
-    if images.dtype != torch.uint8 or images.dim() not in (3, 4) or not len(images):
-        what = f"{tuple(images.shape)} of {images.dtype}"
-        raise damaged(path, f"{split}.images are {what}, not some images of torch.uint8")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        what = f"{tuple(labels.shape)} of {labels.dtype}"
-        raise damaged(path, f"{split}.labels are {what}, not ({len(images)},) of torch.int64")
-    if not 0 <= labels.min() <= labels.max() < CLASSES:
-        raise damaged(path, f"{split}.labels are not all in 0 to {CLASSES - 1}")
-    return ImageSet(images, labels)
+    found = ImageSet(*tensors_of(path, f"{split}.images", f"{split}.labels"))
+    if (how := wrong(found)) is not None:
+        raise damaged(path, f"{split}: {how}")
+    return found
 
 
 def tensors_of(path: Path, *names: str) -> list[Tensor]:
@@ -85,7 +78,7 @@ def read_json(path: Path) -> Found:
         KTError: the file is missing, no strict JSON, or a summary in it is not whole.
     """
 
-    found = _named(path, files.load_json(path, REMEDY))
+    found = _named(path, strict_json.load_json(path, REMEDY))
     if not isinstance(found, Found):
         raise damaged(path, "no JSON that a stage wrote")
     return found
@@ -100,15 +93,19 @@ def _named(path: Path, content: Any) -> Any:
     made = Found({key: _named(path, value) for key, value in content.items()})
     made.path = path
     if "mean" in made and "ci95" in made and not _is_summary(made):
-        raise damaged(path, "a summary is not made of finite numbers")
+        raise damaged(path, "a summary is not made of possible numbers")
     return made
 
 
 def _is_summary(found: dict) -> bool:
-    return all(
-        isinstance(found.get(name, 0), int | float) and math.isfinite(found.get(name, 0))
-        for name in SUMMARY
-    )
+    """Whether the numbers of `kt.run.statistics.summary` that are there can be one's."""
+    values = [found[name] for name in SUMMARY if name in found]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return False
+    if not all(abs(value) < LARGEST for value in values):  # nor is a NaN
+        return False
+    ordered = found.get("min", found["mean"]) <= found["mean"] <= found.get("max", found["mean"])
+    return ordered and found["ci95"] >= 0 and found.get("n", 1) >= 1
 
 
 def read_table(

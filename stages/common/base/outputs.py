@@ -1,14 +1,17 @@
 """How stages write metrics and tables: whole or not at all, and nothing that is not finite."""
 
-from collections.abc import Mapping
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kt.run.errors import NotFiniteError
-from kt.run.files import save_json, save_text
+from kt.run.files import save_text, writing
 from kt.run.finite import LOWER
+from kt.run.strict_json import save_json
 
 write_text = save_text
 
@@ -47,3 +50,39 @@ def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
         *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
     ]
     write_text(path, "\n".join(lines) + "\n")
+
+
+@contextlib.contextmanager
+def restored_on_error(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Take files and folders away while others are made in their place, and bring them back if
+    that fails.
+
+    They wait in a hidden folder beside theirs. A kill leaves them there, for the next time.
+
+    Raises:
+        KTError: they cannot be moved.
+    """
+    aside = folder.with_name(f".{folder.name}.before")
+    with writing(aside):
+        for name in names:
+            if (folder / name).exists() and not (aside / name).exists():
+                aside.mkdir(exist_ok=True)
+                (folder / name).rename(aside / name)
+    try:
+        yield
+    except BaseException:
+        with writing(folder):
+            for earlier in aside.glob("*"):
+                remove(folder / earlier.name)
+                earlier.rename(folder / earlier.name)
+            remove(aside)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -47,6 +47,13 @@ def _known_set(name: str) -> str:
     return name
 
 
+def _band(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError(f"got {shown(values)}; the lower end comes first")
+    return values
+
+
+Band = Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_band)]
 ImageSetName = Annotated[str, AfterValidator(_known_set)]
 Side = Literal["large", "small", "both"]
 TABLES = Path("tables")
@@ -75,11 +82,11 @@ def _increasing(values: list[int]) -> list[int]:
 class Network(Strict):
     """Sizes of the networks: see `kt.networks.blocks.Sizes`."""
 
-    channels: Count
+    channels: Annotated[int, Field(ge=1, le=1024)]
     hidden: Count
     kernel: Literal[1, 3, 5, 7]
     image_channels: Literal[1, 3]
-    image_size: Annotated[int, Field(ge=8)]
+    image_size: Annotated[int, Field(ge=8, le=4096)]
 
     @model_validator(mode="after")
     def _narrower(self) -> "Network":
@@ -170,9 +177,9 @@ class Scale(Strict):
     images: Images
     networks: Networks
     recipe: ScaleRecipe
-    repeats: Count
+    repeats: Annotated[int, Field(ge=1, le=1000)]
     pairs: Count
-    expected: dict[str, Annotated[list[Finite], Field(min_length=2, max_length=2)]]
+    expected: dict[str, Band]
 
 
 Change = dict[str, Any]

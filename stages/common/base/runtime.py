@@ -21,7 +21,9 @@ from tqdm import tqdm
 import kt
 from kt.ensemble import Compute, cpu_engine, cuda_engine
 from kt.networks.blocks import Sizes
+from kt.run.arguments import Parser
 from kt.run.errors import KTError
+from kt.run.files import writing
 from kt.run.guard import SCRATCH, guard
 from kt.run.threads import device_named, processors
 from stages.common.base import params
@@ -60,7 +62,7 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     Flags or the environment, never `params.yaml`, set how fast it runs: --device (KT_DEVICE),
     --workers (KT_WORKERS), --chunk (KT_CHUNK), --engine (KT_ENGINE), and those of RAY.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 [KT_DEVICE; cuda if there is one]")
     parser.add_argument("--workers", help="CPU threads that train networks [KT_WORKERS; all]")
     parser.add_argument("--chunk", help="networks vectorised in one go [KT_CHUNK; 16, cuda: 256]")
@@ -70,13 +72,13 @@ def run(main: Callable[..., None], description: str, cell: str | None = None) ->
     if cell is not None:
         parser.add_argument("cell", metavar=cell)
     flags = parser.parse_args()
-    give_home()
     for name in RAY:  # looked up where networks are generated
         if (value := getattr(flags, name)) is not None:
             os.environ[f"KT_{name.upper()}"] = value
     named = [flags.cell] if cell is not None else []
 
     def work() -> None:
+        give_home()
         loaded = checked()
         main(loaded, _compute(flags, loaded.sizes), *named)
 
@@ -179,7 +181,8 @@ def scratch(stage: str, code: Sequence[str], *key: object) -> Iterator[Path]:
     name = f"{stage}-{digest.hexdigest()[:16]}"
     folder, lock = _locked([place / name for place in (*_of_project(), SCRATCH)])
     try:
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)  # a network's file system may keep open files
         with contextlib.suppress(OSError):
@@ -198,9 +201,9 @@ def _of_project() -> Iterator[Path]:
 def _locked(folders: Sequence[Path]) -> tuple[Path, FileLock]:
     """The first of some folders that no other process holds, and the lock on it."""
     for folder in folders:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"), timeout=0)
-        with contextlib.suppress(Timeout):
+        lock = FileLock(file := folder.with_suffix(".lock"), timeout=0)
+        with writing(file), contextlib.suppress(Timeout):
+            folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             return folder, lock
     raise KTError(f"another process is doing this work (it holds {lock.lock_file})")

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from torch import nn
 
-from kt.networks.blocks import Former, Latter, Sizes, block_shapes, skeleton, weights
+from kt.networks.blocks import (
+    Former,
+    Latter,
+    Sizes,
+    block_shapes,
+    require_possible,
+    skeleton,
+    weights,
+)
 from kt.pairs.store import Pairs
 from stages.common.base.inputs import REMEDY, damaged
 
@@ -28,6 +36,9 @@ def pairs(
     found.require(count)
     found.mapped(*parts)  # are they there?
     rows = found.mapped()  # which verifies every checksum
+    for name, own in rows.items():
+        for piece in own.pieces:
+            require_possible({name: piece}, str(folder))
     shapes = {
         "former": _shapes(Former, sizes),
         "large": block_shapes("large", sizes),
@@ -38,8 +49,8 @@ def pairs(
     for part in held & shapes.keys():
         if part == "small" and target is None:
             continue
-        own = {n.partition(".")[2]: r for n, r in rows.items() if n.startswith(f"{part}.")}
-        if {name: tuple(tensor[:1].shape[1:]) for name, tensor in own.items()} != shapes[part]:
+        numbers = {n.partition(".")[2]: r for n, r in rows.items() if n.startswith(f"{part}.")}
+        if {name: tuple(tensor[:1].shape[1:]) for name, tensor in numbers.items()} != shapes[part]:
             what = f"{target!r}, params.yaml's target" if part == "small" else "the networks'"
             raise damaged(folder, f"its {part} blocks do not have the shapes of {what}")
     return found

@@ -50,6 +50,19 @@ class Ablation(Strict):
     mixers: dict[str, Row]
     merges: dict[str, Row]
 
+    @model_validator(mode="after")
+    def _ends(self) -> "Ablation":
+        """Whatever a row extends is there, and extends no row that extends it."""
+        for name, row in self.rows.items():
+            seen = {name}
+            while (base := row.extends) is not None:
+                if base not in self.rows or base in seen:
+                    why = "there is no such row" if base not in self.rows else "in a circle"
+                    raise ValueError(f"{name} extends {base}: {why}")
+                seen.add(base)
+                row = self.rows[base]
+        return self
+
     @property
     def rows(self) -> dict[str, Row]:
         return self.mixers | self.merges
