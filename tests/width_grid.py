@@ -3,7 +3,7 @@
     python -m tests.width_grid [--channels 7 16]
 
 The tests of tests/test_widths.py, at 34 widths instead of a few: each has a library of its own to
-compile. Images are 12 x 12, grey and coloured in turn. If one fails, the exit status is 1.
+compile. Images are 14 x 14, grey and coloured in turn. If one fails, the exit status is 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     for channels in options.channels:
         for hidden in range(1, channels + 1):
             colours = 1 if hidden % 2 else 3
-            sizes = Sizes(channels, hidden, image_channels=colours, image_size=12)
+            sizes = Sizes(channels, hidden, image_channels=colours, image_size=14)
             wrong = []
             for test, *arguments in checks(sizes):
                 done += 1

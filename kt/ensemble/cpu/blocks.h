@@ -5,9 +5,11 @@
 //   Passage<Small>, what an image leaves behind on its way,
 //   forward<LEARN>(block, h, passage, y), after which, with LEARN,
 //   backward(block, h, y, passage, dy, gradient) adds to the gradient; dy, that of y, is used up.
+// Training goes through a Step, which convolutions have of their own.
 #pragma once
 
 #include "pointwise.h"
+#include "ready.h"
 #include "state.h"
 
 namespace kt {
@@ -42,6 +44,11 @@ inline void add_rows(const Vec* x, Vec* sums) {
 
 // --- two convolutions: SmallWeights, BiasedSmallWeights -----------------------------------------
 
+inline const Vec* bias1(const SmallWeights&) { return ZEROS; }
+inline const Vec* bias2(const SmallWeights&) { return ZEROS; }
+inline const Vec* bias1(const BiasedSmallWeights& block) { return block.bias1; }
+inline const Vec* bias2(const BiasedSmallWeights& block) { return block.bias2; }
+
 template <class Weights>
 struct Passage {
   Vec hidden[HIDDEN * AREA];
@@ -54,28 +61,60 @@ struct Passage<FrozenLarge> {
 
 template <bool LEARN, class Small>
 inline void forward(const Small& block, const Vec* h, Passage<Small>& passage, Vec* y) {
-  const Vec *bias1 = ZEROS, *bias2 = ZEROS;
-  if constexpr (Small::BIASED) bias1 = block.bias1, bias2 = block.bias2;
-  to_hidden<HIDDEN>(h, block.conv1, bias1, passage.hidden);
-  to_output<HIDDEN>(passage.hidden, block.conv2, bias2, h, y);
+  to_hidden<HIDDEN>(h, block.conv1, bias1(block), passage.hidden);
+  to_output<HIDDEN>(passage.hidden, block.conv2, bias2(block), h, y);
 }
 
-template <class Small>
-inline void backward(const Small& block, const Vec* h, const Vec* y, const Passage<Small>& passage,
-                     Vec* dy, Small& gradient) {
-  const Vec* hidden = passage.hidden;
-  Vec dhidden[HIDDEN * AREA];
-  for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
-  add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
-  read_input_gradient<HIDDEN, CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d, auto count) {
-    for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
-  });
-  add_weight_gradient<CHANNELS, HIDDEN>(h, dhidden, {}, gradient.conv1);
-  if constexpr (Small::BIASED) {
-    add_rows<HIDDEN, AREA>(dhidden, gradient.bias1);
-    add_rows<CHANNELS, READ_AREA>(dy, gradient.bias2);
+// What the images of a batch share in training: for most kinds of blocks, nothing.
+template <class Small, class = void>
+struct Step {
+  void start(const Small&) {}
+  void pass(const Small& block, const Vec* h, Passage<Small>& passage, Vec* y) {
+    forward<true>(block, h, passage, y);
   }
-}
+  void back(const Small& block, const Vec* h, const Vec* y, const Passage<Small>& passage,
+                Vec* dy, Small& gradient) {
+    backward(block, h, y, passage, dy, gradient);
+  }
+  void end(Small&) {}
+};
+
+template <class Small>
+struct Step<Small, std::void_t<decltype(Small::BIASED)>> {
+  Convolution<CHANNELS, HIDDEN> first;
+
+  void start(const Small& block) {
+    first.start(block.conv1);
+    first.start_gradient();
+  }
+
+  void pass(const Small& block, const Vec* h, Passage<Small>& passage, Vec* y) {
+    Vec* hidden = passage.hidden;
+    first(h, bias1(block), {}, [&](int c, int at, const Vec* values, auto count) {
+      for (int k = 0; k < count; ++k) hidden[c * AREA + at + k] = relu(values[k]);
+    });
+    to_output<HIDDEN>(hidden, block.conv2, bias2(block), h, y);
+  }
+
+  void back(const Small& block, const Vec* h, const Vec* y, const Passage<Small>& passage,
+                Vec* dy, Small& gradient) {
+    const Vec* hidden = passage.hidden;
+    Vec dhidden[HIDDEN * AREA];
+    for (int k = 0; k < READ; ++k) dy[k] = gated(dy[k], y[k]);
+    add_read_weight_gradient<HIDDEN, CHANNELS>(hidden, dy, gradient.conv2);
+    read_input_gradient<HIDDEN, CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d, auto count) {
+      for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
+    });
+    first.take_gradient(dhidden);
+    first.add_weight_gradient(h, {}, gradient.conv1);
+    if constexpr (Small::BIASED) {
+      add_rows<HIDDEN, AREA>(dhidden, gradient.bias1);
+      add_rows<CHANNELS, READ_AREA>(dy, gradient.bias2);
+    }
+  }
+
+  void end(Small& gradient) { first.end_gradient(gradient.conv1); }
+};
 
 // --- a two-layer MLP at each position -----------------------------------------------------------
 

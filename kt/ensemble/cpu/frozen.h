@@ -49,6 +49,7 @@ struct GradientScratch {
   Vec h[FROZEN_GROUP][MAP], y[FROZEN_GROUP][READ], features[FROZEN_GROUP * FEATURES];
   Passage<Small> passages[FROZEN_GROUP];
   Vec dy[READ];
+  Step<Small> step;
 };
 
 // The gradient of the block in scratch.gradient; to_block(image, room) tells where the block's
@@ -58,6 +59,7 @@ template <class Small, class ToBlock, class Loss>
 inline void small_gradient(int images, const Frozen& frozen, const Small& block,
                            GradientScratch<Small>& scratch, ToBlock&& to_block, Loss&& loss) {
   Small& gradient = scratch.gradient = {};
+  scratch.step.start(block);
   in_groups<FROZEN_GROUP>(images, [&](auto count, int first_image) {
     constexpr int COUNT = decltype(count)::value;
     Vec *features = scratch.features, *dy = scratch.dy;
@@ -65,7 +67,7 @@ inline void small_gradient(int images, const Frozen& frozen, const Small& block,
     const Vec* h_of[COUNT];
     for (int n = 0; n < COUNT; ++n) {
       h_of[n] = to_block(first_image + n, scratch.h[n]);
-      forward<true>(block, h_of[n], scratch.passages[n], scratch.y[n]);
+      scratch.step.pass(block, h_of[n], scratch.passages[n], scratch.y[n]);
       frozen.to_features(scratch.y[n], features + n * FEATURES);
     }
     classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
@@ -73,9 +75,10 @@ inline void small_gradient(int images, const Frozen& frozen, const Small& block,
     classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
     for (int n = 0; n < COUNT; ++n) {
       pointwise_input_gradient<CHANNELS, WIDTH>(features + n * FEATURES, frozen.latter, dy);
-      backward(block, h_of[n], scratch.y[n], scratch.passages[n], dy, gradient);
+      scratch.step.back(block, h_of[n], scratch.y[n], scratch.passages[n], dy, gradient);
     }
   });
+  scratch.step.end(gradient);
 }
 
 template <class Weights>

@@ -125,6 +125,17 @@ inline Vec exponential(Vec x) {
   return y;
 }
 
+// Writes past the caches what nobody reads soon, where the processor can.
+inline void write_past(Vec value, Vec* target) {
+#if KT_AVX512
+  _mm512_stream_ps(reinterpret_cast<float*>(target), (__m512)value);
+#elif KT_AVX2
+  _mm256_stream_ps(reinterpret_cast<float*>(target), (__m256)value);
+#else
+  *target = value;
+#endif
+}
+
 // Memory that will be needed soon, fetched into the second-level cache line by line during
 // arithmetic: more at once than the processor can have under way would hold the arithmetic up.
 class Ahead {

@@ -2,6 +2,7 @@
 // batch norm's statistics are formed.
 #pragma once
 
+#include "ready.h"
 #include "state.h"
 
 namespace kt {
@@ -25,6 +26,7 @@ struct Step1Scratch {
   Vec features[STEP1_GROUP * FEATURES];
   Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
   Bytes routes[MAP];
+  Convolution<CHANNELS, CHANNELS> convolution;  // first the block's one, then the other
 };
 
 struct Step1 {
@@ -90,22 +92,24 @@ struct Step1 {
 
   void to_first() {
     Vec* h = scratch.h;
+    scratch.convolution.start(weights.block.conv1);
     for (int n = 0; n < images; ++n) {
       former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
       Activations& a = kept[n];
-      convolve_with_sums(h, weights.block.conv1, ahead(n, a.first, a.second), a.first, sums1);
+      convolve_with_sums(h, ahead(n, a.first, PAST ? a.first : a.second), a.first, sums1);
       take_read<CHANNELS>(h, a.y);
     }
     block_norms(weights.block.bn1, sums1, running.bn1, norm1);
   }
 
   void to_second() {
+    scratch.convolution.start(weights.block.conv2);
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
       normalised(a.first, scratch.hidden);
-      convolve_with_sums(scratch.hidden, weights.block.conv2, ahead(n, a.first, a.y), a.second,
-                         sums2);
-      take_read<CHANNELS>(a.second, a.dy);
+      const Vec* second = convolve_with_sums(
+          scratch.hidden, ahead(n, a.first, PAST ? a.second : a.y), a.second, sums2);
+      take_read<CHANNELS>(second, a.dy);
     }
     block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
@@ -185,8 +189,8 @@ struct Step1 {
   void back_to_first() {
     NormGradient chain[CHANNELS];
     block_gradients(norm2, back2, gradient.block.bn2, chain);
-    Vec transposed[CHANNELS * CHANNELS * 9];
-    transpose_weights<CHANNELS, CHANNELS>(weights.block.conv2, transposed);
+    scratch.convolution.start_backward(weights.block.conv2);
+    scratch.convolution.start_gradient();
     Vec *hidden = scratch.hidden, *d = scratch.d;
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
@@ -200,8 +204,9 @@ struct Step1 {
           at = fma(through.slope, a.dy[c * READ_AREA + k], at);
         }
       }
+      scratch.convolution.take_gradient(d);
       if (!frozen)
-        add_weight_gradient<CHANNELS, CHANNELS>(hidden, d, ahead(n, a.first, a.second),
+        scratch.convolution.add_weight_gradient(hidden, ahead(n, a.first, a.second),
                                                 gradient.block.conv2);
       const auto emit = [&](int c, int at, const Vec* values, auto count) {
         constexpr int COUNT = decltype(count)::value;
@@ -210,17 +215,18 @@ struct Step1 {
         back1.add<COUNT>(c, out, a.first + c * AREA + at);
         for (int k = 0; k < COUNT; ++k) a.second[c * AREA + at + k] = out[k];
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
+      scratch.convolution.input_gradient(ahead(n, a.second, a.y), emit);
       back1.end_image();
     }
+    if (!frozen) scratch.convolution.end_gradient(gradient.block.conv2);
   }
 
   // Through the first batch norm and convolution, the pooling and the former batch norm.
   void back_to_former() {
     NormGradient chain[CHANNELS];
     block_gradients(norm1, back1, gradient.block.bn1, chain);
-    Vec transposed[CHANNELS * CHANNELS * 9];
-    transpose_weights<CHANNELS, CHANNELS>(weights.block.conv1, transposed);
+    scratch.convolution.start_backward(weights.block.conv1);
+    scratch.convolution.start_gradient();
     FormerSums sums = {};
     Vec *h = scratch.h, *d = scratch.d, *dh = scratch.dh;
     for (int n = 0; n < images; ++n) {
@@ -230,13 +236,14 @@ struct Step1 {
         const NormGradient through = chain[c];
         for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(a.second[k], a.first[k]);
       }
+      scratch.convolution.take_gradient(d);
       if (!frozen)
-        add_weight_gradient<CHANNELS, CHANNELS>(h, d, ahead(n, a.first, a.second),
+        scratch.convolution.add_weight_gradient(h, ahead(n, a.first, a.second),
                                                 gradient.block.conv1);
       const auto emit = [&](int c, int at, const Vec* values, auto count) {
         for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dh[p] = gated(values[k], h[p]);
       };
-      convolve<CHANNELS, CHANNELS>(d, transposed, ZEROS, ahead(n, a.second, a.y), emit);
+      scratch.convolution.input_gradient(ahead(n, a.second, a.y), emit);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k) {
           const int p = c * AREA + read_position(k);
@@ -244,6 +251,7 @@ struct Step1 {
         }
       former_backward(batch.images[n], dh, scratch.routes, sums);
     }
+    if (!frozen) scratch.convolution.end_gradient(gradient.block.conv1);
     former_gradient(sums);
   }
 
@@ -307,14 +315,21 @@ struct Step1 {
     }
   }
 
-  static void convolve_with_sums(const Vec* x, const Vec* w, Ahead ahead, Vec* out,
-                                 Sums<CHANNELS>& sums) {
-    convolve<CHANNELS, CHANNELS>(x, w, ZEROS, ahead, [&](int c, int at, const Vec* values,
-                                                         auto count) {
-      for (int k = 0; k < count; ++k) out[c * AREA + at + k] = values[k];
+  // Maps of many channels are more than the caches hold until the next pass: they go past them.
+  static constexpr bool PAST = WINOGRAD<CHANNELS, CHANNELS>;
+
+  // The convolution of x, in `out` and at the address that is returned.
+  const Vec* convolve_with_sums(const Vec* x, Ahead ahead, Vec* out, Sums<CHANNELS>& sums) {
+    Vec* near = PAST ? scratch.d : out;
+    scratch.convolution(x, ZEROS, ahead, [&](int c, int at, const Vec* values, auto count) {
+      for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) {
+        near[p] = values[k];
+        if (PAST) write_past(values[k], out + p);
+      }
       sums.add<decltype(count)::value>(c, values, values);
     });
     sums.end_image();
+    return near;
   }
 
   void block_norms(const Affine<CHANNELS>& affine, const Sums<CHANNELS>& sums,
