@@ -14,7 +14,7 @@ from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.networks import settings
-from stages.networks.resnet import pixels, published
+from stages.networks.resnet import ResNet, pixels, published
 from stages.networks.training import train as train_labelled
 
 
@@ -23,15 +23,10 @@ def main(params: Params, compute: Compute) -> None:
     train, test = load_images(chosen.active.images, Path("data"))
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
-        if wanted.training is None:
-            if (root := data_root()) is None:
-                raise KTError(
-                    f"{name} is a published network: set KT_DATA_ROOT to the folder that holds "
-                    f"models/cifar10_resnet{wanted.depth}.safetensors"
-                )
-            network = published(wanted.depth, root / "models")
-        else:
-            network = _trained(train, wanted, params.seed)
+        torch.manual_seed(params.seed)
+        network = _published(name, wanted.depth) if wanted.is_published else wanted.fresh()
+        if wanted.training is not None:
+            _train(name, network, train, wanted.training, params.seed)
         files.save(network, chosen.data / f"{name}.safetensors")
     draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
     pool = torch.randperm(len(train), generator=draw)
@@ -58,14 +53,26 @@ def _write(path: Path, **splits: ImageSet) -> None:
     save_tensors(path, tensors)
 
 
-def _trained(train: ImageSet, wanted: settings.Network, seed: int) -> nn.Module:
-    """A network trained with labels, on images shifted (and not mirrored, since digits change)."""
-    torch.manual_seed(seed)
-    network, training = wanted.fresh(), wanted.training
+def _published(name: str, depth: int) -> ResNet:
+    if (root := data_root()) is None:
+        raise KTError(
+            f"{name} is a published network: set KT_DATA_ROOT to the folder that holds "
+            f"models/cifar10_resnet{depth}.safetensors"
+        )
+    return published(depth, root / "models")
+
+
+def _train(
+    name: str, network: nn.Module, train: ImageSet, how: settings.Training, seed: int
+) -> None:
+    """With labels, on images shifted and, in colours, mirrored (digits would change): in place."""
     draw = torch.Generator().manual_seed(seed)
-    images, labels = pixels(train.images), train.labels
-    train_labelled(network, images, labels, training.epochs, training.lr, draw, mirror=False)
-    return network.eval()
+    images = pixels(train.images)
+    mirror = images.shape[1] == 3
+    with runtime.progress_bar(how.epochs, name, "epoch") as bar:
+        train_labelled(
+            network, images, train.labels, how.epochs, how.lr, draw, mirror, lambda at: bar.update()
+        )
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ class Steps(Strict):
 
 
 class Training(Strict):
-    """Of a network that is trained here, with labels."""
+    """Of a network that is trained here, with labels: without widths from the published weights."""
 
-    widths: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    widths: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
     epochs: Epochs
     lr: Positive
 
@@ -56,9 +56,14 @@ class Network(Strict):
 
     def fresh(self) -> ResNet:
         """The network with random weights: of the published kind, or of digits' own."""
-        if self.training is None:
+        if self.is_published:
             return ResNet(self.depth)
         return ResNet(self.depth, tuple(self.training.widths), colours=1)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it begins with the published weights."""
+        return self.training is None or self.training.widths is None
 
 
 class Tuning(Strict):
