@@ -7,9 +7,12 @@ import pytest
 import yaml
 
 from kt.images import IMAGE_SETS
+from kt.real import files, load
 from kt.run.errors import KTError
 from stages.networks import settings, summary, training
 from stages.networks.methods import METHODS
+from stages.networks.resnet import ResNet
+from tests.colours import with_colours
 from tests.conftest import ROOT
 
 TABLE = ROOT / "tables" / "networks"
@@ -103,6 +106,29 @@ def test_digits_are_at_hand():
     assert set(settings.Scale.model_fields["images"].annotation.__args__) - {"cifar10"} <= set(
         IMAGE_SETS
     )
+
+
+def test_a_published_network_is_trained_further(table):
+    root = with_colours(table, train=13, test=2)
+    published, result = root / "models/cifar10_resnet8.safetensors", "data/networks/cifar10"
+    published.parent.mkdir()
+    files.save(ResNet(8), published)
+    network = {"depth": 8, "steps": {"steps": 1, "batch": 4}}
+    further = network | {"training": {"epochs": 1, "lr": 0.01}}
+    table.table |= {"scale": "cifar10", "networks": ["as_is", "further"], "tuned": []}
+    scale = table.table["scales"]["cifar10"]
+    scale |= {"unlabelled": 20, "networks": {"as_is": network, "further": further}}
+    scale["tuning"] |= {"labelled": 64, "held_out": 10}
+    (table.folder / "tables/networks/params.yaml").write_text(yaml.safe_dump(table.table))
+    table.succeed("networks.networks", KT_DATA_ROOT=str(root))
+    as_is, trained = (
+        load(lambda: ResNet(8), table.folder / result / f"{name}.safetensors")
+        for name in ("as_is", "further")
+    )
+    weight = load(lambda: ResNet(8), published).linear.weight
+    assert as_is.linear.weight.equal(weight)
+    assert 0 < (trained.linear.weight - weight).abs().max() < 0.1
+    assert trained.bn1.num_batches_tracked == 130 // 64
 
 
 def test_more_images_than_there_are_is_an_error(table):

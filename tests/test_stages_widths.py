@@ -1,14 +1,8 @@
 """The whole pipeline with networks of other sizes, and with colour images."""
 
-import io
-import tarfile
-
-import numpy as np
-from PIL import Image
-
-from kt.images import cifar
 from kt.images.files import read_set
 from kt.run.files import load_tensors
+from tests.colours import with_colours
 from tests.test_stages import STAGES
 
 
@@ -28,28 +22,8 @@ def test_other_sizes_go_through_to_the_report(project):
     project.succeed("train_translator", "eval_transfer_usps", KT_ENGINE="torch")
 
 
-def write_archive(path, counts):
-    """JPEG images of noise, so many of every class, as CIFAR-10's archive holds them."""
-    draw = np.random.default_rng(0)
-    path.parent.mkdir(parents=True)
-    with tarfile.open(path, "w:gz") as archive:
-        for split, count in counts.items():
-            for label in range(10):
-                for i in range(count):
-                    content = io.BytesIO()
-                    noise = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                    Image.fromarray(noise).save(content, "JPEG")
-                    about = tarfile.TarInfo(f"{split}/{label}/{i}.jpg")
-                    about.size = len(content.getvalue())
-                    content.seek(0)
-                    archive.addfile(about, content)
-
-
-def test_cifar_goes_through_to_the_report(project, tmp_path):
-    module = project.folder / "kt/images/cifar.py"
-    module.write_text(module.read_text().replace("(50000, 10000)", "(80, 20)"))
-    root = project.folder / "given"
-    write_archive(root / cifar.ARCHIVE, {"train": 8, "test": 2})
+def test_cifar_goes_through_to_the_report(project):
+    root = with_colours(project, train=8, test=2)
     project.params["network"] |= {
         "channels": 3, "hidden": 2, "image_channels": 3, "image_size": 32
     }  # fmt: skip
