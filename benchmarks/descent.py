@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from kt.images import load_images
-from kt.images.root import data_root
 from kt.real import Schedule, compress
 from kt.real.blocks import find
 from kt.real.graph import Graph
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 50])
     options = parser.parse_args()
     depth = int(options.network.removeprefix("resnet"))
-    original = published(depth, data_root() / "models").eval().requires_grad_(False)
+    original = published(depth).eval().requires_grad_(False)
     train, test = load_images("cifar10", Path("data"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     images, others = (pixels(train.images[order[at : at + 1000]]) for at in (0, 1000))

@@ -7,14 +7,13 @@ from torch import nn
 
 from kt.ensemble import Compute
 from kt.images import ImageSet, load_images
-from kt.images.root import data_root
 from kt.real import files
 from kt.run.errors import KTError
 from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.networks import settings
-from stages.networks.resnet import ResNet, pixels, published
+from stages.networks.resnet import pixels, published
 from stages.networks.training import train as train_labelled
 
 
@@ -24,7 +23,7 @@ def main(params: Params, compute: Compute) -> None:
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
         torch.manual_seed(params.seed)
-        network = _published(name, wanted.depth) if wanted.is_published else wanted.fresh()
+        network = published(wanted.depth) if wanted.is_published else wanted.fresh()
         if wanted.training is not None:
             _train(name, network, train, wanted.training, params.seed)
         files.save(network, chosen.data / f"{name}.safetensors")
@@ -51,15 +50,6 @@ def _write(path: Path, **splits: ImageSet) -> None:
     for split, images in splits.items():
         tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
     save_tensors(path, tensors)
-
-
-def _published(name: str, depth: int) -> ResNet:
-    if (root := data_root()) is None:
-        raise KTError(
-            f"{name} is a published network: set KT_DATA_ROOT to the folder that holds "
-            f"models/cifar10_resnet{depth}.safetensors"
-        )
-    return published(depth, root / "models")
 
 
 def _train(

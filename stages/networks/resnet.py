@@ -1,12 +1,12 @@
 """The published CIFAR-10 ResNets: their layers by their names, and their weights."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kt.images.root import data_root
 from kt.real.files import load
+from kt.run.errors import KTError
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """By which their input was normalised, RGB in [0, 1]."""
@@ -65,13 +65,18 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def published(depth: int, folder: Path) -> ResNet:
+def published(depth: int) -> ResNet:
     """A trained network: `cifar10_resnet<depth>.safetensors` (Yerlan Idelbayev, BSD 2-Clause).
 
     Raises:
-        KTError: the file is not there, or holds another network's weights.
+        KTError: KT_DATA_ROOT is not set; the file is not there, or holds another network's weights.
     """
-    return load(lambda: ResNet(depth), folder / f"cifar10_resnet{depth}.safetensors").eval()
+    file = f"models/cifar10_resnet{depth}.safetensors"
+    if (root := data_root()) is None:
+        raise KTError(
+            f"ResNet-{depth} is published: set KT_DATA_ROOT to the folder that holds {file}"
+        )
+    return load(lambda: ResNet(depth), root / file).eval()
 
 
 def pixels(images: Tensor) -> Tensor:
