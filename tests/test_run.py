@@ -1,16 +1,10 @@
-"""Writing, checkpoints, divergence, sizes and the last guard."""
+"""Messages, writing, stores, sizes and settings."""
 
-import contextlib
 import errno
-import io
-import json
 import os
 import pickle
 import re
-import subprocess
-import sys
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,29 +12,17 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-import kt
-from kt import ensemble
-from kt.ensemble import Recipe
-from kt.images import ImageSet
-from kt.pairs import generate
-from kt.pairs.generate import Plan
 from kt.pairs.store import Pairs, write_store
-from kt.rivals import classifier
-from kt.run import checkpoint, files, memory
+from kt.run import files, memory
 from kt.run.bounds import bounded, require_bounds
 from kt.run.errors import KTError, NotFiniteError, one_line
 from kt.run.files import check_output, reading, save_bytes, save_tensors
-from kt.run.finite import finite_networks, is_finite
-from kt.run.guard import guard
-from kt.run.strict_json import load_json, save_json
+from kt.run.finite import is_finite
+from kt.run.strict_json import save_json
 from kt.run.threads import device_named
 from kt.translators import load_translator, require_memory, save_translator
-from kt.translators.fit import Training, fit
 from kt.translators.merge import Merge, MergeConfig
 from kt.translators.mixer import Mixer, MixerConfig
-from kt.translators.objectives import WeightObjective
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # --- messages -------------------------------------------------------------------------------------
 
@@ -123,139 +105,6 @@ def test_what_is_not_finite_is_not_written(value, tmp_path):
             save_tensors(tmp_path / "a", {"w": torch.tensor([0, value], dtype=kind)})
     assert not list(tmp_path.iterdir())
     assert is_finite(torch.empty(0)) and is_finite(torch.tensor([3e38, -3e38]))
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
-
-
-def linear(seed):
-    torch.manual_seed(seed)
-    return nn.Linear(3, 2)
-
-
-def damage(path, how):
-    whole = path.read_bytes()
-    if how == "other":
-        torch.save({"epoch": 3}, path)
-    elif how == "not finite":
-        bad = linear(0)
-        nn.init.constant_(bad.weight, torch.nan)
-        checkpoint.save(path, {"m": bad}, epoch=9)
-    else:
-        middle = len(whole) // 2
-        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-        path.write_bytes({"cut": whole[:middle], "flip": flipped, "empty": b""}[how])
-
-
-@pytest.mark.parametrize("how", ["cut", "flip", "empty", "other", "not finite"])
-def test_behind_a_damaged_checkpoint_stands_the_one_before(how, tmp_path, caplog):
-    path = tmp_path / "c.pt"
-    first, second = linear(1), linear(2)
-    checkpoint.save(path, {"m": first}, epoch=1)
-    if how != "not finite":
-        checkpoint.save(path, {"m": second}, epoch=2)
-    damage(path, how)
-    module = linear(3)
-    kept = checkpoint.restore(checkpoint.load(path), {"m": module}, {"epoch": 0})
-    assert kept == {"epoch": 1} and torch.equal(module.weight, first.weight)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("notice: ") and "c.damaged" in line and "\n" not in line
-    assert (tmp_path / "c.damaged").exists() and not path.exists()
-    damage(checkpoint.before(path), "cut")
-    assert checkpoint.load(path) is None
-    assert checkpoint.restore(None, {"m": module}, {"epoch": 0}) == {"epoch": 0}
-
-
-@pytest.mark.parametrize("parts", [{"m": nn.Linear(5, 2)}, {"other": linear(0)}])
-def test_another_works_checkpoint_changes_nothing(parts, tmp_path, caplog):
-    checkpoint.save(tmp_path / "c", parts, epoch=1)
-    module, optimizer = linear(3), linear(4)
-    before = module.weight.clone()
-    state = checkpoint.load(tmp_path / "c")
-    kept = checkpoint.restore(state, {"m": module, "optimizer": optimizer}, {"epoch": 0})
-    assert kept == {"epoch": 0} and torch.equal(module.weight, before)
-    assert "something else" in caplog.text
-
-
-# --- divergence -----------------------------------------------------------------------------------
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 2, bias=False)
-
-    def forward(self, large):
-        return {"small": self.layer(large["large"])}
-
-
-@pytest.mark.parametrize(
-    "change", [{"lr": 1e30}, {"lr": 1e300}, {"weight_decay": 1e308}, {"lr": 1e30, "epochs": 1}]
-)
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_translators_divergence_is_an_error_and_keeps_what_was_good(change, optimizer, tmp_path):
-    torch.manual_seed(0)
-    x = torch.randn(8, 3)
-    objective = WeightObjective({"large": x}, {"small": torch.randn(8, 2)})
-    training = Training(epochs=2, batch_size=4, optimizer=optimizer)
-
-    def evaluate(model):
-        return {"score": 0.0}
-
-    fit(Small(), objective, training, evaluate, "score", tmp_path / "c")
-    good = (tmp_path / "c").read_bytes()
-    (tmp_path / "c").write_bytes(good)
-    diverging = replace(training, **{"epochs": 4, **change})
-    if diverging.epochs == 1:
-        (tmp_path / "c").unlink()
-        checkpoint.before(tmp_path / "c").unlink(missing_ok=True)
-    with pytest.raises(NotFiniteError, match="lower the learning rate, the noise or the weight"):
-        fit(Small(), objective, diverging, evaluate, "score", tmp_path / "c")
-    assert diverging.epochs == 1 or (tmp_path / "c").read_bytes() == good
-
-
-def shown():
-    torch.manual_seed(0)
-    images = torch.randint(256, (32, 28, 28)).to(torch.uint8)
-    return ImageSet(images, torch.arange(32) % 10)
-
-
-@pytest.mark.parametrize("engine", ["torch", "auto"])
-def test_networks_that_diverge_are_an_error_and_no_part_is_kept(engine, tmp_path):
-    recipe = Recipe(epochs=2, batch_size=8, lr=1e30)
-    plan = Plan("train", 4, 2, "conv", recipe, seed=1)
-    with pytest.raises(NotFiniteError, match=r"networks diverged: [12] of 2 are not finite: lower"):
-        list(generate.run(plan, shown(), tmp_path, ensemble.Compute(engine=engine)))
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(NotFiniteError, match="1 of 1"):
-        kt.train_network(shown(), 1, recipe)
-
-
-def test_a_dead_network_is_no_divergence():
-    dead = {"w": torch.zeros(3, 4), "v": torch.ones(3, 2)}
-    assert finite_networks(dead) is dead
-    dead["v"][1, 0] = torch.inf
-    with pytest.raises(NotFiniteError, match="1 of 3"):
-        finite_networks(dead)
-
-
-def test_a_classifiers_divergence_is_an_error(tmp_path):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    data = ImageSet(torch.zeros(4, 3, 32, 32).to(torch.uint8), torch.arange(4))
-    training = classifier.Training(3, 4, 1e30, 0.0, 0.9, 0.0, "float32", 0)
-
-    def losses(images, labels):
-        return {"loss": model(images).square().mean()}
-
-    with pytest.raises(NotFiniteError, match="diverged in epoch"):
-        classifier.train(model, losses, data, training, tmp_path / "c")
-
-
-def test_a_store_of_weights_that_are_not_finite_is_not_written(tmp_path):
-    parts = [{"large.w": torch.ones(2, 3)}, {"large.w": torch.full((1, 3), torch.inf)}]
-    with pytest.raises(NotFiniteError, match=r"pairs.*large\.w"):
-        write_store(tmp_path / "pairs", parts, 3, {})
-    assert not list(tmp_path.iterdir())
 
 
 # --- stores ---------------------------------------------------------------------------------------
@@ -355,107 +204,3 @@ def test_too_little_memory_is_no_damage(tmp_path):
     ):
         with pytest.raises(MemoryError, match="file cannot be read"), reading(path, "remedy"):
             raise error
-
-
-# --- the last guard -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "words"),
-    [
-        (KTError("a\nb"), 1, "error: a b\n"),
-        (KeyboardInterrupt(), 1, "interrupted: kept\n"),
-        (OSError(errno.ENOSPC, "No space left"), 1, "No space left: kept\n"),
-        (MemoryError(), 1, "not enough memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough memory"),
-        (ZeroDivisionError("by\nzero"), 70, "unforeseen ZeroDivisionError (by zero); "),
-        (OSError(errno.EIO, "Input/output error"), 70, "unforeseen OSError"),
-    ],
-)
-def test_whatever_happens_ends_in_one_line(error, status, words, tmp_path):
-    stream = io.StringIO()
-    with pytest.raises(SystemExit) as end, guard(stream, tmp_path / ".kt", "kept"):
-        raise error
-    assert end.value.code == status
-    line = stream.getvalue()
-    assert words in line and line.count("\n") == 1 and line.endswith("\n")
-    kept = list(tmp_path.rglob("traceback-*"))
-    assert len(kept) == (status == 70)
-    if kept:
-        assert str(kept[0]) in line and "Traceback" in kept[0].read_text()
-
-
-@pytest.mark.parametrize("fails", [True, False])
-def test_warnings_are_notices_unless_an_error_stands_alone(fails, tmp_path, caplog):
-    def work():
-        for _ in range(2):
-            warnings.warn("take\ncare", stacklevel=1)
-        if fails:
-            raise KTError("wrong")
-
-    stream = io.StringIO()
-    end = pytest.raises(SystemExit) if fails else contextlib.nullcontext()
-    with end, guard(stream, tmp_path):
-        work()
-    assert stream.getvalue() == ("error: wrong\n" if fails else "")
-    assert [record.getMessage() for record in caplog.records] == (
-        [] if fails else ["notice: take care"]
-    )
-
-
-def test_names_that_a_terminal_cannot_show_are_printed_too(tmp_path):
-    code = "from kt.run.guard import guard\nwith guard():\n print('\\udcff\xe9')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, rb"\udcff\xe9" + b"\n", b"")
-
-
-def test_a_guard_lets_an_end_pass_and_does_nothing_else(tmp_path):
-    with guard(folder=tmp_path):
-        pass
-    with pytest.raises(SystemExit) as end, guard(folder=tmp_path):
-        sys.exit(3)
-    assert end.value.code == 3 and not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
-def test_a_full_standard_output_is_one_line(tmp_path):
-    code = "from kt.run.guard import guard\nwith guard():\n print('x')"
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space" in done.stderr
-
-
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_an_output_that_was_closed_from_the_start_stops_nothing(closed, tmp_path):
-    code = (
-        f"import sys; sys.{closed} = None\nfrom kt.run.guard import guard\n"
-        "with guard():\n print('x'); print('y', file=sys.stderr)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = ("", "y\n") if closed == "stdout" else ("x\n", "")
-    assert (done.returncode, done.stdout, done.stderr) == (0, *said)
-    assert not list(tmp_path.iterdir())
-
-
-def test_json_is_strict(tmp_path):
-    path = tmp_path / "a.json"
-    save_json(path, {"a": [1, 2.5, "x"]})
-    assert load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
-    for content in (b"", b"[NaN]", b"\xff", b"[" * 100_000, b"9" * 5000, b'{"a": Infinity}'):
-        path.write_bytes(content)
-        with pytest.raises(KTError, match=r"a\.json is damaged .*: again$"):
-            load_json(path, "again")
