@@ -116,8 +116,9 @@ def descended(
 
 @torch.no_grad()
 def error(smaller: nn.Module, original: nn.Module, examples: Example) -> float:
-    """How far the answers of one are from the other's: `kt.real.steps.divergence`."""
-    return steps.divergence(call(smaller, examples), call(original, examples)).item()
+    """How far the answers of one are from the other's: what the steps make smaller."""
+    answers = (call(network, examples) for network in (smaller, original))
+    return steps.divergence(*answers, steps.TEMPERATURE).item()
 
 
 @torch.no_grad()

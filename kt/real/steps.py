@@ -22,6 +22,10 @@ from kt.run.finite import is_finite
 
 MOMENTUM = 0.8
 
+TEMPERATURE = 4.0
+"""Softens the classes' probabilities, as in distillation (Hinton et al., 2015): those that are small
+tell much about a network, and images without labels are few."""
+
 LEARNED = (1.0, 0.839, 0.685, 0.584, 0.476, 0.382, 0.272, 0.14)
 """Lengths of the steps of the translator that is in the package, relative to its first."""
 
@@ -55,11 +59,14 @@ class Schedule:
         return longest * rising * float(share)
 
 
-def divergence(given: Any, expected: Any) -> Tensor:
+def divergence(given: Any, expected: Any, temperature: float = 1.0) -> Tensor:
     """How far answers are from others, all their floating-point tensors summed.
 
     Of class scores, (N, classes), the Kullback-Leibler divergence; of other tensors the mean
     squared error as a share of the variance.
+
+    Args:
+        temperature: by which scores are divided; the divergence is multiplied by its square.
 
     Raises:
         KTError: their shapes differ.
@@ -67,8 +74,9 @@ def divergence(given: Any, expected: Any) -> Tensor:
     total = torch.zeros(())
     for ours, theirs in paired(given, expected):
         if are_scores(theirs):
-            ours, theirs = ours.log_softmax(1), theirs.log_softmax(1)
-            total = total + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+            ours, theirs = ((scores / temperature).log_softmax(1) for scores in (ours, theirs))
+            apart = F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+            total = total + temperature**2 * apart
         else:
             total = total + F.mse_loss(ours, theirs) / _variance(theirs)
     return total
@@ -133,7 +141,7 @@ def descend(
             with torch.no_grad():
                 expected = call(original, batch)
             with torch.enable_grad():
-                loss = divergence(call(smaller, batch), expected)
+                loss = divergence(call(smaller, batch), expected, TEMPERATURE)
                 if not loss.requires_grad:
                     raise KTError("the network's answers carry no gradients: ask for 0 steps")
             slopes = torch.autograd.grad(loss, [p for p, _ in moved], allow_unused=True)

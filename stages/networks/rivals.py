@@ -14,7 +14,7 @@ from kt.real import choose, surgery
 from kt.real.blocks import Block
 from kt.real.graph import Graph, Walk
 from kt.real.moments import gather
-from kt.real.steps import divergence
+from kt.real.steps import TEMPERATURE, divergence
 
 Narrow = Callable[[nn.Module, Block, int, torch.Generator], None]
 
@@ -156,7 +156,7 @@ def adam(
         batch = next(batches)
         with torch.no_grad():
             expected = original(batch)
-        loss = divergence(smaller(batch), expected)
+        loss = divergence(smaller(batch), expected, TEMPERATURE)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
