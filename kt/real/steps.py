@@ -23,8 +23,8 @@ from kt.run.finite import is_finite
 MOMENTUM = 0.8
 
 TEMPERATURE = 4.0
-"""Softens the classes' probabilities, as in distillation (Hinton et al., 2015): those that are small
-tell much about a network, and images without labels are few."""
+"""Softens the classes' probabilities, as in distillation (Hinton et al., 2015): the small ones tell
+much about a network, and images without labels are few."""
 
 LEARNED = (1.0, 0.839, 0.685, 0.584, 0.476, 0.382, 0.272, 0.14)
 """Lengths of the steps of the translator that is in the package, relative to its first."""
