@@ -52,6 +52,15 @@ def test_steps_without_images_lower_the_divergence_on_strokes(networks):
     assert after.mean() < before.mean(), (before, after)
 
 
+def test_softened_networks_give_the_scores_by_the_temperature(networks, images):
+    soft, x = refine.softened(networks), pixels(images.images)
+    for i in range(COUNT):
+        given, wanted = (
+            assembled("large", w, part(networks, "large"), i)(x) for w in (soft, networks)
+        )
+        torch.testing.assert_close(given, wanted / refine.TEMPERATURE)
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_network_is_refined_alike_whatever_is_beside_it(shown, networks, images):
     start = pruning.by_norm("conv", part(networks, "large"))

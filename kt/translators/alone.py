@@ -3,7 +3,7 @@
 Random strokes stand for a network's images, of the kind that its batch norms' statistics fit best.
 The batch norms adapt to them, so that each channel is as spread as in training. On the strokes the
 hidden channels are chosen that explain most, the second convolution is fitted by least squares, and
-steps bring the outputs closer to those of the large block.
+steps bring the outputs, as softened probabilities, closer to those of the large block.
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from kt.networks.weights import Weights, part
 from kt.run.errors import KTError
 from kt.run.finite import finite_networks
 from kt.run.threads import one_thread
-from kt.translators.refine import descended
+from kt.translators.refine import descended, softened
 from kt.translators.strokes import fitting, moved
 
 FITTED = 256
@@ -61,7 +61,7 @@ def from_weights(
             block = channels.keep(wide, kept)
             block |= {"conv2.weight": probe.fit_second_convolution(kind, block)}
             if steps:
-                block = descended(kind, shown, block, drawn, steps, seed, compute)
+                block = descended(kind, softened(shown), block, drawn, steps, seed, compute)
             for name, tensor in moved(block, shown, some).items():
                 whole = tensor.new_empty(len(which), *tensor.shape[1:])
                 written.setdefault(name, whole)[which] = tensor

@@ -24,6 +24,8 @@ BATCH = 32
 """Images in a step."""
 RATE = 0.01
 """Adam's learning rate in the first step; it falls linearly to zero."""
+TEMPERATURE = 4.0
+"""Softens the classes' probabilities on strokes, as in distillation (Hinton et al., 2015)."""
 DIVERGED, HUGE = "refined blocks", "the networks' weights are too large"
 
 
@@ -60,10 +62,16 @@ def refine(
         refined = {name: torch.empty_like(tensor) for name, tensor in block.items()}
         for which, drawn, some, shown in fitting(networks, seed):
             start = moved(take(block, which), some, shown)
-            end = descended(kind, shown, start, drawn, steps, seed, compute)
+            end = descended(kind, softened(shown), start, drawn, steps, seed, compute)
             for name, t in moved(end, shown, some).items():
                 refined[name][which] = t
         return finite_networks(refined, DIVERGED, HUGE)
+
+
+def softened(networks: Weights) -> Weights:
+    """Networks whose scores are divided by `TEMPERATURE`, as their last layer gives them."""
+    scores = ("latter.fc.weight", "latter.fc.bias")
+    return {**networks, **{name: networks[name] / TEMPERATURE for name in scores}}
 
 
 def descended(
