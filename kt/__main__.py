@@ -19,9 +19,7 @@ from kt.run.arguments import Parser, output, place, seed
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
-
-MOST_STEPS = 100_000
-"""Of a refinement: their images are in memory at once."""
+from kt.translators.refine import MOST_STEPS
 
 
 def main() -> None:
@@ -104,7 +102,7 @@ def _parsed() -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> None:
     """Train one network, write it, and print its accuracy."""
-    check_output(options.output)
+    check_output(options.output, [single.PRETRAINED])
     shown, test = single.load_images(options.images)
     network = single.train_network(shown, options.seed)
     single.save_network(options.output, network)
@@ -117,10 +115,10 @@ def translate(options: argparse.Namespace) -> None:
     """Translate one network's block, write the network, and print what changed."""
     file = options.translator or single.PRETRAINED
     check_output(options.output, [options.network, file], options.force)
-    translator = None if options.weights_alone else single.load_translator(file)
     before = single.load_network(options.network)
-    test = single.load_images(options.images)[1] if options.images else None
-    shown = single.load_images(options.refine_images)[0] if options.refine_images else None
+    translator = None if options.weights_alone else single.load_translator(file)
+    test = _images(options.images, 1, before)
+    shown = _images(options.refine_images, 0, before)
     small = single.translate(
         before, translator, options.hidden, weights_alone=options.weights_alone
     )
@@ -137,6 +135,19 @@ def translate(options: argparse.Namespace) -> None:
     if test:
         print(f"accuracy on the {len(test):,} test images of {options.images}")
     print(f"written: {options.output}")
+
+
+def _images(name: str | None, split: int, network: Network) -> ImageSet | None:
+    """The training (0) or test (1) images of a set, if one is named.
+
+    Raises:
+        KTError: they cannot be had, or the network does not read them.
+    """
+    if name is None:
+        return None
+    found = single.load_images(name)[split]
+    single.require_set(found, network)
+    return found
 
 
 def _compare(networks: dict[str, Network], test: ImageSet | None, seconds: float | None) -> None:

@@ -21,12 +21,17 @@ from kt.networks.blocks import (
     skeleton,
     weights,
 )
+from kt.networks.given import given, like, require_alike, require_large
 from kt.networks.weights import Weights, part, prefixed, stack_of_one
+from kt.run.bounds import require_bounds
 from kt.run.errors import KTError
-from kt.run.files import require_tensors, save_tensors
+from kt.run.files import problem, require_tensors, save_tensors
+from kt.run.given import path_of, require_flag, require_kind, require_seed, require_whole
 from kt.run.state_dicts import COUNTER, load_state_dict
+from kt.run.surroundings import usual_settings
 from kt.translators import Translator
 from kt.translators.alone import from_weights
+from kt.translators.refine import MOST_STEPS
 from kt.translators.refine import refine as refine_stacked
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "merge.safetensors"
@@ -36,6 +41,7 @@ RECIPE = Recipe(batch_size=32, lr=0.02)
 IMAGES = "they must be square, (M, H, W) or (M, 3, H, W) uint8, with labels (M,) int64 in 0..9"
 
 
+@usual_settings()
 def load_images(name: str, folder: Path | str = "data") -> tuple[ImageSet, ImageSet]:
     """The (training, test) images of "digits", "glyphs", "mnist" or "usps".
 
@@ -45,20 +51,22 @@ def load_images(name: str, folder: Path | str = "data") -> tuple[ImageSet, Image
     Raises:
         KTError: there is no such set, or its files are damaged or cannot be had.
     """
-    if name not in IMAGE_SETS:
+    if not isinstance(name, str) or name not in IMAGE_SETS:
         raise KTError(f"there is no image set {name!r}: choose among {', '.join(IMAGE_SETS)}")
-    return images.load_images(name, Path(folder))
+    return images.load_images(name, path_of(folder, "folder"))
 
 
+@usual_settings()
 def load_translator(path: Path | str = PRETRAINED) -> Translator:
     """Read a translator from its safetensors file, in evaluation mode.
 
     Raises:
         KTError: the file is missing, damaged or not a translator.
     """
-    return translators.load_translator(Path(path))
+    return translators.load_translator(path_of(path))
 
 
+@usual_settings()
 def load_network(path: Path | str) -> Network:
     """Read a trained network with a large block, in evaluation mode and float32.
 
@@ -70,10 +78,10 @@ def load_network(path: Path | str) -> Network:
         KTError: the file is missing, damaged, or holds something else; a weight is not finite, or a
             stored variance negative.
     """
-    path = Path(path)
+    path = path_of(path)
     stored = load_state_dict(path)
     kept = {name: t for name, t in stored.items() if not name.endswith(COUNTER)}
-    sizes = _sizes(kept)
+    sizes = _sizes(path, kept)
     expected = weights(skeleton(lambda: Network(sizes=sizes)))
     try:
         kept = {name: t.float() if t.is_floating_point() else t for name, t in kept.items()}
@@ -86,31 +94,43 @@ def load_network(path: Path | str) -> Network:
     return network.eval()
 
 
-def _sizes(stored: Weights) -> Sizes:
-    """Of one network; the paper's if its tensors are none of a network's."""
+def _sizes(path: Path, stored: Weights) -> Sizes:
+    """Of one network; the paper's if its tensors are none of a network's.
+
+    Raises:
+        KTError: there are no networks of such sizes.
+    """
     try:
         return sizes_of(stack_of_one(stored))
+    except KTError as error:
+        raise problem(path, f"holds no network that is known here ({error})") from None
     except (LookupError, ValueError, ArithmeticError):
         return Sizes()
 
 
+@usual_settings()
 def save_network(path: Path | str, network: Network) -> None:
     """Write a network's weights and running statistics as a safetensors file.
 
     Raises:
-        KTError: a weight is not finite, or the file cannot be written.
+        KTError: the network cannot be (`kt.networks.given`), or the file cannot be written.
     """
-    _require(Network, network)
-    save_tensors(Path(path), weights(network), seal=True)
+    given(network)
+    save_tensors(path_of(path), weights(network), seal=True)
 
 
+@usual_settings()
 def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Network:
     """Train one network with a large block, in evaluation mode afterwards.
 
     Raises:
-        KTError: the images cannot be used, or the network diverges.
+        KTError: the images cannot be used, an argument is none of those that are accepted, or the
+            network diverges.
     """
-    _require_set(data)
+    require_set(data)
+    require_seed(seed)
+    require_kind("recipe", recipe, Recipe, "a Recipe")
+    require_bounds(recipe)
     channels = data.images.shape[1] if data.images.dim() == 4 else 1
     sizes = Sizes(image_channels=channels, image_size=data.images.shape[-1])
     trained = ensemble.train_networks(data, [seed], seed, recipe, sizes=sizes)
@@ -119,6 +139,7 @@ def train_network(data: ImageSet, seed: int = 1, recipe: Recipe = RECIPE) -> Net
     return network.eval()
 
 
+@usual_settings()
 def translate(
     network: Network,
     translator: Translator | None = None,
@@ -140,14 +161,14 @@ def translate(
         seed: of what that draws.
 
     Raises:
-        KTError: the translator is not for networks of these sizes, or an argument is neither
-            a network nor a translator; there is a translator, or there are fewer channels, for the
-            weights alone.
-        ValueError: the network's block is not the large one.
+        KTError: the network cannot be, or has no large block; the translator is not for networks of
+            these sizes; an argument is none of those that are accepted; there is a translator, or
+            there are fewer channels, for the weights alone.
     """
-    _require(Network, network)
-    if translator is not None:
-        _require(Translator, translator)
+    require_flag("weights_alone", weights_alone)
+    require_seed(seed)
+    require_translatable(network, hidden)
+    require_kind("translator", translator, Translator | None, "a Translator")
     if not weights_alone:
         return translators.compress(translator or load_translator(), network, hidden)
     if translator is not None:
@@ -160,6 +181,7 @@ def translate(
     return translators.with_block(network, "conv", write)
 
 
+@usual_settings()
 def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 200) -> Network:
     """`small` after further steps that bring its outputs closer to those of `large`.
 
@@ -168,56 +190,67 @@ def refine(small: Network, large: Network, data: ImageSet | None, steps: int = 2
             prototypes. None: random strokes.
 
     Raises:
-        KTError: the small block is not convolutional, the images cannot be used, steps are no
-            number above zero, or refining ends in weights that are not finite.
+        KTError: a network cannot be, `large` has no large block, `small` none that is
+            convolutional, or they do not belong together; the images cannot be used; steps are no
+            number above zero; or refining ends in weights that are not finite.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise KTError(f"steps is {steps!r}; accepts a whole number above zero")
-    _require(Network, small, large)
+    require_whole("steps", steps, 1, MOST_STEPS)
+    start, networks = given(small, "small"), given(large, "large")
+    require_large(large, "large")
+    require_alike(small, large)
     if data is not None:
-        _require(ImageSet, data)
-        _require(torch.Tensor, data.images)
-        data = ImageSet(data.images, torch.zeros(data.images.shape[:1], dtype=torch.int64))
-        _require_set(data, large)
-    networks = stack_of_one(weights(large))
+        data = _unlabelled(data)
+        require_set(data, large)
     networks |= prefixed("large", part(networks, "block"))
-    start = part(stack_of_one(weights(small)), "block")
-    block = refine_stacked(small.kind, networks, start, data, steps, seed=1)
+    block = refine_stacked(small.kind, networks, part(start, "block"), data, steps, seed=1)
     refined = copy.deepcopy(small)
     refined.block.load_state_dict({name: tensor[0] for name, tensor in block.items()})
-    return refined
+    return like(refined, small, "the refined network")
 
 
+@usual_settings()
 def accuracy(network: Network, data: ImageSet) -> float:
     """Percentage of the images that the network classifies correctly.
 
     Raises:
-        KTError: the images cannot be used, or are of another size or colour than the network's.
+        KTError: the network cannot be; or the images cannot be used, or are of another size or
+            colour than the network's.
     """
-    _require(Network, network)
-    _require_set(data, network)
-    stacked = stack_of_one(weights(network))
+    stacked = given(network)
+    require_set(data, network)
     return ensemble.evaluate(network.kind, data, stacked, part(stacked, "block")).item()
 
 
-def _require(kind: type, *given: object) -> None:
-    """Refuse what is not of a kind.
+def require_translatable(network: Network, hidden: int | None) -> None:
+    """Refuse what no small block can be made of.
 
     Raises:
-        KTError: one is not.
+        KTError: the network cannot be, has no large block, or not as many channels as are asked
+            for.
     """
-    for one in given:
-        if not isinstance(one, kind):
-            raise KTError(f"needs a {kind.__name__}, not a {type(one).__name__}")
+    given(network)
+    require_large(network, "the network")
+    if hidden is not None:
+        most = network.sizes.channels
+        require_whole("hidden", hidden, 1, most, f"1 to {most}, the networks' channels")
 
 
-def _require_set(data: ImageSet, network: Network | None = None) -> None:
+def _unlabelled(data: ImageSet) -> ImageSet:
+    """The same images with zeros for labels, on the CPU; what is no set of images as it is."""
+    if not isinstance(data, ImageSet) or not isinstance(data.images, torch.Tensor):
+        return data
+    images = data.images if data.images.is_meta else data.images.cpu()
+    return ImageSet(images, torch.zeros(images.shape[:1], dtype=torch.int64))
+
+
+def require_set(data: ImageSet, network: Network | None = None) -> None:
     """Refuse images that no network reads, or that this one does not.
 
     Raises:
         KTError: saying what is wrong with them.
     """
-    _require(ImageSet, data)
+    if not isinstance(data, ImageSet):
+        raise KTError(f"needs an ImageSet, not a {type(data).__name__}")
     if (how := wrong(data)) is not None:
         raise KTError(f"the images cannot be used ({how}): {IMAGES}")
     if network is not None:

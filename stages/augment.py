@@ -27,7 +27,7 @@ def main(params: Params, compute: Compute) -> None:
     target, parts = params.target, ("former", "large", "latter", "small")
     train = pairs(PAIRS / "train", params.sizes, "large", target=target, count=params.active.pairs)
     selection = pairs(PAIRS / "selection", params.sizes, *parts, target=target)
-    images = image_set("main", "held_back")
+    images = image_set(params, "main", "held_back")
     materialise(params, train)
     measure(params, compute, selection, images)
 

@@ -14,7 +14,7 @@ OUT = RESULTS / "partial"
 
 def main(params: Params, compute: Compute) -> None:
     model = translator(TRANSLATOR, params, compute.device)
-    images = image_set("main", "test")
+    images = image_set(params, "main", "test")
     stores = {
         fraction: Subjects.of_store(fraction_name(fraction), images, params)
         for fraction in params.partial.fractions

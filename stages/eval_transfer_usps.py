@@ -16,7 +16,7 @@ OUT = RESULTS / "transfer"
 
 
 def main(params: Params, compute: Compute) -> None:
-    transfer = Subjects.of_store("transfer", image_set("transfer", "test"), params, "small")
+    transfer = Subjects.of_store("transfer", image_set(params, "transfer", "test"), params, "small")
     model = translator(TRANSLATOR, params, compute.device)
     accuracies = transfer.compared(model, params.seed, compute)
     identity = baselines.identity(params.target, len(transfer), params.sizes)

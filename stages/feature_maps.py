@@ -80,7 +80,7 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
     Args:
         accuracies: of all test networks with the model's blocks, in their order.
     """
-    images = image_set("main", "test").subset(slice(0, SHOWN_IMAGES))
+    images = image_set(params, "main", "test").subset(slice(0, SHOWN_IMAGES))
     kind = params.target
     test = pairs(PAIRS / "test", params.sizes, "former", "large", "latter", "small", target=kind)
     train = pairs(PAIRS / "train", params.sizes, "large", target=kind)

@@ -3,7 +3,9 @@
 import torch
 
 from kt.ensemble import Compute
+from kt.networks.blocks import CLASSES
 from kt.run import seeds
+from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.generation import make_store, plan
 from stages.common.base.inputs import image_set
@@ -11,11 +13,18 @@ from stages.common.base.params import Params, fraction_name
 
 
 def main(params: Params, compute: Compute) -> None:
-    images = image_set("main", "train")
+    images = image_set(params, "main", "train")
     draw = seeds.generator(params.seed, "partial data")
     order = torch.randperm(len(images), generator=draw)
-    for fraction in params.partial.fractions:
-        some = images.subset(order[: max(1, round(fraction * len(images)))])
+    counts = [round(fraction * len(images)) for fraction in params.partial.fractions]
+    if min(counts) < (least := max(CLASSES, params.active.recipe.batch_size)):
+        raise KTError(
+            f"params.yaml: partial.fractions: got {min(params.partial.fractions)}, which is "
+            f"{min(counts)} of the {len(images):,} training images; accepts what leaves at least "
+            f"{least}: a batch, and one of each class"
+        )
+    for fraction, own in zip(params.partial.fractions, counts, strict=True):
+        some = images.subset(order[:own])
         count = params.active.networks.partial
         make_store(plan(params, fraction_name(fraction), count, with_small=False), compute, some)
 

@@ -10,7 +10,10 @@ from stages.common.base.stores import pairs
 
 
 def main(params: Params, compute: Compute) -> None:
-    test, images = pairs(PAIRS / "test", params.sizes, "large"), image_set("transfer", "train")
+    test, images = (
+        pairs(PAIRS / "test", params.sizes, "large"),
+        image_set(params, "transfer", "train"),
+    )
     large = part(test.read("large"), "large")
     networks = plan(params, "transfer", len(test))
     make_store(networks, compute, images, large=large)

@@ -8,7 +8,7 @@ from stages.common.base.params import Params
 
 
 def main(params: Params, compute: Compute) -> None:
-    images = image_set("main", "train")
+    images = image_set(params, "main", "train")
     networks = params.active.networks
     make_store(plan(params, "selection", networks.selection), compute, images)
     make_store(plan(params, "test", networks.test), compute, images)

@@ -9,6 +9,7 @@ from kt.images import ImageSet, fitted, load_images
 from kt.images.files import write_sets
 from kt.run import seeds
 from kt.run.errors import KTError
+from kt.run.files import check_output
 from stages.common.base import runtime
 from stages.common.base.inputs import IMAGES
 from stages.common.base.params import Params
@@ -16,6 +17,7 @@ from stages.common.base.params import Params
 
 def main(params: Params, compute: Compute) -> None:
     chosen = params.active.images
+    check_output(IMAGES / "main.safetensors")
     train, test = shaped(params, chosen.main)
     if chosen.held_back >= len(train):
         raise KTError(

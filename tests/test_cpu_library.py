@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kt.ensemble import cpu_engine, cpu_library
-from kt.networks.blocks import Network, initial_weights
+from kt.networks.blocks import Network, Sizes, initial_weights
 from kt.run.errors import KTError
 
 compiled = pytest.mark.skipif(not cpu_engine.available(), reason=str(cpu_engine.reason()))
@@ -60,6 +60,12 @@ def test_a_compiler_that_fails_is_said_in_one_line(unloaded, monkeypatch, tmp_pa
     monkeypatch.setenv("CXX", str(broken))
     assert "out of order" in cpu_engine.reason()
     assert "\n" not in cpu_engine.reason()
+
+
+@compiled
+def test_what_the_engine_does_not_have_is_not_said_to_be_the_compilers_failure(unloaded):
+    for sizes, words in ((Sizes(kernel=5), "kernels of 3 x 3"), (Sizes(channels=40), "1 to 32")):
+        assert words in cpu_engine.reason(sizes) and "failed" not in cpu_engine.reason(sizes)
 
 
 @compiled

@@ -205,6 +205,9 @@ def test_image_sets_in_files_are_as_they_were_and_no_flipped_bit_passes(tmp_path
             for split in SETS:
                 read_set(path, split, "again")
     path.write_bytes(whole)
+    assert len(read_set(path, "train", name="digits")) == 5
+    with pytest.raises(KTError, match=r"holds images of 'digits', not of 'glyphs': again"):
+        read_set(path, "train", "again", "glyphs")
     (tmp_path / "main.json").unlink()
     with pytest.raises(KTError, match=r"main\.json is missing: again"):
         read_set(path, "train", "again")

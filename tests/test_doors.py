@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from stages import (
     eval_partial_data,
     eval_transfer_usps,
     evaluate_baselines,
+    generate_partial,
     generate_transfer,
     generate_val,
     headline,
@@ -137,6 +139,51 @@ def rewritten(split, change):
 def test_a_store_of_other_networks_is_refused(here, split, change, stage, message):
     rewritten(split, change)
     refused(stage, message)
+
+
+def test_images_of_another_set_than_the_parameters_name_are_refused(here):
+    here.params["scales"]["tiny"]["images"] |= {"main": "glyphs", "transfer": "digits"}
+    here.write_params()
+    for stage in (generate_val, augment, train_translator):
+        refused(stage, "main.safetensors holds images of 'digits', not of 'glyphs'")
+    refused(generate_transfer, "transfer.safetensors holds images of 'glyphs', not of 'digits'")
+
+
+def test_a_store_in_the_place_of_another_is_refused(here):
+    shutil.rmtree(PAIRS / "selection")
+    (PAIRS / "test").rename(PAIRS / "selection")
+    refused(augment, "selection is damaged .its networks were made as 'test'")
+
+
+def test_a_link_in_a_stores_place_is_replaced_and_what_it_leads_to_stays(here):
+    shutil.rmtree(PAIRS / "selection")
+    Path("own").mkdir()
+    Path("own/file").write_text("own")
+    (PAIRS / "selection").symlink_to(Path("own").absolute())
+    generate_val.main(params.load(), Compute())
+    assert not (PAIRS / "selection").is_symlink() and len(Pairs(PAIRS / "selection")) == 2
+    assert Path("own/file").read_text() == "own"
+
+
+def test_a_file_in_a_stores_place_is_told_before_the_work(here, monkeypatch):
+    shutil.rmtree(PAIRS / "selection")
+    (PAIRS / "selection").write_text("own")
+    monkeypatch.setattr("kt.pairs.generate.run", lambda *given: pytest.fail("began"))
+    refused(generate_val, "pairs/selection could not be written .File exists")
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.05])
+def test_a_fraction_of_less_than_a_batch_is_refused(here, fraction, monkeypatch):
+    here.params["partial"]["fractions"] = [0.5, fraction]
+    here.write_params()
+    monkeypatch.setattr(generate_partial, "make_store", lambda *given: pytest.fail("began"))
+    refused(generate_partial, f"partial.fractions: got {fraction}, which is .* accepts .* 64: a b")
+
+
+def test_a_warmup_longer_than_the_training_is_refused(here):
+    here.params["translators"]["merge"]["train"]["warmup_epochs"] = 5
+    here.write_params()
+    refused(train_translator, "merge.train.warmup_epochs: got 5; accepts up to the 4 epochs of")
 
 
 @pytest.mark.parametrize(

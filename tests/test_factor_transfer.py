@@ -56,6 +56,21 @@ def test_factors_of_teacher_and_student_have_one_shape(channels, rate, student, 
     assert paraphraser(features).shape == features.shape
 
 
+def test_a_rate_that_leaves_no_channel_is_refused(tmp_path):
+    with pytest.raises(KTError, match=r"rate: got 0.0001, which leaves none of the 64 channels"):
+        Paraphraser(64, 0.0001)
+    given = yaml.safe_load((TABLE / "params.yaml").read_text())
+    for key, value, words in (
+        ("rate", 0.0001, "paraphraser.rate: got 0.0001, which leaves none of"),
+        ("p", True, "paraphraser.p: got True; input should be a valid integer"),
+        ("p", 3, "paraphraser.p: got 3; accepts 1, 2"),
+    ):
+        changed = given | {"paraphraser": given["paraphraser"] | {key: value}}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+        with pytest.raises(KTError, match=words):
+            settings.load(tmp_path / "params.yaml")
+
+
 def test_paraphraser_is_the_published_autoencoder():
     """Counted by hand: C = 64, k = 0.5, six 3x3 layers with biases."""
     there = (64 * 64 + 64 * 32 + 32 * 32) * 9 + 64 + 32 + 32

@@ -114,7 +114,8 @@ def test_json_is_strict(tmp_path):
     path = tmp_path / "a.json"
     save_json(path, {"a": [1, 2.5, "x"]})
     assert load_json(path) == json.loads(path.read_text()) == {"a": [1, 2.5, "x"]}
-    for content in (b"", b"[NaN]", b"\xff", b"[" * 100_000, b"9" * 5000, b'{"a": Infinity}'):
+    bad = [b"", b"[NaN]", b"\xff", b"[" * 100_000, b"9" * 5000, b'{"a": Infinity}', b"[1e999]"]
+    for content in (*bad, b'{"a": 1, "a": 1}', b'[{"a": {"b": 1, "c": 2, "b": 3}}]'):
         path.write_bytes(content)
         with pytest.raises(KTError, match=r"a\.json is damaged .*: again$"):
             load_json(path, "again")

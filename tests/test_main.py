@@ -138,7 +138,7 @@ def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):
     save_file(broken, tmp_path / "network.safetensors")
     with pytest.raises(KTError, match="not finite"):
         kt.load_network(tmp_path / "network.safetensors")
-    with pytest.raises(ValueError, match="'conv' block"):
+    with pytest.raises(KTError, match="'conv' block"):
         compress(Mixer(MixerConfig(layers=1, hidden_size=8)), Network("conv"))
 
 

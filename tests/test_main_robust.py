@@ -63,9 +63,9 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
         ("x" * 300, "too long): choose a shorter name"),
         ("t.safetensors/small", "a part of the path is a file"),
         ("fifo", "is no regular file"),
-        ("network.safetensors", "is read too: choose another name, or add --force"),
-        ("./there/../t.safetensors", "is read too"),
-        ("link", "is read too"),
+        ("network.safetensors", "is a file that is read: choose another name, or add --force"),
+        ("./there/../t.safetensors", "is a file that is read"),
+        ("link", "is a file that is read"),
         ("new/", "it is a folder: name a file"),
         ("new/.", "it is a folder: name a file"),
         ("loop", "symbolic links"),
@@ -375,5 +375,5 @@ def test_what_is_no_network_or_no_step_is_refused():
     with pytest.raises(KTError, match="there is no block 'huge': choose among large, conv"):
         kt.Network("huge")
     for steps in (0, -5, 1.5):
-        with pytest.raises(KTError, match=r"steps is .*; accepts a whole number above zero"):
+        with pytest.raises(KTError, match=r"steps is .*; it accepts a whole number from 1"):
             kt.refine(kt.Network("conv"), network, data, steps)

@@ -150,6 +150,12 @@ def test_prototypes_are_centres_with_contrast():
     assert found.dtype == torch.uint8 and sorted(found[:, 0, 0].tolist()) == [0, 255]
 
 
+def test_there_are_no_more_prototypes_than_images():
+    images = ImageSet(torch.zeros(20, 28, 28, dtype=torch.uint8), torch.zeros(20).long())
+    with pytest.raises(KTError, match="prototypes: got 21; accepts up to 20"):
+        make_prototypes(images, 21, torch.Generator())
+
+
 def test_prototypes_are_mirrored_as_the_networks_images_are():
     left = torch.zeros(20, 28, 28, dtype=torch.uint8)
     left[:, :, :14] = 255

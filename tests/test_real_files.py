@@ -361,6 +361,6 @@ def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
         deviation=(1, 1, 1),
         weights_alone=False,
     )
-    with pytest.raises(KTError, match=r"made_here\.py is read too"):
+    with pytest.raises(KTError, match=r"made_here\.py is a file that is read"):
         run(options)
     assert (tmp_path / "made_here.py").read_text() == code

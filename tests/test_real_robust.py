@@ -1,6 +1,7 @@
 """Networks as they come: each is made smaller rightly, or refused in one line."""
 
 import copy
+import itertools
 import threading
 
 import numpy
@@ -338,7 +339,16 @@ def test_networks_that_cannot_be_worked_on_are_refused():
         ({"model": Plain}, "model is a type; it accepts a torch.nn.Module"),
         ({"example": numpy.zeros((2, 3))}, "example is ndarray; it accepts a tensor"),
         ({"example": torch.tensor(1.0)}, "example is Tensor; it accepts"),
-        ({"images": [None]}, "images"),
+        ({"images": [None]}, "images: a batch is of NoneType"),
+        ({"images": (torch.zeros(0, 3, 12, 12) for _ in itertools.count())}, "0 are too few"),
+        ({"images": {"x": torch.zeros(4, 3, 12, 12)}}, "have the names .'x'., the example's"),
+        ({"images": torch.zeros(4, 3, 12, 12).to_sparse()}, "images: there is a sparse"),
+        ({"images": torch.full((4, 3, 12, 12), torch.nan)}, "images hold numbers that are not"),
+        ({"images": ""}, "images is ''; it accepts a name"),
+        ({"example": torch.zeros(2, 3, 12, 12).to_sparse()}, "example: there is a sparse"),
+        ({"example": torch.zeros(2, 3, 12, 12, device="meta")}, "example: .* on the device meta"),
+        ({"example": torch.nested.nested_tensor([torch.ones(2)])}, "example: there is a sparse"),
+        ({"progress": lambda done: None}, "progress is .* a function of what is done"),
         ({"images": [torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 8, 8)]}, "images"),
     ],
 )
@@ -363,6 +373,46 @@ def test_a_block_that_training_has_switched_off_stays_off():
     smaller = compress(network, example, 0.6, few(example), schedule=Schedule(2))
     assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
     assert smaller.blocks[0].bn2.weight.equal(network.blocks[0].bn2.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda n: n.stem.weight.data.fill_(torch.nan), "stem.weight of the network is not finite"),
+        (lambda n: setattr(n, "own", nn.Parameter(torch.tensor(torch.inf))), "own of the network"),
+        (lambda n: n.blocks[0].bn1.running_mean.fill_(torch.inf), "running_mean of the network is"),
+        (lambda n: n.to("meta"), "has no numbers: it is on the device meta"),
+        (lambda n: setattr(n, "head", nn.LazyLinear(5)), "has no numbers yet: call the network"),
+        (lambda n: setattr(n.head, "out_features", 99), "head of the network does not hold"),
+        (lambda n: setattr(n, "state_dict", lambda *given: {"a": 3}), "a, which is no tensor"),
+    ],
+)
+def test_weights_that_cannot_be_are_said_to_be_the_given_ones(change, words):
+    network, example = made("residual")
+    change(network)
+    with pytest.raises(KTError, match=words):
+        compress(network, example, 0.6, few(example))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("factor", [1e19, 1e-30, 1e38])
+def test_weights_of_any_size_end_in_a_finite_network_or_in_one_line(factor, alone):
+    network, example = Plain(nn.ReLU()), torch.randn(2, 6)
+    network.first.weight.data *= factor
+    network.second.weight.data /= factor
+    given = {"weights_alone": True} if alone else {"images": few(example), "schedule": Schedule(2)}
+    try:
+        smaller = compress(network, example, 0.7, **given)
+        assert all(tensor.isfinite().all() for tensor in smaller.state_dict().values())
+    except KTError as error:
+        assert "\n" not in str(error) and "weights" in str(error)
+
+
+def test_a_mask_of_infinities_is_no_fault_of_the_weights():
+    network = Plain(nn.ReLU())
+    network.register_buffer("mask", torch.tensor(-torch.inf))
+    smaller = compress(network, torch.randn(2, 6), 0.7, torch.randn(20, 6), schedule=Schedule(2))
+    assert smaller.mask == -torch.inf
 
 
 def test_a_variance_that_no_training_makes_is_refused():

@@ -11,9 +11,20 @@ from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.run.statistics import gap_closed
 from stages.common.base import params
+from stages.networks.settings import Tuning
 from stages.tables import curve, times
 from stages.tables.cells import figure4, methods, trained
-from stages.tables.cells.settings import Ablation, AttentionSizes, Curve, Grid, OfOneCost
+from stages.tables.cells.settings import (
+    Ablation,
+    AttentionSizes,
+    Augmentation,
+    Compared,
+    Curve,
+    Epochs,
+    Grid,
+    OfOneCost,
+    Targets,
+)
 from tests.conftest import ROOT, usual_params
 
 KINDS = ("mlp", "attention")
@@ -85,6 +96,39 @@ def test_rows_that_extend_nothing_or_each_other_are_refused(bases, message):
     for row, base in bases.items():
         given["mixers"][row]["extends"] = base
     with pytest.raises(ValueError, match=message):
+        Ablation.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("schema", "table", "key", "value"),
+    [
+        (Curve, "curve", "networks", [8, 8]),
+        (Epochs, "epochs", "epochs", [1, 1]),
+        (Grid, "table3", "sizes", ["small", "small"]),
+        (Grid, "table4", "dropout", [0, 0.0]),
+        (Augmentation, "table5", "masking", [0.1, 0.1]),
+        (Augmentation, "table5", "noise", [0.1, 0.2, 0.1]),
+        (Targets, "table6", "targets", ["mlp", "mlp"]),
+        (Compared, ".", "sizes", ["small", "small"]),
+        (Tuning, "networks", "epochs", [4, 2, 4]),
+        (Tuning, "networks", "rates", [0.1, 0.1]),
+    ],
+)
+def test_what_names_rows_is_there_once(schema, table, key, value):
+    given = yaml.safe_load((ROOT / "tables" / table / "params.yaml").read_text())
+    if schema is Compared:
+        given = given["figure6"]
+    elif schema is Tuning:
+        given = next(iter(given["scales"].values()))["tuning"]
+    schema.model_validate(given, strict=True)
+    with pytest.raises(ValueError, match=f"{key}.*each must be another|{key}\n.*each must be"):
+        schema.model_validate(given | {key: value}, strict=True)
+
+
+def test_a_row_is_of_mixers_or_of_merges():
+    given = yaml.safe_load((ROOT / "tables/ablation/params.yaml").read_text())
+    given["merges"]["mixer"] = next(iter(given["merges"].values()))
+    with pytest.raises(ValueError, match="mixer is a row of mixers and of merges"):
         Ablation.model_validate(given)
 
 

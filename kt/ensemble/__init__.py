@@ -20,6 +20,7 @@ from kt.ensemble.probe import Probe
 from kt.images import ImageSet, ordered_batches, training_batches
 from kt.networks.blocks import PAPER, Network, Sizes, initial_weights, require_images, sizes_of
 from kt.networks.weights import Weights, concatenated, part, prefixed, take
+from kt.run.bounds import bounded
 from kt.run.finite import finite_networks
 from kt.run.threads import full_precision, one_thread
 
@@ -42,10 +43,10 @@ Progress = Callable[[int], None]
 class Recipe:
     """How a network is trained: SGD without weight decay or schedule (paper, Section 3.1)."""
 
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 0.01
-    momentum: float = 0.9
+    epochs: int = bounded(10, ge=1, le=1_000_000)
+    batch_size: int = bounded(128, ge=2)
+    lr: float = bounded(0.01, gt=0)
+    momentum: float = bounded(0.9, ge=0, lt=1)
     flip: bool = True
 
 

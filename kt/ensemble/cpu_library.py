@@ -93,7 +93,7 @@ def network_library(sizes: Sizes) -> ctypes.CDLL:
 
     Raises as `library` does.
     """
-    return library(_alike.get(replace(sizes, hidden=0), sizes))
+    return library(_alike.get(replace(sizes, hidden=1), sizes))
 
 
 def executable() -> list[str]:
@@ -214,7 +214,7 @@ def _loaded(sizes: Sizes) -> ctypes.CDLL | str:
     with _loading:
         loaded = _load(os.environ.get("KT_ISA", ""), sizes)
         if not isinstance(loaded, str):
-            _alike.setdefault(replace(sizes, hidden=0), sizes)
+            _alike.setdefault(replace(sizes, hidden=1), sizes)
         return loaded
 
 
@@ -297,6 +297,6 @@ def _run(command: list[str]) -> bytes:
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").splitlines()
         why = next((line for line in lines if "error" in line), f"exit status {done.returncode}")
-        why = why.partition("error: #error ")[2] or why  # the sources say themselves why not
-        raise KTError(f"{command[0]} failed: {why.strip()}")
+        said = why.partition("error: #error ")[2]  # the sources say themselves why not
+        raise KTError(said.strip() or f"{command[0]} failed: {why.strip()}")
     return done.stdout

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kt.networks.blocks import BLOCKS, Former, LargeBlock, Latter, Network, Sizes, skeleton
 from kt.networks.weights import Weights, network_count, part, prefixed
+from kt.run.finite import solving
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (B, 1, 28, 28) in [0, 1], labels (B,)), the same for all networks."""
@@ -212,7 +213,8 @@ class Probe:
             mean = products.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-6
             identity = torch.eye(products.shape[1], device=products.device)
             damped = products + (damping * (mean - 1e-6) + 1e-6) * identity
-            found[name] = (mean * torch.linalg.inv(damped))[: self.count]
+            with solving("the networks' blocks"):
+                found[name] = (mean * torch.linalg.inv(damped))[: self.count]
         return found
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kt.images.base import ImageSet
 from kt.networks.blocks import CLASSES
-from kt.run.files import checksum, damaged, load_tensors, save_tensors
+from kt.run.files import checksum, damaged, load_metadata, load_tensors, problem, save_tensors
 from kt.run.strict_json import load_json, save_json
 
 
@@ -28,13 +28,18 @@ def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
     save_json(sums_of(path), {split: checksum(_named(split, s)) for split, s in sets.items()})
 
 
-def read_set(path: Path, split: str, remedy: str = "") -> ImageSet:
+def read_set(path: Path, split: str, remedy: str = "", name: str | None = None) -> ImageSet:
     """One of the sets that `write_sets` wrote: square images, grey or in colour.
 
+    Args:
+        name: of the data set that it must be; None: any.
+
     Raises:
-        KTError: a file is missing or damaged, or holds images of another size or type, labels that
-            are no classes, or another content than was written.
+        KTError: a file is missing or damaged, or holds images of another data set, size or type,
+            labels that are no classes, or another content than was written.
     """
+    if name is not None and (found := load_metadata(path, remedy).get("name")) != name:
+        raise problem(path, f"holds images of {found!r}, not of {name!r}", remedy)
     names = list(_named(split, ImageSet(torch.empty(0), torch.empty(0))))
     tensors = load_tensors(path, names, remedy)
     images = ImageSet(*tensors.values())
@@ -61,6 +66,8 @@ def wrong(data: ImageSet) -> str | None:
     for given in (images, labels):
         if not isinstance(given, Tensor):
             return f"images and labels are tensors, not {type(given).__name__}"
+        if given.is_meta or given.layout != torch.strided:
+            return "images and labels are plain tensors, neither sparse nor on the device meta"
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         return f"images are {images.dtype}, labels {labels.dtype}, not uint8 and int64"
     *colours, height, width = images.shape[1:] if images.dim() > 2 else (0, 0, 0)

@@ -16,10 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kt.run import memory
+from kt.run.bounds import bounded, require_bounds
 from kt.run.errors import KTError
 from kt.run.finite import is_finite
+from kt.run.given import require_kind
 
 CLASSES = 10
+WIDEST, LARGEST, SMALLEST = 1024, 4096, 8
+"""Channels, at most, and sides of images. In smaller ones batch norm has one position."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,23 @@ class Sizes:
         kernel: side of the former's and the blocks' kernels, odd.
         image_channels: 1 or 3.
         image_size: side of the images.
+
+    Raises:
+        KTError: one of them is no such number.
     """
 
-    channels: int = 6
-    hidden: int = 3
-    kernel: int = 3
-    image_channels: int = 1
-    image_size: int = 28
+    channels: int = bounded(6, ge=1, le=WIDEST)
+    hidden: int = bounded(3, ge=1, le=WIDEST)
+    kernel: int = bounded(3, ge=1, le=15)
+    image_channels: int = bounded(1, ge=1, le=3)
+    image_size: int = bounded(28, ge=SMALLEST, le=LARGEST)
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
+        if not self.kernel % 2:
+            raise KTError(f"kernel: got {self.kernel}; accepts an odd number")
+        if self.image_channels == 2:
+            raise KTError("image_channels: got 2; accepts 1 or 3")
 
     @property
     def map_size(self) -> int:
@@ -49,6 +64,16 @@ class Sizes:
     def read_size(self) -> int:
         """Side of what the latter block's stride-2 convolution reads."""
         return (self.map_size + 1) // 2
+
+    def require_memory(self) -> None:
+        """Refuse networks whose largest layers do not fit into memory.
+
+        Raises:
+            KTError: they do not.
+        """
+        read = 2 * self.channels * self.read_size**2
+        numbers = CLASSES * read + (self.kernel * self.channels) ** 2
+        memory.require(4.0 * numbers, "a network of this size", "make it smaller")
 
     def convolution(self, into: int, out: int, bias: bool = False) -> nn.Conv2d:
         return nn.Conv2d(into, out, self.kernel, padding=self.kernel // 2, bias=bias)
@@ -143,13 +168,15 @@ class Network(nn.Module):
     """former -> block -> latter, with the block of the given kind (a key of `BLOCKS`).
 
     Raises:
-        KTError: there is no such kind.
+        KTError: there is no such kind, or no memory for such sizes.
     """
 
     def __init__(self, kind: str = "large", sizes: Sizes = PAPER) -> None:
         super().__init__()
-        if kind not in BLOCKS:
+        if not isinstance(kind, str) or kind not in BLOCKS:
             raise KTError(f"there is no block {kind!r}: choose among {', '.join(BLOCKS)}")
+        require_kind("sizes", sizes, Sizes, "kt.networks.blocks.Sizes")
+        sizes.require_memory()
         self.kind, self.sizes = kind, sizes
         self.former = Former(sizes)
         self.block = BLOCKS[kind](sizes)
@@ -229,6 +256,7 @@ def sizes_of(
     """
     channels, image_channels, kernel, _ = networks["former.conv.weight"].shape[1:]
     hidden = (channels + 1) // 2
+    told = image_size is not None
     if image_size is None:
         image_size = 4 * isqrt(networks["latter.fc.weight"].shape[2] // (2 * channels))
     if block is not None and "conv1.weight" in block:
@@ -236,7 +264,11 @@ def sizes_of(
     sizes = Sizes(channels, hidden, kernel, image_channels, image_size)
     last = networks.get("latter.fc.weight")
     if last is not None and last.shape[2] != 2 * channels * sizes.read_size**2:
-        raise KTError(f"images are of {image_size} x {image_size} pixels, the networks' of others")
+        if told:
+            what = f"images are of {image_size} x {image_size} pixels, the networks' of others"
+            raise KTError(what)
+        what = f"latter.fc.weight reads {last.shape[2]} numbers"
+        raise KTError(f"{what}, which are no square maps of {2 * channels} channels")
     return sizes
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kt.networks import symmetry
 from kt.networks.weights import Weights, part
+from kt.run.finite import solving
 
 ENUMERATED = 100
 """Ways to keep some channels that are all tried, at most."""
@@ -72,13 +73,15 @@ def eliminated(
         some = products[each[:, :, None], rows[:, :, None], rows[:, None]]
         more = decay * some.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
         some.diagonal(dim1=1, dim2=2).add_(more[:, None])
-        inverse = torch.linalg.inv(some)
+        with solving("the networks' large blocks"):
+            inverse = torch.linalg.inv(some)
         solution = (inverse @ wanted[each, rows]).unflatten(
             1, (-1, taps)
         )  # (N, left, K^2, outputs)
         blocks = inverse.unflatten(2, (-1, taps)).unflatten(1, (-1, taps))
         own = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # (N, left, K^2, K^2)
-        lost = solution.mT @ torch.linalg.solve(own, solution)
+        with solving("the networks' large blocks"):
+            lost = solution.mT @ torch.linalg.solve(own, solution)
         losses = (metric[:, None] * lost).sum((2, 3))
         stays = torch.ones_like(left, dtype=torch.bool)
         stays[torch.arange(count), losses.argmin(1)] = False

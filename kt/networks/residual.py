@@ -29,6 +29,13 @@ class Classifier(nn.Module):
         return features, self.head(features.mean((2, 3)))
 
 
+def channels(network: nn.Module) -> int:
+    """Of the features of a `Classifier`, fused or not."""
+    head = network.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    return head.in_features
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut without parameters (He et al., 2016, option A).
 

@@ -5,6 +5,7 @@ A store is a folder. Its tensors are float32, stacked over networks, (N, ...), a
 read through a memory map, so memory stays flat however many there are.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -20,12 +21,34 @@ from torch import Tensor
 
 from kt.networks.weights import Weights, network_count, take
 from kt.run.errors import KTError
-from kt.run.files import damaged, load_tensors, problem, read_bytes, reading, sync, writing
+from kt.run.files import (
+    check_output,
+    damaged,
+    load_tensors,
+    not_written,
+    problem,
+    read_bytes,
+    reading,
+    sync,
+    writing,
+)
 from kt.run.finite import require_finite
+from kt.run.strict_json import parsed
 
 MANIFEST = "manifest.json"
 SHARD_SIZE = 65536
 """Networks in a shard; about 1.8 GB of complete pairs."""
+
+
+def check_store(folder: Path) -> None:
+    """Before the work begins: can a store be written there?
+
+    Raises:
+        KTError: it cannot: there is a file, writing is not allowed, or there is no room.
+    """
+    check_output(folder.with_name(f".{folder.name}.trial"))
+    if folder.is_file():
+        raise not_written(folder, FileExistsError(errno.EEXIST, "File exists"))
 
 
 def write_store(
@@ -61,6 +84,8 @@ def write_store(
         manifest["sha256"] = _seal(manifest)
         with writing(folder):
             (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            if folder.is_symlink():  # what it leads to is not this store's
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             building.replace(folder)
         sync(folder.parent)
@@ -209,7 +234,7 @@ class Pairs:
             raise problem(self.folder, "is missing", remedy)
         text = read_bytes(self.folder / MANIFEST, remedy)
         with reading(self.folder / MANIFEST, remedy):
-            manifest = _checked_manifest(json.loads(text.decode()))
+            manifest = _checked_manifest(parsed(text.decode()))
         self._shards: list[dict] = manifest["shards"]
         self._count: int = manifest["count"]
         self.about: dict = manifest["about"]

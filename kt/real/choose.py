@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kt.real.moments import Moments
+from kt.run.finite import solving
 
 RIDGE = 1e-3
 """Of the mean square of what is read, added to each square, so that no weight grows wild."""
@@ -22,6 +23,9 @@ def eliminate(moments: Moments, widths: list[int]) -> dict[int, list[int]]:
 
     Returns:
         For each width the kept channels in increasing order.
+
+    Raises:
+        NotFiniteError: the moments cannot be inverted.
     """
     each = moments.each
     channels = (len(moments.inputs) - 1) // each
@@ -33,11 +37,12 @@ def eliminate(moments: Moments, widths: list[int]) -> dict[int, list[int]]:
         surplus = len(kept) - width
         while len(kept) > width:
             rows = _rows(kept, channels, each)
-            inverse = torch.linalg.inv(inputs[rows][:, rows])
-            fitted = (inverse @ crossed[rows])[:-1].view(len(kept), each, -1)
-            own = inverse[:-1, :-1].view(len(kept), each, len(kept), each)
-            own = own.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-            cost = (fitted * torch.linalg.solve(own, fitted)).sum((1, 2))
+            with solving("the network's blocks"):
+                inverse = torch.linalg.inv(inputs[rows][:, rows])
+                fitted = (inverse @ crossed[rows])[:-1].view(len(kept), each, -1)
+                own = inverse[:-1, :-1].view(len(kept), each, len(kept), each)
+                own = own.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+                cost = (fitted * torch.linalg.solve(own, fitted)).sum((1, 2))
             dropped = min(-(-surplus // SHARE), len(kept) - width)
             gone = set(cost.argsort()[:dropped].tolist())
             kept = [channel for at, channel in enumerate(kept) if at not in gone]
@@ -50,10 +55,14 @@ def fit(moments: Moments, kept: list[int]) -> tuple[Tensor, Tensor]:
 
     Returns:
         Weights (outputs, kept x each), and biases (outputs,), in double precision.
+
+    Raises:
+        NotFiniteError: the moments cannot be inverted.
     """
     channels = (len(moments.inputs) - 1) // moments.each
     rows = _rows(kept, channels, moments.each)
-    solution = torch.linalg.solve(_ridged(moments)[rows][:, rows], moments.crossed[rows])
+    with solving("the network's blocks"):
+        solution = torch.linalg.solve(_ridged(moments)[rows][:, rows], moments.crossed[rows])
     return solution[:-1].T, solution[-1]
 
 

@@ -165,7 +165,7 @@ def made_by(name: str) -> Callable[[], nn.Module]:
     try:
         return getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # a module's code does what it likes
-        raise KTError(f"{name[:100]} is no module:function ({reason(error)})") from error
+        raise KTError(f"{name[:100]!r} is no module:function ({reason(error)})") from error
 
 
 def _source_of(factory: Callable) -> list[Path]:

@@ -11,7 +11,9 @@ from kt.real.graph import Example, arguments, call, reason, tensors, users_code
 from kt.real.surgery import resize
 from kt.run.errors import KTError
 from kt.run.files import replacing, save_tensors
+from kt.run.given import path_of
 from kt.run.state_dicts import COUNTER, load_state_dict
+from kt.run.surroundings import usual_settings
 
 FLOATS = {
     torch.float32: nn.Module.float,
@@ -24,6 +26,7 @@ TOLERANCE = 1e-3
 """By how much an exported network may differ, as a share of its largest answer."""
 
 
+@usual_settings(device=False)
 def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """A network with a file's weights, whose layers may be smaller than the factory makes them.
 
@@ -37,7 +40,7 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     Raises:
         KTError: the file cannot be read, or holds another network's weights; or the factory fails.
     """
-    weights = load_state_dict(Path(path))
+    weights = load_state_dict(path_of(path))
     network = _made_by(factory)
     for name, tensor in state_of(network).items():
         found = weights.get(name, tensor).dtype

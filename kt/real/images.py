@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch.nn import functional as F
 
 from kt.images.pictures import picture
 from kt.real.graph import Example, size, tensors
+from kt.real.request import require_plain
 from kt.run.errors import KTError
 from kt.run.files import reading
+from kt.run.finite import is_finite
+from kt.run.given import path_of
 
 MOST = 1000
 """Examples taken from a loader or a folder."""
@@ -36,13 +40,21 @@ def collect(
         KTError: there are none, or they do not fit the example.
     """
     if isinstance(images, str | Path):
-        images = _folder(Path(images), example, mean, deviation)
+        images = _folder(path_of(images, "images"), example, mean, deviation)
     elif not isinstance(images, Tensor | Mapping | tuple):
         images = _batches(images, example)
+    names = [
+        sorted(map(str, group)) if isinstance(group, Mapping) else [] for group in (images, example)
+    ]
+    if names[0] != names[1]:
+        raise KTError(f"images: their inputs have the names {names[0]}, the example's {names[1]}")
     own, given = tensors(example), tensors(images)
     shapes = [[tuple(tensor.shape[1:]) for tensor in group] for group in (given, own)]
     if shapes[0] != shapes[1]:
         raise KTError(f"images: each is {shapes[0]}, but the example's are {shapes[1]}")
+    require_plain("images", given)
+    if all(map(is_finite, own)) and not all(map(is_finite, given)):
+        raise KTError("images hold numbers that are not finite")
     if size(images) < 2:
         raise KTError(f"images: {size(images)} are too few")
     return images
@@ -121,9 +133,11 @@ def mixed(examples: Tensor, draw: torch.Generator) -> Tensor:
 def _batches(images: Iterable, example: Example) -> Example:
     """The first examples of a loader."""
     found: list[Example] = []
-    for item in images:
+    for item in islice(images, MOST):  # a loader without end may give batches without examples
         if isinstance(example, Tensor) and isinstance(item, list | tuple):
             item = item[0]  # labels are behind
+        if not tensors(item):
+            raise KTError(f"images: a batch is of {type(item).__name__}; it must hold tensors")
         found.append(item)
         if sum(map(size, found)) >= MOST:
             break

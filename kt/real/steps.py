@@ -49,7 +49,7 @@ class Schedule:
     warmup: int = 5
 
     def __post_init__(self) -> None:
-        require_schedule(self.steps, self.batch, self.stride)
+        require_schedule(self.steps, self.batch, self.stride, self.warmup)
 
     def length(self, step: int, blocks: int) -> float:
         """How far a step goes in a network of so many blocks, as a share of a tensor's size."""

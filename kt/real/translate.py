@@ -12,12 +12,15 @@ from torch import nn
 
 from kt.real import alone, cost, drawing, shown, steps, widths
 from kt.real.blocks import find
+from kt.real.files import state_of
 from kt.real.graph import Example, Graph, as_floats, call, size, tensors, users_code
 from kt.real.images import collect, split, take
 from kt.real.request import require_nothing_shown, require_possible
 from kt.real.subject import Progress, Subject
-from kt.run.errors import KTError, one_line
+from kt.run.errors import KTError
 from kt.run.finite import is_finite
+from kt.run.given import require_kind
+from kt.run.surroundings import usual_settings
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HELD_OUT = 10
@@ -59,6 +62,7 @@ class Report:
     seconds: float
 
 
+@usual_settings(device=False)
 def compress(
     model: nn.Module,
     example: Example,
@@ -115,12 +119,22 @@ def compress(
             request cannot be met.
     """
     begun = time.perf_counter()
-    require_possible(model, example, keep, of, ratios, round_to, positions)
-    if not isinstance(schedule, steps.Schedule | None):
-        what = one_line(repr(schedule), 60)
-        raise KTError(f"schedule is {what}; it accepts a Schedule: Schedule(0) is no steps")
+    require_possible(
+        model,
+        example,
+        keep,
+        of,
+        ratios,
+        counts={"round_to": round_to, "positions": positions},
+        flags={"weights_alone": weights_alone, "vary": vary},
+        normalise=normalise,
+        seed=seed,
+        progress=progress,
+    )
+    require_kind("schedule", schedule, steps.Schedule | None, "a Schedule: Schedule(0) is no steps")
     if weights_alone:
         require_nothing_shown(images, schedule)
+    before = state_of(model)
     told = progress or (lambda what, done, total: None)
     original = _prepared(model)
     example = as_floats(example)
@@ -179,7 +193,7 @@ def compress(
     )
     finished = _finished(smaller, model, report)
     for name, tensor in finished.state_dict().items():  # in the given network's types
-        if not is_finite(tensor):
+        if not is_finite(tensor) and (name not in before or is_finite(before[name])):
             raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
     return finished
 

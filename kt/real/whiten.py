@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kt.real.blocks import MAPS, norm_behind
 from kt.real.graph import Example, Graph, call
 from kt.real.moments import norm_scale, places_for, read_at
+from kt.run.finite import solving
 
 DAMPING = 0.1
 """Added to the products' diagonal, relative to its mean."""
@@ -103,7 +104,9 @@ def whitenings(
         if 0 < mean < math.inf:  # else it reads zeros alone, say
             summed = summed / mean
             summed.diagonal().add_(DAMPING)
-            found[name] = Whitening(torch.linalg.inv(summed).float(), scale.float(), norm)
+            with solving(f"the gradients of {name}"):
+                inverse = torch.linalg.inv(summed)
+            found[name] = Whitening(inverse.float(), scale.float(), norm)
     return found
 
 

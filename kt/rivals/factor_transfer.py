@@ -10,6 +10,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kt.run.errors import KTError
+
 RATE = 0.5
 """The paraphrase rate k: channels of a factor in terms of those of the teacher's features."""
 SLOPE = 0.1
@@ -25,11 +27,14 @@ class Paraphraser(nn.Module):
     Args:
         channels: of the teacher's features, C.
         rate: k; a factor has round(kC) channels.
+
+    Raises:
+        KTError: that is none.
     """
 
     def __init__(self, channels: int, rate: float = RATE) -> None:
         super().__init__()
-        self.factor_channels = round(channels * rate)
+        self.factor_channels = factor_channels(channels, rate)
         self.encoder = _encoder(channels, self.factor_channels)
         widths = (self.factor_channels, self.factor_channels, channels, channels)
         self.decoder = _layers(nn.ConvTranspose2d, widths)
@@ -59,6 +64,17 @@ class FactorTranslator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The student's factor, (B, channels, H, W) -> (B, factor_channels, H, W)."""
         return self.encoder(features)
+
+
+def factor_channels(channels: int, rate: float) -> int:
+    """Of the factor of features of so many channels, at a paraphrase rate.
+
+    Raises:
+        KTError: none.
+    """
+    if not (count := round(channels * rate)):
+        raise KTError(f"rate: got {rate}, which leaves none of the {channels} channels; take more")
+    return count
 
 
 def _encoder(channels: int, factor_channels: int) -> nn.Sequential:

@@ -239,7 +239,7 @@ def check_output(
         for given in inputs:
             if not force and path.exists() and given.exists():
                 if path.samefile(given):
-                    raise problem(path, "is read too", REPLACE)
+                    raise problem(path, "is a file that is read", REPLACE)
                 if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
                     raise problem(path, "is in a folder that is read", REPLACE)
         folder = path.absolute().parent

@@ -1,6 +1,7 @@
 """Whether what was computed is finite, and what to do if it is not."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -33,6 +34,23 @@ def require_finite(tensors: Mapping[str, Tensor], what: str, remedy: str = LOWER
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise NotFiniteError(f"{what} ({name} is not finite): {remedy}")
+
+
+@contextlib.contextmanager
+def solving(what: str) -> Iterator[None]:
+    """Solve linear equations of what a user gives.
+
+    Args:
+        what: they are made of, the error's subject.
+
+    Raises:
+        NotFiniteError: they have no solution in the numbers that there are.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError:
+        how = "their weights are too large, or too small, or too different in size"
+        raise NotFiniteError(f"{what} cannot be computed with: {how}") from None
 
 
 def finite_networks(

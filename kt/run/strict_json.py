@@ -1,4 +1,4 @@
-"""JSON files: strict ones, which know no NaN and no infinity."""
+"""JSON: strict, which knows no NaN, no infinity and no name twice."""
 
 import json
 import math
@@ -17,11 +17,31 @@ def load_json(path: Path, remedy: str = "") -> Any:
         KTError: it cannot be read, or is no JSON: NaN and infinity are none.
     """
 
+    with reading(path, remedy):
+        return parsed(path.read_bytes().decode())
+
+
+def parsed(text: str) -> Any:
+    """What a text in JSON says.
+
+    Raises:
+        ValueError: it is no JSON, or says one thing twice; NaN and infinity are none.
+    """
+
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no number")
 
-    with reading(path, remedy):
-        return json.loads(path.read_bytes().decode(), parse_constant=refuse)
+    def number(digits: str) -> float:
+        return value if math.isfinite(value := float(digits)) else refuse(digits)  # type: ignore
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+        return found
+
+    return json.loads(text, parse_constant=refuse, parse_float=number, object_pairs_hook=unique)
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -15,14 +15,14 @@ import torch
 
 from kt.ensemble import Compute
 from kt.images import ImageSet
-from kt.networks.blocks import Network, Sizes, require_possible, sizes_of, skeleton, weights
+from kt.networks.blocks import Network, Sizes, sizes_of, skeleton, weights
+from kt.networks.given import given, like, require_large
 from kt.networks.weights import (
     Weights,
     concatenated,
     network_count,
     part,
     prefixed,
-    stack_of_one,
     take,
 )
 from kt.run import memory
@@ -38,7 +38,8 @@ from kt.run.files import (
     require_tensors,
     save_tensors,
 )
-from kt.run.finite import finite_networks
+from kt.run.finite import finite_networks, is_finite
+from kt.run.strict_json import parsed
 from kt.translators.base import Translator, kind_named
 
 METADATA = "translator"
@@ -75,7 +76,7 @@ def load_translator(path: Path, device: torch.device | str = "cpu", remedy: str 
     """
     metadata = load_metadata(path, remedy)
     try:
-        about = json.loads(metadata[METADATA])
+        about = parsed(metadata[METADATA])
         seal, described = about.pop(SEAL), dict(about)
         make = kind_named(about.pop("kind"))
         if "sizes" in about:
@@ -159,10 +160,17 @@ def compress(model: Translator, network: Network, hidden: int | None = None) -> 
         hidden: as in `translate`.
 
     Raises:
-        KTError: the network cannot be: weights that are not finite, or a negative variance; it is
-            of other sizes than the translator knows; or its translation is not finite.
-        ValueError: the network's block is not the large one.
+        KTError: the network cannot be (`kt.networks.given`), or has no large block; it is of other
+            sizes than the translator knows; the translator is not in single precision or not
+            finite; or the translation is not.
     """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            raise KTError(
+                f"the translator's {name} is {tensor.dtype} on {tensor.device}, not float32"
+            )
+        if not is_finite(tensor):
+            raise KTError(f"the translator holds numbers that are not finite ({name})")
     return with_block(
         network, model.config.target, lambda networks: translate(model, networks, hidden=hidden)
     )
@@ -176,19 +184,17 @@ def with_block(network: Network, kind: str, write: Callable[[Weights], Weights])
         write: makes it of stacked `former.*`, `large.*` and `latter.*`, (1, ...).
 
     Raises:
-        KTError, ValueError: as `compress`.
+        KTError: as `compress`.
     """
-    require_possible(weights(network), "the network")
-    if network.kind != "large":
-        raise ValueError(f"the network has a {network.kind!r} block: only 'large' is translated")
-    stacked = stack_of_one(weights(network))
+    stacked = given(network)
+    require_large(network, "the network")
     small = write(stacked | prefixed("large", part(stacked, "block")))
     sizes = sizes_of(stacked, network.sizes.image_size, small)
     compressed = Network(kind, sizes)
     kept = {name: t for name, t in weights(network).items() if not name.startswith("block.")}
     kept |= {f"block.{name}": tensor[0] for name, tensor in small.items()}
     compressed.load_state_dict(kept, strict=False)
-    return compressed.eval()
+    return like(compressed, network, "the smaller network").eval()
 
 
 for _module in pkgutil.iter_modules(__path__):

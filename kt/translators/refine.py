@@ -12,7 +12,7 @@ from kt.ensemble import Compute, Probe
 from kt.images import ImageSet, pixels
 from kt.networks.blocks import CONVOLUTIONAL
 from kt.networks.weights import Weights, part, take
-from kt.run import seeds
+from kt.run import memory, seeds
 from kt.run.errors import KTError
 from kt.run.finite import finite_networks
 from kt.run.optimizer import minimise
@@ -22,8 +22,12 @@ from kt.translators.strokes import fitting, moved
 
 BATCH = 32
 """Images in a step."""
+COPIES = 2
+"""Of all steps' images, a byte a pixel, that are in memory at once."""
 RATE = 0.01
 """Adam's learning rate in the first step; it falls linearly to zero."""
+MOST_STEPS = 100_000
+"""Their images are in memory at once."""
 TEMPERATURE = 4.0
 """Softens the classes' probabilities on strokes, as in distillation (Hinton et al., 2015)."""
 DIVERGED, HUGE = "refined blocks", "the networks' weights are too large"
@@ -85,6 +89,8 @@ def descended(
 ) -> Weights:
     """Steps of Adam on the divergence from the large network's outputs."""
     draw = seeds.generator(seed, "refinement")
+    shown = COPIES * steps * BATCH * images.images[:1].numel()
+    memory.require(shown, f"refining in {steps:,} steps", "take fewer")
     batches = torch.randint(len(images), (steps, BATCH), generator=draw)
     drawn = images.subset(batches.flatten())
     wanted = ensemble.outputs("large", drawn, networks, part(networks, "large"), compute)

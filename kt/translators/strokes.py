@@ -16,7 +16,8 @@ from kt.images import ImageSet, fitted, pixels
 from kt.networks import symmetry
 from kt.networks.blocks import PAPER, Network, Sizes, sizes_of, skeleton
 from kt.networks.weights import Weights, part, prefixed, take
-from kt.run import seeds
+from kt.run import memory, seeds
+from kt.run.finite import solving
 
 STROKES: tuple[tuple[float, float], ...] = tuple(product((3.0, 4.0, 6.0), (0.5, 0.7, 1.2, 1.8)))
 """Kinds of strokes, (scale, width) in pixels: see `strokes`."""
@@ -24,6 +25,8 @@ DRAWN, COMPARED = 4096, 64
 """Strokes of the chosen kind, and of each kind to choose among the kinds."""
 ADAPTED = 256
 """Strokes that batch norms adapt to."""
+FIELDS = 6
+"""Numbers for each pixel that are in memory at once while strokes are drawn."""
 AT_ONCE = 16
 """Networks whose statistics are computed in one go."""
 
@@ -33,7 +36,13 @@ def fitting(networks: Weights, seed: int) -> Iterator[tuple[Tensor, ImageSet, We
 
     Returns:
         Which networks these are, (N,) bool; strokes; these networks; and the same, adapted.
+
+    Raises:
+        KTError: there is no memory for strokes of their images' size.
     """
+    side = sizes_of(networks).image_size
+    what = f"drawing {DRAWN:,} images of {side} x {side} pixels"
+    memory.require(4.0 * FIELDS * DRAWN * side**2, what, "give networks for smaller ones")
     chosen = fitting_strokes(networks, seed)
     for number in chosen.unique().tolist():
         scale, width = STROKES[number]
@@ -130,7 +139,8 @@ def moved(block: Weights, before: Weights, after: Weights) -> Weights:
         biases.append(folded["conv1.bias"].double())
         variances.append(networks["large.bn1.running_var"].double() + symmetry.EPSILON)
     into = block["conv1.weight"].flatten(2).double()
-    shares = into @ torch.linalg.pinv(rows[0])  # (N, hidden, channels)
+    with solving("the networks' large blocks"):
+        shares = into @ torch.linalg.pinv(rows[0])  # (N, hidden, channels)
     rest = into - shares @ rows[0]
     weighed = shares.square() + torch.finfo(shares.dtype).tiny
     ratio = (variances[0] / variances[1]).log()[:, :, None] / 2

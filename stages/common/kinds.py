@@ -82,7 +82,13 @@ def learning(params: Params) -> Any:
     kind = chosen(params)
     place = ("translators", kind.kind, "train")
     values = _checked(kind.Learning, params.translators[kind.kind].train, place)
-    return _made(kind.Learning, values, place)
+    made = _made(kind.Learning, values, place)
+    if made.warmup_epochs > (epochs := params.schedule.epochs):
+        raise KTError(
+            f"params.yaml: {'.'.join(place)}.warmup_epochs: got {made.warmup_epochs}; accepts up "
+            f"to the {epochs} epochs of translators.{kind.kind}.schedule.{params.scale}"
+        )
+    return made
 
 
 def _checked(
@@ -144,7 +150,7 @@ class Stored:
         self.precision: str = params.train.precision
         self.seed = params.seed
         self.augmented = store == TRAINING and params.augment.copies > 0
-        self.images: ImageSet = image_set("main", "train")
+        self.images: ImageSet = image_set(params, "main", "train")
         self._params = params
         learned = ["small"] if chosen(params).learns_from_small_blocks else []
         own = [] if self.augmented else learned

@@ -85,8 +85,8 @@ def train(
     trainings = [training_of(params, seed) for seed in (params.seed, *drawn)]
     require_memory(kinds.chosen(params), kinds.configuration(params))
     material = kinds.Stored(params, compute, store)
-    selection = Subjects.of_store("selection", image_set("main", "held_back"), params)
-    test = Subjects.of_store("test", image_set("main", "test"), params)
+    selection = Subjects.of_store("selection", image_set(params, "main", "held_back"), params)
+    test = Subjects.of_store("test", image_set(params, "main", "test"), params)
 
     def evaluate(model: Translator) -> Record:
         on_selection, on_test = (

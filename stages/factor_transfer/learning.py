@@ -70,13 +70,6 @@ def teacher(settings: Settings, device: torch.device) -> nn.Module:
     return training.frozen(fuse(network)).to(memory_format=torch.channels_last)
 
 
-def channels(network: nn.Module) -> int:
-    """Of the features of a `Classifier`."""
-    head = network.get_submodule("head")
-    assert isinstance(head, nn.Linear)
-    return head.in_features
-
-
 def fingerprint(*modules: nn.Module) -> str:
     """Of what the modules have learned."""
     tensors = (tensor.cpu() for module in modules for tensor in module.state_dict().values())

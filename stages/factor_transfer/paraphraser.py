@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kt.ensemble import Compute
+from kt.networks.residual import channels
 from kt.rivals.classifier import Losses
 from kt.rivals.factor_transfer import Paraphraser, reconstruction_loss
 from stages.common.base import runtime
@@ -16,7 +17,7 @@ def main(params: Params, compute: Compute) -> None:
     recipe, options = chosen.active.paraphraser, chosen.paraphraser
     teacher = learning.teacher(chosen, compute.device)
     paraphraser = learning.fresh(
-        lambda: Paraphraser(learning.channels(teacher), options.rate),
+        lambda: Paraphraser(channels(teacher), options.rate),
         chosen.seed,
         "paraphraser",
         compute.device,

@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from kt.networks.residual import NETWORKS
+from kt.networks.blocks import skeleton
+from kt.networks.residual import NETWORKS, channels
 from kt.rivals.classifier import Training
+from kt.rivals.factor_transfer import factor_channels
 from kt.run.errors import KTError
 from stages.common.base.checks import none_of, read_yaml
 from stages.common.base.params import (
@@ -19,13 +21,14 @@ from stages.common.base.params import (
     Strict,
     different,
     explain,
+    one_of,
 )
 
 TABLE = Path("tables/factor_transfer")
 DATA = Path("data/factor_transfer")
 IMAGES = DATA / "cifar10.safetensors"
 
-Norm = Literal[1, 2]
+Norm = Annotated[int, one_of(1, 2)]
 
 
 class Logits(Strict):
@@ -93,6 +96,15 @@ class Settings(Strict):
                 raise ValueError(
                     f"methods: {name!r} is none of the settings: {', '.join(self.settings)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _paraphrases(self) -> "Settings":
+        teacher = skeleton(NETWORKS[self.active.teacher.network])
+        try:
+            factor_channels(channels(teacher), self.paraphraser.rate)
+        except KTError as error:
+            raise ValueError(f"paraphraser.{error}") from None
         return self
 
     @property

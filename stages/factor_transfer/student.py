@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kt.ensemble import Compute
-from kt.networks.residual import NETWORKS
+from kt.networks.residual import NETWORKS, channels
 from kt.rivals.classifier import Losses, accuracy
 from kt.rivals.distillation import logit_loss
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser, factor_loss
@@ -25,7 +25,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
     method = chosen.settings[name]
     teacher = learning.teacher(chosen, device)
     paraphraser = learning.stored(
-        Paraphraser(learning.channels(teacher), chosen.paraphraser.rate).to(device),
+        Paraphraser(channels(teacher), chosen.paraphraser.rate).to(device),
         chosen.folder / "paraphraser",
     )
     tasks = [task(chosen, method, seed, teacher, paraphraser, device) for seed in chosen.seeds]
@@ -56,7 +56,7 @@ def task(
     learner = nn.ModuleDict({"student": student})
     if method.factor is not None:
         learner["translator"] = learning.fresh(
-            lambda: FactorTranslator(learning.channels(student), paraphraser.factor_channels),
+            lambda: FactorTranslator(channels(student), paraphraser.factor_channels),
             seed,
             "translator",
             device,

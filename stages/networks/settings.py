@@ -72,8 +72,8 @@ class Tuning(Strict):
     keep: Share
     labelled: Annotated[int, Field(ge=64)]
     held_out: Count
-    epochs: Annotated[list[Count], Field(min_length=1)]
-    rates: Annotated[list[Positive], Field(min_length=1)]
+    epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
+    rates: Annotated[list[Positive], Field(min_length=1), AfterValidator(different)]
 
 
 class Scale(Strict):

@@ -24,7 +24,7 @@ def main(params: Params, compute: Compute) -> None:
     ours = inputs.read_table(RESULTS / "partial" / "partial.csv", *numbers).set_index("fraction")
     if lacking := [str(f) for f in params.partial.fractions if f not in ours.index]:
         raise inputs.damaged(RESULTS / "partial" / "partial.csv", f"it has no row {lacking[0]}")
-    images, rows, metrics = image_set("main", "test"), [], {}
+    images, rows, metrics = image_set(params, "main", "test"), [], {}
     for fraction in params.partial.fractions:
         subjects = Subjects.of_store(fraction_name(fraction), images, params)
         accuracies = subjects.compared(model, params.seed, compute)

@@ -16,7 +16,7 @@ SIZE = "large"
 
 def main(params: Params, compute: Compute) -> None:
     model = mixers.load(params, SIZE, compute)
-    subjects = Subjects.of_store("transfer", image_set("transfer", "test"), params)
+    subjects = Subjects.of_store("transfer", image_set(params, "transfer", "test"), params)
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
     ours = inputs.read_json(RESULTS / "transfer" / "metrics.json")

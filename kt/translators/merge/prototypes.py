@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kt.images import ImageSet, pixels
+from kt.run.errors import KTError
 
 CLUSTERED, CLUSTER_STEPS, BLENDED = 20_000, 15, 6
 """Images that prototypes are made of, at most; steps of k-means; images that one is a mean of."""
@@ -18,14 +19,18 @@ def make_prototypes(
 
     Returns:
         (count, 28, 28) uint8, or as large and coloured as the images are.
+
+    Raises:
+        KTError: there are fewer images than prototypes.
     """
+    if count > (most := min(len(images), CLUSTERED)):
+        raise KTError(f"prototypes: got {count:,}; accepts up to {most:,}, a training image each")
     chosen = torch.randperm(len(images), generator=generator)[:CLUSTERED]
     shape = images.images.shape[1:]
     points = pixels(images.images[chosen]).flatten(1)
     if mirrored:
         points[1::2] = points[1::2].unflatten(1, shape).flip(-1).flatten(1)
     centres = points[:count].clone()
-    centres = torch.cat([centres, torch.rand(count - len(centres), points.shape[1])])
     for _ in range(CLUSTER_STEPS):
         nearest = torch.cdist(points, centres).argmin(1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)

@@ -19,7 +19,7 @@ from kt.networks.weights import Weights
 from kt.pairs import generate
 from kt.pairs.cluster import Cluster
 from kt.pairs.generate import Plan
-from kt.pairs.store import write_store
+from kt.pairs.store import check_store, write_store
 from kt.run import memory
 from kt.run.errors import KTError
 from stages.common.base import room, runtime
@@ -76,7 +76,9 @@ def make_store(
     cluster = cluster_of_environment()
     if cluster is not None:
         compute = cluster.compute(compute, plan.sizes)
-    require_room(plan, folder or PAIRS / plan.split)
+    folder = folder or PAIRS / plan.split
+    check_store(folder)
+    require_room(plan, folder)
     given = (large or {}) | (networks or {})
     inputs = runtime.fingerprint(data.images, data.labels, *given.values())
     kinds = ("large", plan.target or "large")
@@ -98,7 +100,7 @@ def make_store(
                 bar.set_postfix_str(f"{rate * plan.stored / bar.total:.3g} networks/s", False)
 
         parts = generate.run(plan, data, kept, compute, large, networks, show, cluster)
-        write_store(folder or PAIRS / plan.split, parts, plan.stored, {"plan": plan.describe()})
+        write_store(folder, parts, plan.stored, {"plan": plan.describe()})
 
 
 def require_room(plan: Plan, folder: Path) -> None:
@@ -162,4 +164,4 @@ def make_training_store(
         params.generate.small_blocks,
         params.generate.checkpoints,
     )
-    make_store(chosen, compute, image_set("main", "train"), folder, networks=networks)
+    make_store(chosen, compute, image_set(params, "main", "train"), folder, networks=networks)

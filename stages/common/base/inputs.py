@@ -16,6 +16,7 @@ from kt.images import ImageSet
 from kt.images.files import read_set, wrong
 from kt.run import files, strict_json
 from kt.run.errors import KTError
+from stages.common.base.params import Params
 
 IMAGES = Path("data/images")
 PAIRS = Path("data/pairs")
@@ -29,13 +30,15 @@ LARGEST = 1e100
 """No number that a stage writes is as large."""
 
 
-def image_set(which: str, split: str) -> ImageSet:
+def image_set(params: Params, which: str, split: str) -> ImageSet:
     """Images that the `images` stage wrote: "main" or "transfer", "train", "held_back", "test".
 
     Raises:
-        KTError: the file is missing or damaged, or does not hold such images.
+        KTError: the file is missing or damaged, or does not hold such images of the set that the
+            parameters name.
     """
-    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY)
+    name = getattr(params.active.images, which)
+    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY, name)
 
 
 def images_of(path: Path, split: str) -> ImageSet:

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from kt.images import LOADERS
-from kt.networks.blocks import TARGETS, Sizes
+from kt.networks.blocks import LARGEST, SMALLEST, TARGETS, WIDEST, Sizes
 from kt.run.errors import KTError
 from stages.common.base.checks import explain, none_of, read_yaml, shown
 
@@ -39,6 +39,17 @@ def different(values: list) -> list:
     if len(set(values)) < len(values):
         raise ValueError(f"got {shown(values)}; each must be another")
     return values
+
+
+def one_of(*accepted: int) -> AfterValidator:
+    """Accept some whole numbers alone. A `Literal` takes True and 1.0 for 1."""
+
+    def known(value: int) -> int:
+        if value not in accepted:
+            raise ValueError(f"got {shown(value)}; accepts {', '.join(map(str, accepted))}")
+        return value
+
+    return AfterValidator(known)
 
 
 def _known_set(name: str) -> str:
@@ -82,11 +93,11 @@ def _increasing(values: list[int]) -> list[int]:
 class Network(Strict):
     """Sizes of the networks: see `kt.networks.blocks.Sizes`."""
 
-    channels: Annotated[int, Field(ge=1, le=1024)]
+    channels: Annotated[int, Field(ge=1, le=WIDEST)]
     hidden: Count
-    kernel: Literal[1, 3, 5, 7]
-    image_channels: Literal[1, 3]
-    image_size: Annotated[int, Field(ge=8, le=4096)]
+    kernel: Annotated[int, one_of(1, 3, 5, 7)]
+    image_channels: Annotated[int, one_of(1, 3)]
+    image_size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 
     @model_validator(mode="after")
     def _narrower(self) -> "Network":
@@ -108,7 +119,7 @@ class Augment(Strict):
     masking: Fraction
     noise: NotNegative
     side: Side
-    measure: Annotated[list[Fraction], Field(min_length=1)]
+    measure: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
 
 
 class Schedule(Strict):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from kt.networks.blocks import (
     weights,
 )
 from kt.pairs.store import Pairs
-from stages.common.base.inputs import REMEDY, damaged
+from stages.common.base.inputs import PAIRS, REMEDY, damaged
 
 
 def pairs(
@@ -33,6 +34,7 @@ def pairs(
         KTError: the store is missing or damaged, or does not hold this.
     """
     found = Pairs(folder, REMEDY)
+    _require_split(folder, found.about.get("plan"))
     found.require(count)
     found.mapped(*parts)  # are they there?
     rows = found.mapped()  # which verifies every checksum
@@ -54,6 +56,18 @@ def pairs(
             what = f"{target!r}, params.yaml's target" if part == "small" else "the networks'"
             raise damaged(folder, f"its {part} blocks do not have the shapes of {what}")
     return found
+
+
+def _require_split(folder: Path, plan: Any) -> None:
+    """Refuse a store that was made as another one, "test" in the place of "selection", say.
+
+    Tables' further training networks are made as "train" in folders of the tables.
+    """
+    if not isinstance(plan, dict) or not folder.is_relative_to(PAIRS):
+        return
+    name, made_as = folder.relative_to(PAIRS).as_posix(), plan.get("split")
+    if made_as != name and not (made_as == "train" and "/" in name):
+        raise damaged(folder, f"its networks were made as {made_as!r}")
 
 
 def _shapes(make: Callable[..., nn.Module], sizes: Sizes) -> dict[str, tuple[int, ...]]:

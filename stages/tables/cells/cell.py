@@ -68,7 +68,7 @@ def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]
     count = params.active.pairs
     seen = Subjects(
         Pairs(PAIRS / store).read("former", "large", "latter", first=min(count, MEASURED)),
-        image_set("main", "test"),
+        image_set(params, "main", "test"),
         params.target,
         params.sizes,
     )

@@ -16,9 +16,9 @@ def make(params: Params, compute: Compute, of: str, epochs: str) -> None:
         {"scales": {params.scale: {"recipe": {"epochs": int(epochs)}}}}, f"tables/epochs: {epochs}"
     )
     split, model = f"epochs/{epochs}", translator(TRANSLATOR, params, compute.device)
-    images = image_set("main", "test")
+    images = image_set(params, "main", "test")
     networks = plan(changed, split, params.active.networks.selection)
-    make_store(networks, compute, image_set("main", "train"))
+    make_store(networks, compute, image_set(params, "main", "train"))
     subjects = Subjects.of_store(split, images, params, "small")
     accuracies = subjects.compared(model, params.seed, compute)
     result = {name: summary(values) for name, values in accuracies.items()}

@@ -24,8 +24,8 @@ from stages.tables.cells.settings import Ablation
 
 
 def make(params: Params, compute: Compute, of: str) -> None:
-    test = Subjects.of_store("test", image_set("main", "test"), params)
-    unlabelled = image_set("main", "train")
+    test = Subjects.of_store("test", image_set(params, "main", "test"), params)
+    unlabelled = image_set(params, "main", "train")
     few = unlabelled.subset(slice(0, pruning.IMAGES))
     networks, target, seed = test.networks, params.target, params.seed
     hidden, ways = params.sizes.hidden, comb(params.sizes.channels, params.sizes.hidden)

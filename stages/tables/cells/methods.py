@@ -82,10 +82,10 @@ class Setting:
 
     @classmethod
     def of(cls, params: Params, compute: Compute) -> "Setting":
-        test = Subjects.of_store("test", image_set("main", "test"), params)
+        test = Subjects.of_store("test", image_set(params, "main", "test"), params)
         count = settings_of(TABLE, Table1).networks
         networks = {name: tensor[:count] for name, tensor in test.networks.items()}
-        return cls(params, compute, networks, image_set("main", "train"))
+        return cls(params, compute, networks, image_set(params, "main", "train"))
 
     @property
     def large(self) -> Weights:

@@ -33,6 +33,10 @@ ByScale = dict[str, Count]
 AUGMENTATIONS = ("masking", "noise")
 
 
+Few = Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
+"""Numbers that name rows or files."""
+
+
 class Row(Strict):
     """Of the ablation: the parameters that it changes, and those of a row that it extends."""
 
@@ -49,6 +53,12 @@ class Ablation(Strict):
     stores: dict[str, Change]
     mixers: dict[str, Row]
     merges: dict[str, Row]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Ablation":
+        if twice := self.mixers.keys() & self.merges.keys():
+            raise ValueError(f"{min(twice)} is a row of mixers and of merges: rename one")
+        return self
 
     @model_validator(mode="after")
     def _ends(self) -> "Ablation":
@@ -76,12 +86,12 @@ class Ablation(Strict):
 
 
 class Curve(Strict):
-    networks: Annotated[list[Count], Field(min_length=1)]
+    networks: Few
     stores: dict[str, Change]
 
 
 class Epochs(Strict):
-    epochs: Annotated[list[Count], Field(min_length=1)]
+    epochs: Few
 
 
 class Merge(Strict):
@@ -101,7 +111,7 @@ class Kept(Strict):
 class Compared(Strict):
     """Figure 6: cells of Table 3."""
 
-    sizes: list[Size]
+    sizes: Annotated[list[Size], Field(min_length=1), AfterValidator(different)]
     dropout: Rate
 
 
@@ -115,8 +125,8 @@ class Table1(Strict):
 class Grid(Strict):
     """Tables 3 and 4; epochs by scale."""
 
-    sizes: Annotated[list[Size], Field(min_length=1)]
-    dropout: Annotated[list[Rate], Field(min_length=1)]
+    sizes: Annotated[list[Size], Field(min_length=1), AfterValidator(different)]
+    dropout: Annotated[list[Rate], Field(min_length=1), AfterValidator(different)]
     epochs: ByScale
 
 
@@ -131,8 +141,8 @@ class Augmentation(Strict):
 
     size: Size
     share: Count
-    masking: Annotated[list[Fraction], Field(min_length=1)]
-    noise: Annotated[list[NotNegative], Field(min_length=1)]
+    masking: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
+    noise: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(different)]
 
     def names(self) -> dict[str, list[str]]:
         """The names of the cells by kind of augmentation, as DVC writes them."""
@@ -147,6 +157,7 @@ class Targets(Strict):
     targets: Annotated[
         list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]],  # type: ignore[valid-type]
         Field(min_length=1),
+        AfterValidator(different),
     ]
     epochs: ByScale
     stores: dict[str, Change]

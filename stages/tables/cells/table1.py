@@ -34,7 +34,9 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
     """A method's row of Table 1."""
     block = part(row.networks, "block")
     kind = "large" if "bn1.weight" in block else params.target
-    accuracy = ensemble.evaluate(kind, image_set("main", "test"), row.networks, block, compute)
+    accuracy = ensemble.evaluate(
+        kind, image_set(params, "main", "test"), row.networks, block, compute
+    )
     around, module = nn.ModuleList([Former(params.sizes), Latter(params.sizes)]), row.module.eval()
     block_bytes, rest = row.bytes or (4 * size(module), 4 * size(around))
     maps = shown(params, 1)

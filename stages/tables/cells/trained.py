@@ -35,7 +35,7 @@ def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     changed = params.changed(change, f"tables: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
-        test = Subjects.of_store("test", image_set("main", "test"), changed)
+        test = Subjects.of_store("test", image_set(params, "main", "test"), changed)
         fresh = baselines.random_initialisation(
             changed.target, len(test), params.seed, params.sizes
         )

@@ -74,8 +74,8 @@ class Setting:
 
     def subjects(self, width: str, role: str, count: int | None = None) -> Subjects:
         """Test networks with test images, or selection networks with held-back ones."""
-        images = image_set("main", "test" if role == "test" else "held_back")
         params = self.at(width)
+        images = image_set(params, "main", "test" if role == "test" else "held_back")
         return Subjects(self.networks(width, role, count), images, params.target, params.sizes)
 
     def prepared(self, widths: list[str], networks: list[Weights], images: ImageSet) -> Merge:
@@ -110,7 +110,8 @@ def own(setting: Setting, width: str) -> Cell:
 
 def trained(setting: Setting, widths: list[str], measured: list[str]) -> Cell:
     """A translator that learns some widths, from as many networks of each."""
-    params, images, share = setting.params, image_set("main", "train"), len(widths)
+    params, share = setting.params, len(widths)
+    images = image_set(params, "main", "train")
     count = setting.widths.networks // share
     networks = [setting.networks(width, "networks", count) for width in widths]
     chosen = setting.widths.selection // share
@@ -170,7 +171,8 @@ def trained(setting: Setting, widths: list[str], measured: list[str]) -> Cell:
 def blocks(setting: Setting, width: str) -> Cell:
     """The blocks beside which translators are measured: for test and selection networks."""
     known_width(setting, width)
-    params, compute, images = setting.at(width), setting.compute, image_set("main", "train")
+    params, compute = setting.at(width), setting.compute
+    images = image_set(params, "main", "train")
     target, hidden, seed = params.target, params.sizes.hidden, seeds.derive(params.seed, TABLE)
     subjects = {role: setting.subjects(width, role) for role in ("test", "selection")}
     networks = concatenated([some.networks for some in subjects.values()])
