@@ -38,8 +38,6 @@ def read_set(path: Path, split: str, remedy: str = "", name: str | None = None) 
         KTError: a file is missing or damaged, or holds images of another data set, size or type,
             labels that are no classes, or another content than was written.
     """
-    if name is not None and (found := load_metadata(path, remedy).get("name")) != name:
-        raise problem(path, f"holds images of {found!r}, not of {name!r}", remedy)
     names = list(_named(split, ImageSet(torch.empty(0), torch.empty(0))))
     tensors = load_tensors(path, names, remedy)
     images = ImageSet(*tensors.values())
@@ -48,6 +46,8 @@ def read_set(path: Path, split: str, remedy: str = "", name: str | None = None) 
     sums = load_json(sums_of(path), remedy)
     if not isinstance(sums, dict) or sums.get(split) != checksum(tensors):
         raise damaged(path, f"the checksum of {split!r} is not that of {sums_of(path)}", remedy)
+    if name is not None and (found := load_metadata(path, remedy).get("name")) != name:
+        raise problem(path, f"holds images of {found!r}, not of {name!r}", remedy)
     return images
 
 
