@@ -17,11 +17,11 @@ def main(params: Params, compute: Compute) -> None:
     draw = seeds.generator(params.seed, "partial data")
     order = torch.randperm(len(images), generator=draw)
     counts = [round(fraction * len(images)) for fraction in params.partial.fractions]
-    if min(counts) < (least := max(CLASSES, params.active.recipe.batch_size)):
+    if min(counts) < CLASSES:
         raise KTError(
             f"params.yaml: partial.fractions: got {min(params.partial.fractions)}, which is "
             f"{min(counts)} of the {len(images):,} training images; accepts what leaves at least "
-            f"{least}: a batch, and one of each class"
+            f"{CLASSES}, one of each class"
         )
     for fraction, own in zip(params.partial.fractions, counts, strict=True):
         some = images.subset(order[:own])

@@ -123,7 +123,7 @@ def test_networks_of_any_size_go_through_the_one_door():
     assert narrow.block.conv1.weight.shape == (1, 4, 3, 3)
     assert kt.translate(network, hidden=4, weights_alone=True).block.conv1.out_channels == 4
     for hidden in (-1, 0, 5):
-        with pytest.raises(KTError, match=f"hidden is {hidden}; accepts 1 to 4"):
+        with pytest.raises(KTError, match=f"hidden is {hidden}; it accepts 1 to 4"):
             kt.translate(network, hidden=hidden, weights_alone=True)
     with pytest.raises(KTError, match="translator: weights_alone accepts none"):
         kt.translate(network, kt.load_translator(), weights_alone=True)

@@ -217,7 +217,7 @@ def test_settings_are_valid_and_mistakes_are_one_line(tmp_path):
         ({"scale": "huge"}, "scale is 'huge', which is none of resnet20_to_8"),
         ({"methods": ["alone", "x"]}, "methods: 'x' is none of the settings: alone, factor_1"),
         ({"seeds": [1, 1]}, r"seeds: got \[1, 1\]; each must be another"),
-        ({"paraphraser": {"rate": 0.5, "p": 3}}, "paraphraser.p: got 3; input should be 1 or 2"),
+        ({"paraphraser": {"rate": 0.5, "p": 3}}, "paraphraser.p: got 3; accepts 1, 2"),
         ({"seedz": 1}, "seedz: unknown key; did you mean seed"),
     ):
         path.write_text(yaml.safe_dump(raw | change))

@@ -187,7 +187,7 @@ def test_the_number_of_hidden_channels_changes_no_bit_of_networks_without_them()
     ],
 )
 def test_what_the_compiled_engine_cannot_do_is_refused_in_one_line(sizes, message):
-    assert cpu_engine.reason(sizes) == f"the cpu engine is not available: c++ failed: {message}"
+    assert cpu_engine.reason(sizes) == f"the cpu engine is not available: {message}"
     assert Compute().engine_for("large", sizes) is torch_engine
     with pytest.raises(KTError, match=message):
         Compute(engine="cpu").engine_for("conv", sizes)
