@@ -173,7 +173,7 @@ def test_a_file_in_a_stores_place_is_told_before_the_work(here, monkeypatch):
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.05])
-def test_a_fraction_of_less_than_a_batch_is_refused(here, fraction, monkeypatch):
+def test_a_fraction_of_fewer_images_than_classes_is_refused(here, fraction, monkeypatch):
     here.params["partial"]["fractions"] = [0.5, fraction]
     here.write_params()
     monkeypatch.setattr(generate_partial, "make_store", lambda *given: pytest.fail("began"))
