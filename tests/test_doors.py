@@ -177,7 +177,9 @@ def test_a_fraction_of_fewer_images_than_classes_is_refused(here, fraction, monk
     here.params["partial"]["fractions"] = [0.5, fraction]
     here.write_params()
     monkeypatch.setattr(generate_partial, "make_store", lambda *given: pytest.fail("began"))
-    refused(generate_partial, f"partial.fractions: got {fraction}, which is .* accepts .* 10, one of")
+    refused(
+        generate_partial, f"partial.fractions: got {fraction}, which is .* accepts .* 10, one of"
+    )
 
 
 def test_a_warmup_longer_than_the_training_is_refused(here):
