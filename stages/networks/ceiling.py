@@ -43,7 +43,6 @@ def main(params: Params, compute: Compute, name: str) -> None:
         def cycle(epochs: int, smaller=smaller, draw=draw) -> None:
             train(
                 smaller, pictures[shown], labelled.labels[shown], epochs, min(tuning.rates), draw,
-                wanted.training is None,
             )  # fmt: skip
 
         epochs = until_converged(cycle, max(tuning.epochs), held_out)

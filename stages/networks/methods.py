@@ -92,7 +92,7 @@ def _labelled(task: Task) -> nn.Module:
     smaller = _least_squares(task).requires_grad_(True)
     epochs = max(1, task.schedule.steps * BATCH // len(task.images))
     draw = torch.Generator().manual_seed(task.seed)
-    train(smaller, task.images, task.labels, epochs, LABELLED_RATE, draw, task.images.shape[1] == 3)
+    train(smaller, task.images, task.labels, epochs, LABELLED_RATE, draw)
     return smaller
 
 

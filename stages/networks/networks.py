@@ -55,13 +55,12 @@ def _write(path: Path, **splits: ImageSet) -> None:
 def _train(
     name: str, network: nn.Module, train: ImageSet, how: settings.Training, seed: int
 ) -> None:
-    """With labels, on images shifted and, in colours, mirrored (digits would change): in place."""
+    """With labels, in place."""
     draw = torch.Generator().manual_seed(seed)
     images = pixels(train.images)
-    mirror = images.shape[1] == 3
     with runtime.progress_bar(how.epochs, name, "epoch") as bar:
         train_labelled(
-            network, images, train.labels, how.epochs, how.lr, draw, mirror, lambda at: bar.update()
+            network, images, train.labels, how.epochs, how.lr, draw, lambda at: bar.update()
         )
 
 

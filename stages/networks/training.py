@@ -20,18 +20,18 @@ def train(
     epochs: int,
     lr: float,
     draw: torch.Generator,
-    mirror: bool,
     after: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """SGD with momentum, one cycle of the learning rate, images shifted: in place.
 
+    Half of the images are mirrored as well if they are in colours: digits would change.
+
     Args:
         images: as the network reads them, (N, colours, height, width). labels: (N,)
         lr: the highest.
-        mirror: also mirror half of the images.
         after: called after each epoch, counted from 1.
     """
-    steps = epochs * (len(images) // BATCH)
+    steps, mirror = epochs * (len(images) // BATCH), images.shape[1] == 3
     optimizer = torch.optim.SGD(network.parameters(), lr, 0.9, weight_decay=5e-4, nesterov=True)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for epoch in range(1, epochs + 1):

@@ -68,7 +68,7 @@ def main(params: Params, compute: Compute, name: str) -> None:
             draw = torch.Generator().manual_seed(seed)
             train(
                 tuned, labelled[shown], labels[shown], max(tuning.epochs), lr, draw,
-                wanted.training is None, measure,
+                measure,
             )  # fmt: skip
             bar.update()
     bar.close()
