@@ -16,8 +16,9 @@ from kt.real.widths import evenly
 from stages.networks import rivals
 from stages.networks.training import BATCH, train
 
-LABELLED_RATE = 0.01
-"""Highest learning rate of the row that is trained with labels."""
+LABELLED_RATE, LABELLED_STEPS = 0.01, 2
+"""Of the row that is trained with labels: its highest learning rate, and its steps for each one of
+`translated`, which asks the original as well. So labels have at least as many seconds."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _least_squares(task: Task) -> nn.Module:
 
 def _labelled(task: Task) -> nn.Module:
     smaller = _least_squares(task).requires_grad_(True)
-    epochs = max(1, task.schedule.steps * BATCH // len(task.images))
+    steps = LABELLED_STEPS * task.schedule.steps
+    epochs = max(1, steps * BATCH // len(task.images))
     draw = torch.Generator().manual_seed(task.seed)
     train(smaller, task.images, task.labels, epochs, LABELLED_RATE, draw)
     return smaller
@@ -146,5 +148,5 @@ METHODS = {
     "ours_fitted": Method("translated, without steps", "given", _least_squares),
     "ours_adam": Method("the same, with steps of Adam", "given", _adam),
     "ours": Method("translated", "given", _translated),
-    "labelled": Method("the same start, as many steps with labels", "given", _labelled, True),
+    "labelled": Method("the same start, twice the steps with labels", "given", _labelled, True),
 }
