@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
+from kt.run.files import writing
 from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 
@@ -57,8 +58,9 @@ def move(files: list[Path], root: Path, to: Path) -> None:
     """Move files, with their folders, from one root to another."""
     for path in files:
         place = to / path.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, place)
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, place)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from stages import (
     report,
     train_translator,
 )
+from stages.common import translation
 from stages.common.base import inputs, outputs, params, room
 from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR
 from stages.common.translation import make_model
@@ -188,6 +190,12 @@ def test_a_warmup_longer_than_the_training_is_refused(here):
     refused(train_translator, "merge.train.warmup_epochs: got 5; accepts up to the 4 epochs of")
 
 
+def test_more_prototypes_than_images_are_refused_by_their_full_key(here):
+    here.params["translators"]["merge"]["model"]["prototypes"] = 2000
+    here.write_params()
+    refused(train_translator, "params.yaml: translators.merge.model.prototypes: got 2,000; accepts")
+
+
 @pytest.mark.parametrize(
     "name",
     ["nothing", "", "/", "curve", "curve/abc", "curve/3", "curve/4/4", "table3/small",
@@ -230,7 +238,11 @@ def test_a_translator_of_another_target_or_with_nan_is_refused(here):
     other = make_model(chosen.changed({"target": "conv_bias"}, "target"), 1)
     save_translator(TRANSLATOR, other)
     for stage in (eval_transfer_usps, eval_partial_data):
-        refused(stage, "translator.safetensors translates to conv_bias blocks, but .* conv: run")
+        refused(stage, "was trained with target conv_bias, but the parameters say conv: run")
+    for change in ({"layers": 3}, {"kind": "mixer"}):
+        save_translator(TRANSLATOR, make_model(chosen.changed({"model": change}, "model"), 1))
+        for stage in (eval_transfer_usps, eval_partial_data):
+            refused(stage, "translator.safetensors was trained with (layers 3|kind mixer), but")
     model = make_model(chosen, 1)
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] = math.nan
@@ -270,7 +282,7 @@ def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
     for name in ("train", "baselines", "transfer", "partial"):
         outputs.write_json(RESULTS / name / "metrics.json", {"other": 1})
     for stage in refused_all:
-        refused(stage, "metrics.json is damaged .it has no ")
+        refused(stage, "metrics.json is damaged .*: missing")
     (RESULTS / "train" / "metrics.json").unlink()
     (RESULTS / "train" / "metrics.json").mkdir()
     refused(headline, "metrics.json is a folder, not a file: run")
@@ -374,3 +386,10 @@ def test_what_has_no_room_is_refused(here):
         train_translator,
         "model.hidden_size: got|hidden_size.*65536|this size needs",
     )
+
+
+def test_a_repository_without_a_commit_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(KTError, match=r"cannot use this Git repository .*: commit once"):
+        translation.logger(tmp_path / "results")

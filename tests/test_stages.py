@@ -13,8 +13,10 @@ import torch
 import yaml
 
 from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from kt.run.files import load_tensors
 from stages.common import translation
+from stages.switch import move
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
 from tests.test_resume import losses
@@ -176,6 +178,12 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     assert (project.folder / "locks/other/dvc.lock").read_text() == "d"
     status, errors = project.run("switch", "tiny")
     assert status == 1 and "at scale tiny already" in errors
+    blocked = project.folder / "locks/tiny/results"
+    blocked.parent.mkdir()
+    blocked.write_text("")
+    with pytest.raises(KTError, match=r"tiny/results/metrics\.json could not be written"):
+        move([project.folder / "results/metrics.json"], project.folder, blocked.parent)
+    blocked.unlink()
     path = project.folder / "params.yaml"
     plain = path.read_text()
     for line in ("scale:   tiny", "scale: 'tiny'", '"scale": "tiny"'):

@@ -102,7 +102,7 @@ def executable() -> list[str]:
     Raises:
         KTError: there is no C++ compiler to tell.
     """
-    macros = set(_native(_compiler()).decode().split())
+    macros = set(_native(_compiler()).decode(errors="replace").split())
     return [isa for isa, needed in MACROS.items() if macros.issuperset(needed)]
 
 
@@ -146,6 +146,8 @@ def built(source: Path, isa: str, sizes: Sizes = PAPER) -> Path:
         if not _whole(target):
             with replacing(target) as partial:
                 _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+                if not partial.is_file():
+                    raise KTError(f"{compiler[0]} succeeds, but writes no library")
                 save_text(_sum_of(target), _sum(partial))
     finally:
         lock.release()
@@ -228,7 +230,7 @@ def _load(wanted: str, sizes: Sizes) -> ctypes.CDLL | str:
     chosen = _chosen(wanted, here)
     try:
         return _opened(built(SOURCE, chosen, sizes))
-    except (KTError, OSError) as error:
+    except (KTError, OSError, AttributeError) as error:  # the last: it lacks a function
         return str(error)
 
 

@@ -152,5 +152,5 @@ def _fetch(inside: str, names: list[str], target: Path, md5: str | None = None) 
 
 
 def _md5(path: Path) -> str:
-    with reading(path), path.open("rb") as file:
+    with reading(path, AGAIN), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
