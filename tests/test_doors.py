@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from kt.ensemble import Compute
+from kt.images import ImageSet
+from kt.images.files import read_set, write_sets
 from kt.networks.weights import take
 from kt.pairs.store import MANIFEST, Pairs, write_store
 from kt.run.errors import KTError
@@ -29,7 +30,6 @@ from stages import (
     report,
     train_translator,
 )
-from stages.common import translation
 from stages.common.base import inputs, outputs, params, room
 from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR
 from stages.common.translation import make_model
@@ -99,6 +99,14 @@ def test_a_flipped_pixel_stops_every_stage_that_reads_these_images(here, split, 
 def test_other_images_than_the_networks_read_are_refused(here, change, message):
     save_tensors(MAIN, change(load_tensors(MAIN)))
     refused(generate_val, f"main.safetensors is damaged .*{message}")
+
+
+def test_images_of_other_colours_stop_every_stage_that_reads_them(here):
+    grey = {split: read_set(MAIN, split) for split in ("train", "held_back", "test")}
+    colour = {k: ImageSet(s.images[:, None].repeat(1, 3, 1, 1), s.labels) for k, s in grey.items()}
+    write_sets(MAIN, "digits", colour)
+    for stage in (generate_val, augment, train_translator, evaluate_baselines):
+        refused(stage, r"main\.safetensors cannot be used .images are 3 x 28 x 28, .*: run `dvc")
 
 
 def rewritten(split, change):
@@ -386,10 +394,3 @@ def test_what_has_no_room_is_refused(here):
         train_translator,
         "model.hidden_size: got|hidden_size.*65536|this size needs",
     )
-
-
-def test_a_repository_without_a_commit_is_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
-    with pytest.raises(KTError, match=r"cannot use this Git repository .*: commit once"):
-        translation.logger(tmp_path / "results")

@@ -16,7 +16,7 @@ from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.run.files import load_tensors
 from stages.common import translation
-from stages.switch import move
+from stages.switch import places
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
 from tests.test_resume import losses
@@ -182,7 +182,7 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     blocked.parent.mkdir()
     blocked.write_text("")
     with pytest.raises(KTError, match=r"tiny/results/metrics\.json could not be written"):
-        move([project.folder / "results/metrics.json"], project.folder, blocked.parent)
+        places([project.folder / "results/metrics.json"], project.folder, blocked.parent)
     blocked.unlink()
     path = project.folder / "params.yaml"
     plain = path.read_text()

@@ -35,6 +35,7 @@ FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-pthread", "-Wno-psabi", "-Wfatal-errors"),
 ]
+COMPILERS = ("c++", "g++", "clang++")
 NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
 ISAS = {
@@ -266,15 +267,24 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
-    for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        try:
-            command = shlex.split(candidate)
-        except ValueError as error:
-            raise KTError(f"CXX is {candidate!r}, which is no command ({error})") from None
-        if command and shutil.which(command[0]):
-            return command
-    raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
+    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found.
+
+    Raises:
+        KTError: $CXX is no command, or there is none.
+    """
+    given = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        raise KTError(f"CXX is {given!r}, which is no command ({error})") from None
+    if command:
+        if shutil.which(command[0]) is None:
+            raise KTError(f"CXX is {given!r}, which is no command here")
+        return command
+    for compiler in COMPILERS:
+        if shutil.which(compiler):
+            return [compiler]
+    raise KTError(f"no C++ compiler found ({', '.join(COMPILERS)}; CXX is not set)")
 
 
 def _native(compiler: list[str]) -> bytes:

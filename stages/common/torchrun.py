@@ -68,7 +68,7 @@ def options_of(words: str) -> list[str]:
     Raises:
         KTError: they are none.
     """
-    from torch.distributed.run import get_args_parser  # a second that few need
+    from torch.distributed.run import config_from_args, get_args_parser  # a second that few need
 
     def refuse(message: str) -> NoReturn:
         raise KTError(f"KT_TORCHRUN: got {shown(words)}; accepts options of torchrun ({message})")
@@ -78,7 +78,8 @@ def options_of(words: str) -> list[str]:
     try:
         options = shlex.split(words)
         found = parser.parse_args([*options, "-m", "stage"])
-    except (ValueError, argparse.ArgumentError) as error:
+        config_from_args(found)  # torchrun's own checks
+    except (ValueError, AssertionError, argparse.ArgumentError) as error:
         refuse(str(error).lower())
     except SystemExit:
         refuse("this one shows its help")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kt.images import ImageSet
 from kt.images.files import read_set, wrong
+from kt.networks.blocks import require_images
 from kt.run import files, strict_json
 from kt.run.errors import KTError
 from stages.common.base.params import Params
@@ -35,10 +36,15 @@ def image_set(params: Params, which: str, split: str) -> ImageSet:
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images of the set that the
-            parameters name.
+            parameters name, in the size and colours that networks read.
     """
-    name = getattr(params.active.images, which)
-    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY, name)
+    path, name = IMAGES / f"{which}.safetensors", getattr(params.active.images, which)
+    found = read_set(path, split, REMEDY, name)
+    try:
+        require_images(found.images, params.sizes)
+    except KTError as error:
+        raise files.problem(path, f"cannot be used ({error})", REMEDY) from None
+    return found
 
 
 def images_of(path: Path, split: str) -> ImageSet:
@@ -108,7 +114,7 @@ def _is_summary(found: dict) -> bool:
     if not all(abs(value) < LARGEST for value in values):  # nor is a NaN
         return False
     ordered = found.get("min", found["mean"]) <= found["mean"] <= found.get("max", found["mean"])
-    return ordered and found["ci95"] >= 0 and found.get("n", 1) >= 1
+    return ordered and min(found["ci95"], found.get("std", 0)) >= 0 and found.get("n", 1) >= 1
 
 
 def read_table(

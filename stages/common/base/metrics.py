@@ -68,7 +68,7 @@ class Transfer(Baselines, Compared):
     to: str
 
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "train": Training,
     "baselines": Baselines,
     "transfer": Transfer,
