@@ -206,6 +206,7 @@ def test_earlier_results_are_there_again_after_an_error(fails, killed, empty):
         ("LOCAL_WORLD_SIZE", None, "LOCAL_WORLD_SIZE is not set, which torchrun sets"),
         ("LOCAL_WORLD_SIZE", "0", "LOCAL_WORLD_SIZE is '0', no number from 1 on"),
         ("RANK", "-1", "RANK is '-1'"),
+        ("RANK", "5", "RANK is 5 among 2 processes"),
         ("WORLD_SIZE", None, "WORLD_SIZE is not set"),
         ("MASTER_PORT", "", "MASTER_PORT is ''"),
     ],

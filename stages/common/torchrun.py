@@ -102,8 +102,9 @@ def join() -> None:
         KTError: they do not come, or cannot be reached; or torchrun has not started this one.
     """
     local, here = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE", least=1)
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        _number(name)
+    _number("MASTER_PORT")
+    if (own := _number("RANK")) >= (all_of_them := _number("WORLD_SIZE", least=1)):
+        raise KTError(f"RANK is {own} among {all_of_them} processes, which torchrun counts from 0")
     os.environ.setdefault("KT_WORKERS", str(max(1, processors() // here)))
     backend = "gloo"
     if torch.cuda.is_available():
