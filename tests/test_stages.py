@@ -156,6 +156,17 @@ def test_all_stages_give_every_number_and_figure(prepared):
     assert not list((prepared.folder / ".kt").iterdir())  # finished work leaves nothing behind
 
 
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_places_that_are_taken_are_told_before_anything_is_moved(make, tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "dvc.lock").touch()
+    (tmp_path / "other" / "dvc.lock").mkdir(parents=True)
+    make(tmp_path / "taken")
+    for to, words in (("other", "it is a folder"), ("taken", "a part of the path is a file")):
+        with pytest.raises(KTError, match=rf"{to}/dvc\.lock could not be written .*{words}"):
+            places([tmp_path / "root" / "dvc.lock"], tmp_path / "root", tmp_path / to)
+
+
 def test_every_scale_keeps_its_own_locks_and_results(project):
     scales = project.params["scales"]
     scales["other"] = scales["tiny"]
@@ -178,12 +189,6 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     assert (project.folder / "locks/other/dvc.lock").read_text() == "d"
     status, errors = project.run("switch", "tiny")
     assert status == 1 and "at scale tiny already" in errors
-    blocked = project.folder / "locks/tiny/results"
-    blocked.parent.mkdir()
-    blocked.write_text("")
-    with pytest.raises(KTError, match=r"tiny/results/metrics\.json could not be written"):
-        places([project.folder / "results/metrics.json"], project.folder, blocked.parent)
-    blocked.unlink()
     path = project.folder / "params.yaml"
     plain = path.read_text()
     for line in ("scale:   tiny", "scale: 'tiny'", '"scale": "tiny"'):

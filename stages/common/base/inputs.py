@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -123,7 +122,7 @@ def read_table(
     """Read a table of plot data, CSV or, named .tsv, with tabs.
 
     Args:
-        columns: of finite numbers, which there must be.
+        columns: of numbers that a stage may write, which there must be.
         words: of anything, which there must be.
         kind: of all columns; None: as each looks.
 
@@ -138,8 +137,8 @@ def read_table(
     if table.empty:
         raise damaged(path, "it has no rows")
     for name in columns:
-        if table[name].dtype.kind not in "if" or not np.isfinite(table[name].to_numpy()).all():
-            raise damaged(path, f"{name} is not made of finite numbers")
+        if table[name].dtype.kind not in "if" or not (table[name].abs() < LARGEST).all():
+            raise damaged(path, f"{name} is not made of possible numbers")
     return table
 
 

@@ -43,7 +43,7 @@ class Training(Known):
     epoch: int
     loss: float
     paper_rule_best_on_test: Best
-    seeds: dict[str, Seed]
+    seeds: Annotated[dict[str, Seed], Field(min_length=1)]
     over_seeds: Summary
 
 
