@@ -385,6 +385,7 @@ def test_a_block_that_training_has_switched_off_stays_off():
         (lambda n: setattr(n, "head", nn.LazyLinear(5)), "has no numbers yet: call the network"),
         (lambda n: setattr(n.head, "out_features", 99), "head of the network does not hold"),
         (lambda n: setattr(n, "state_dict", lambda *given: {"a": 3}), "a, which is no tensor"),
+        (lambda n: setattr(n, "named_modules", lambda *a, **k: 1 / 0), "read .ZeroDivisionError"),
     ],
 )
 def test_weights_that_cannot_be_are_said_to_be_the_given_ones(change, words):
