@@ -96,8 +96,8 @@ struct Step1 {
     for (int n = 0; n < images; ++n) {
       former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
       Activations& a = kept[n];
-      convolve_with_sums(whole(h), ahead(n, a.first, PAST ? a.first : a.second), a.first, sums1,
-                         nullptr);
+      scratch.convolution.take_input(whole(h));
+      convolve_with_sums(ahead(n, a.first, PAST ? a.first : a.second), a.first, sums1, nullptr);
       take_read<CHANNELS>(h, a.y);
     }
     block_norms(weights.block.bn1, sums1, running.bn1, norm1);
@@ -116,8 +116,8 @@ struct Step1 {
     scratch.convolution.start(weights.block.conv2);
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
-      convolve_with_sums(hidden(a), ahead(n, a.first, PAST ? a.second : a.y), a.second, sums2,
-                         a.dy);
+      scratch.convolution.take_input(hidden(a));
+      convolve_with_sums(ahead(n, a.first, PAST ? a.second : a.y), a.second, sums2, a.dy);
     }
     block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
@@ -318,10 +318,9 @@ struct Step1 {
   // Maps of many channels are more than the caches hold until the next pass: they go past them.
   static constexpr bool PAST = WINOGRAD<CHANNELS, CHANNELS>;
 
-  // The convolution of x, in `out`, and if wanted what the latter block reads of it, in `read`.
-  template <class Source>
-  void convolve_with_sums(Source&& x, Ahead ahead, Vec* out, Sums<CHANNELS>& sums, Vec* read) {
-    scratch.convolution(x, ZEROS, ahead, [&](int c, int at, const Vec* values, auto count) {
+  // The convolution of an image, in `out`; what the latter block reads of it, in `read`, if wanted.
+  void convolve_with_sums(Ahead ahead, Vec* out, Sums<CHANNELS>& sums, Vec* read) {
+    scratch.convolution.output(ZEROS, ahead, [&](int c, int at, const Vec* values, auto count) {
       for (int k = 0, p = c * AREA + at; k < count; ++k, ++p)
         if (PAST)
           write_past(values[k], out + p);
@@ -344,10 +343,12 @@ struct Step1 {
     const Activations& a = kept[n];
     const Ahead first = ahead(n, a.first, a.second), rest = ahead(n, a.second, a.y);
     scratch.convolution.take_gradient(d);
-    if (frozen)
+    if (frozen) {
       scratch.convolution.input_gradient(rest, emit);
-    else
-      scratch.convolution.both_gradients(x, first, dw, rest, emit);
+    } else {
+      scratch.convolution.take_input(x);
+      scratch.convolution.both_gradients(first, dw, rest, emit);
+    }
   }
 
   void block_norms(const Affine<CHANNELS>& affine, const Sums<CHANNELS>& sums,
