@@ -57,10 +57,7 @@ struct Step1 {
 
   // The gradient of the mean loss, in scratch.gradient.
   void run() {
-    std::memset(&gradient, 0, sizeof gradient);
-    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
-    transpose_linear(weights.latter.fc, scratch.linear);
-    former_statistics();
+    start();
     to_first();
     to_second();
     to_block_output();
@@ -71,6 +68,13 @@ struct Step1 {
     for (int k = 0; k < FEATURES; ++k)
       for (int o = 0; o < CLASSES; ++o)
         gradient.latter.fc[o * FEATURES + k] = scratch.dlinear[k * CLASSES + o];
+  }
+
+  void start() {
+    std::memset(&gradient, 0, sizeof gradient);
+    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
+    transpose_linear(weights.latter.fc, scratch.linear);
+    former_statistics();
   }
 
   // The former batch norm, from the patches' moments.
