@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import metrics, outputs, runtime
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
 
@@ -14,8 +14,7 @@ OUT = RESULTS / "metrics.json"
 
 def main(params: Params, compute: Compute) -> None:
     train, baselines, transfer, partial = (
-        inputs.read_json(RESULTS / name / "metrics.json")
-        for name in ("train", "baselines", "transfer", "partial")
+        metrics.read(name) for name in ("train", "baselines", "transfer", "partial")
     )
     mean = train["translation"]["mean"]
     low, high = (baselines[name]["mean"] for name in ("random_initialisation", "retrained"))

@@ -6,7 +6,7 @@ from kt.ensemble import Compute
 from kt.networks.blocks import Sizes
 from kt.run.statistics import gap_closed
 from stages import feature_maps
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import inputs, metrics, outputs, runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR
 from stages.common.base.params import Params
 from stages.common.evaluation import translator
@@ -26,10 +26,9 @@ TRANSLATORS = {
 
 
 def main(params: Params, compute: Compute) -> None:
-    baselines = read_json("baselines/metrics.json")
-    train = read_json("train/metrics.json")
-    transfer = read_json("transfer/metrics.json")
-    partial = read_json("partial/metrics.json")
+    baselines, train, transfer, partial = (
+        metrics.read(name) for name in ("baselines", "train", "transfer", "partial")
+    )
     accuracies = {
         name: train["translation"] if name == "translation" else baselines[name]
         for name in LABELS
@@ -245,10 +244,6 @@ def table_of(results: dict, paper: dict[str, str] | None = None) -> list[str]:
         cells += [str(r["n"])] + ([] if paper is None else [paper.get(name, "not printed")])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def read_json(name: str) -> dict:
-    return inputs.read_json(RESULTS / name)
 
 
 def read_table(name: str, *columns: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run.errors import KTError
+from kt.run.files import check_output, writing
 from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 
@@ -36,9 +37,10 @@ def main(params: Params, compute: Compute, scale: str) -> None:
         raise KTError(f"{path}: no line that begins with `scale:`")
     if PUT_AWAY.exists() and not PUT_AWAY.is_dir():
         raise KTError(f"{PUT_AWAY} is no folder: move it away")
-    move(in_use(ROOT), ROOT, PUT_AWAY / params.scale)
     kept = PUT_AWAY / scale
-    move([path for path in kept.rglob("*") if path.is_file()], kept, ROOT)
+    moves = places(in_use(ROOT), ROOT, PUT_AWAY / params.scale)
+    moves |= places([path for path in kept.rglob("*") if path.is_file()], kept, ROOT)
+    move(moves)
     outputs.write_text(path, text)
 
 
@@ -53,12 +55,24 @@ def in_use(root: Path) -> list[Path]:
     ]
 
 
-def move(files: list[Path], root: Path, to: Path) -> None:
-    """Move files, with their folders, from one root to another."""
-    for path in files:
-        place = to / path.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, place)
+def places(files: list[Path], root: Path, to: Path) -> dict[Path, Path]:
+    """Where files of one root go below another.
+
+    Raises:
+        KTError: a file cannot be written there.
+    """
+    found = {path: to / path.relative_to(root) for path in files}
+    for place in found.values():
+        check_output(place)
+    return found
+
+
+def move(places: dict[Path, Path]) -> None:
+    """Move files in this order, with their folders."""
+    for path, place in places.items():
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, place)
 
 
 if __name__ == "__main__":

@@ -85,4 +85,7 @@ def test_a_user_without_a_home_has_a_cache_among_temporary_files(cache, monkeypa
 def test_a_compiler_with_an_open_quote_is_said_in_one_line(unloaded, monkeypatch):
     monkeypatch.setenv("CXX", "g++ '-O3")
     assert 'CXX is "g++ \'-O3", which is no command' in cpu_engine.reason()
+    cpu_engine.forget()
+    monkeypatch.setenv("CXX", "/nowhere/g++ -O3")
+    assert "CXX is '/nowhere/g++ -O3', which is no command here" in cpu_engine.reason()
     assert "\n" not in cpu_engine.reason()

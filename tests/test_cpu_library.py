@@ -63,6 +63,25 @@ def test_a_compiler_that_fails_is_said_in_one_line(unloaded, monkeypatch, tmp_pa
 
 
 @compiled
+@pytest.mark.parametrize(
+    ("writes", "words"),
+    [("", "cxx succeeds, but writes no library"), ("c++ -shared -o $2 -xc /dev/null", "undefined")],
+)
+def test_a_compiler_that_makes_something_else_is_said(
+    writes, words, unloaded, monkeypatch, tmp_path
+):
+    path = tmp_path / "cxx"
+    path.write_text(
+        "#!/bin/sh\ncase $* in *-dM*) exec c++ $@;; esac\n"
+        f"while [ $1 != -o ]; do shift; done\n{writes}\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert words in cpu_engine.reason() and "\n" not in cpu_engine.reason()
+
+
+@compiled
 def test_what_the_engine_does_not_have_is_not_said_to_be_the_compilers_failure(unloaded):
     for sizes, words in ((Sizes(kernel=5), "kernels of 3 x 3"), (Sizes(channels=40), "1 to 32")):
         assert words in cpu_engine.reason(sizes) and "failed" not in cpu_engine.reason(sizes)

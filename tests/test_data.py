@@ -122,6 +122,7 @@ LINE = b"0 " + b" ".join(b"%d:0.5" % place for place in range(1, 257))
         (bz2.compress(LINE + b"\n1 1:nan"), "is damaged .a pixel of image 2 is not in -1 to 1"),
         (bz2.compress(b"1 1:900"), "is damaged .a pixel of image 1 is not"),
         (bz2.compress(b"1 1:-1.01"), "is damaged .a pixel of image 1 is not"),
+        (bz2.compress(b"1 2:0.5 1:0.5"), "is damaged .the pixels of image 1 are not in order"),
         (None, "is a folder, not a file"),
     ],
 )

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from kt.ensemble import Compute
+from kt.images import ImageSet
+from kt.images.files import read_set, write_sets
 from kt.networks.weights import take
 from kt.pairs.store import MANIFEST, Pairs, write_store
 from kt.run.errors import KTError
@@ -97,6 +99,14 @@ def test_a_flipped_pixel_stops_every_stage_that_reads_these_images(here, split, 
 def test_other_images_than_the_networks_read_are_refused(here, change, message):
     save_tensors(MAIN, change(load_tensors(MAIN)))
     refused(generate_val, f"main.safetensors is damaged .*{message}")
+
+
+def test_images_of_other_colours_stop_every_stage_that_reads_them(here):
+    grey = {split: read_set(MAIN, split) for split in ("train", "held_back", "test")}
+    colour = {k: ImageSet(s.images[:, None].repeat(1, 3, 1, 1), s.labels) for k, s in grey.items()}
+    write_sets(MAIN, "digits", colour)
+    for stage in (generate_val, augment, train_translator, evaluate_baselines):
+        refused(stage, r"main\.safetensors cannot be used .images are 3 x 28 x 28, .*: run `dvc")
 
 
 def rewritten(split, change):
@@ -188,6 +198,12 @@ def test_a_warmup_longer_than_the_training_is_refused(here):
     refused(train_translator, "merge.train.warmup_epochs: got 5; accepts up to the 4 epochs of")
 
 
+def test_more_prototypes_than_images_are_refused_by_their_full_key(here):
+    here.params["translators"]["merge"]["model"]["prototypes"] = 2000
+    here.write_params()
+    refused(train_translator, "params.yaml: translators.merge.model.prototypes: got 2,000; accepts")
+
+
 @pytest.mark.parametrize(
     "name",
     ["nothing", "", "/", "curve", "curve/abc", "curve/3", "curve/4/4", "table3/small",
@@ -230,7 +246,11 @@ def test_a_translator_of_another_target_or_with_nan_is_refused(here):
     other = make_model(chosen.changed({"target": "conv_bias"}, "target"), 1)
     save_translator(TRANSLATOR, other)
     for stage in (eval_transfer_usps, eval_partial_data):
-        refused(stage, "translator.safetensors translates to conv_bias blocks, but .* conv: run")
+        refused(stage, "was trained with target conv_bias, but the parameters say conv: run")
+    for change in ({"layers": 3}, {"kind": "mixer"}):
+        save_translator(TRANSLATOR, make_model(chosen.changed({"model": change}, "model"), 1))
+        for stage in (eval_transfer_usps, eval_partial_data):
+            refused(stage, "translator.safetensors was trained with (layers 3|kind mixer), but")
     model = make_model(chosen, 1)
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] = math.nan
@@ -270,7 +290,7 @@ def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
     for name in ("train", "baselines", "transfer", "partial"):
         outputs.write_json(RESULTS / name / "metrics.json", {"other": 1})
     for stage in refused_all:
-        refused(stage, "metrics.json is damaged .it has no ")
+        refused(stage, "metrics.json is damaged .*: missing")
     (RESULTS / "train" / "metrics.json").unlink()
     (RESULTS / "train" / "metrics.json").mkdir()
     refused(headline, "metrics.json is a folder, not a file: run")
@@ -282,8 +302,9 @@ def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
         ("", "is damaged .No columns to parse"),
         ("step\tloss\n", "has no rows"),
         ("step\n1\n", "no column loss"),
-        ("step\tloss\n1\tnan\n", "loss is not made of finite numbers"),
-        ("step\tloss\n1\tabc\n", "loss is not made of finite numbers"),
+        ("step\tloss\n1\tnan\n", "loss is not made of possible numbers"),
+        ("step\tloss\n1\t-1e308\n", "loss is not made of possible numbers"),
+        ("step\tloss\n1\tabc\n", "loss is not made of possible numbers"),
         ("step\tloss\n1\t2\t3\t4\n1\n", "loss.tsv is damaged"),
         ("\udc80", "is damaged"),
         (None, "is missing: run"),

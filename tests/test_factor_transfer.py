@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from kt.ensemble import Compute
 from kt.images import cifar
 from kt.networks.residual import NETWORKS
 from kt.rivals import classifier as training
@@ -26,8 +27,8 @@ from kt.rivals.factor_transfer import (
 )
 from kt.run.errors import KTError
 from kt.run.files import load_tensors, save_tensors
-from stages.factor_transfer import settings
-from tests.conftest import ROOT, Project
+from stages.factor_transfer import images, settings
+from tests.conftest import ROOT, Project, usual_params
 from tests.rounding import assert_near, assert_trained_alike, bound
 from tests.test_cifar import colour_images, parameters
 from tests.test_resume import wait_for
@@ -224,6 +225,12 @@ def test_settings_are_valid_and_mistakes_are_one_line(tmp_path):
         with pytest.raises(KTError, match=message) as caught:
             settings.load(path)
         assert "\n" not in str(caught.value)
+
+
+def test_settings_are_checked_before_the_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KTError, match=r"tables/factor_transfer/params\.yaml is missing"):
+        images.main(usual_params(), Compute())
 
 
 TINY = {"teacher": "resnet8", "student": "resnet8"}

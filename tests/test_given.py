@@ -216,7 +216,7 @@ def test_networks_of_any_sizes_work_or_are_refused(sizes):
 
 def test_strokes_that_no_memory_holds_are_refused_before_any_work(monkeypatch):
     network = made(image_size=64)
-    monkeypatch.setattr(memory, "total", lambda: 2**20)
+    monkeypatch.setattr(memory, "free", lambda: 2**20)
     monkeypatch.setattr("kt.translators.strokes.misfit", lambda *given: pytest.fail("began"))
     with refused("drawing 64 images of 64 x 64 pixels needs .* GiB of memory"):
         kt.translate(network, weights_alone=True)

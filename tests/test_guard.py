@@ -73,6 +73,17 @@ def test_names_that_a_terminal_cannot_show_are_printed_too(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, rb"\udcff\xe9" + b"\n", b"")
 
 
+def test_a_working_folder_that_is_gone_is_told_before_the_work(tmp_path, monkeypatch):
+    gone, stream = tmp_path / "gone", io.StringIO()
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as end, guard(stream):
+        raise AssertionError
+    assert end.value.code == 1
+    assert stream.getvalue() == "error: the working folder has been deleted: change to another\n"
+
+
 def test_a_guard_lets_an_end_pass_and_does_nothing_else(tmp_path):
     with guard(folder=tmp_path):
         pass

@@ -78,6 +78,7 @@ def test_the_pipeline_runs_on_digits_and_translation_leads(table):
     assert "until nothing is gained | 50%" in (results / "networks.md").read_text()
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["resnet8"]["ours"]["keep_50"] == pytest.approx(mean["ours"])
+    assert metrics["resnet8"]["whole"] == pytest.approx(whole["accuracy"])
     assert "| resnet8 | translated | 50% |" in (results / "networks.md").read_text()
     tuned = pd.read_csv(results / "tuned.csv").query("rate == 0.1").set_index(["start", "epoch"])
     first = tuned["accuracy"].xs(0, level="epoch")

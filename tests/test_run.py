@@ -125,17 +125,25 @@ def test_parts_and_counts_that_are_not_there_are_refused(tmp_path):
 
 
 def test_translators_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "total", lambda: 2.0**34)
+    monkeypatch.setattr(memory, "free", lambda: 2.0**34)
     require_memory(Merge, MergeConfig())
     for kind, config, words in (
-        (Mixer, MixerConfig(layers=1000, hidden_size=65_536), "GiB of memory, but there are 16"),
+        (Mixer, MixerConfig(layers=1000, hidden_size=65_536), "GiB of memory, but 16 are free"),
         (Mixer, MixerConfig(hidden_size=10**9), "hidden_size: got 1000000000; accepts <= 65536"),
         (Merge, MergeConfig(prototypes=10**12), "prototypes: got 10*; accepts <="),
         (Merge, MergeConfig(layers=10**9), "layers: got"),
     ):
         with pytest.raises(KTError, match=words):
             require_memory(kind, config)
-    assert memory.total() > 0
+    assert memory.free() > 0
+
+
+def test_memory_counts_that_is_free_not_all_there_is(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable:    3072 kB\n")
+    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
+    memory.require(3 * 2**20, "this", "less")
+    with pytest.raises(KTError, match=r"0\.00586 GiB of memory, but 0\.00293 are free: less"):
+        memory.require(6 * 2**20, "this", "less")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from kt.networks.blocks import PAPER
 from kt.run.errors import KTError
-from stages.common import torchrun
+from stages.common import torchrun, translation
 from stages.common.base import outputs, runtime
 from tests.test_layout import imports
 
@@ -124,7 +124,8 @@ def test_other_devices_are_refused(device, empty, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words",
     ["abc", '"open', "--nproc-per-node", "--nproc-per-node two", "--nproc-per-node 0", "--help",
-     "--nproc-per-node 2 more", "--no-such-option", "--nproc-per-node 2 -- x"],
+     "--nproc-per-node 2 more", "--no-such-option", "--nproc-per-node 2 -- x",
+     "--nnodes two", "--nnodes 2:1", "--rdzv-conf x", "--redirects x"],
 )  # fmt: skip
 def test_nonsense_for_torchrun_is_refused(words):
     with pytest.raises(KTError, match=r"KT_TORCHRUN: got .*; accepts options of") as caught:
@@ -205,6 +206,7 @@ def test_earlier_results_are_there_again_after_an_error(fails, killed, empty):
         ("LOCAL_WORLD_SIZE", None, "LOCAL_WORLD_SIZE is not set, which torchrun sets"),
         ("LOCAL_WORLD_SIZE", "0", "LOCAL_WORLD_SIZE is '0', no number from 1 on"),
         ("RANK", "-1", "RANK is '-1'"),
+        ("RANK", "5", "RANK is 5 among 2 processes"),
         ("WORLD_SIZE", None, "WORLD_SIZE is not set"),
         ("MASTER_PORT", "", "MASTER_PORT is ''"),
     ],
@@ -243,3 +245,10 @@ def test_a_user_without_a_home_or_a_name_gets_both(monkeypatch):
     ((delete, home),) = removed
     delete(home)
     monkeypatch.setenv("HOME", home)
+
+
+def test_a_repository_without_a_commit_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(KTError, match=r"cannot use this Git repository .*: commit once"):
+        translation.logger(tmp_path / "results")

@@ -13,8 +13,10 @@ import torch
 import yaml
 
 from kt.pairs.store import Pairs
+from kt.run.errors import KTError
 from kt.run.files import load_tensors
 from stages.common import translation
+from stages.switch import places
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
 from tests.test_resume import losses
@@ -152,6 +154,17 @@ def test_all_stages_give_every_number_and_figure(prepared):
     for figure in (results / "figures").iterdir():
         assert f"figures/{figure.name}" in report
     assert not list((prepared.folder / ".kt").iterdir())  # finished work leaves nothing behind
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_places_that_are_taken_are_told_before_anything_is_moved(make, tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "dvc.lock").touch()
+    (tmp_path / "other" / "dvc.lock").mkdir(parents=True)
+    make(tmp_path / "taken")
+    for to, words in (("other", "it is a folder"), ("taken", "a part of the path is a file")):
+        with pytest.raises(KTError, match=rf"{to}/dvc\.lock could not be written .*{words}"):
+            places([tmp_path / "root" / "dvc.lock"], tmp_path / "root", tmp_path / to)
 
 
 def test_every_scale_keeps_its_own_locks_and_results(project):

@@ -20,13 +20,16 @@ void convolution(int images, const Vec* x, const Vec* w, const Vec* bias, const 
   };
   constexpr int IN = CHANNELS * AREA, OUT = HIDDEN * AREA;
   ready->start(w);
-  for (int n = 0; n < images; ++n) (*ready)(x + n * IN, bias, {}, into(y + n * OUT));
+  for (int n = 0; n < images; ++n) {
+    ready->take_input(whole(x + n * IN));
+    ready->output(bias, {}, into(y + n * OUT));
+  }
   ready->start_backward(w);
   ready->start_gradient();
   for (int n = 0; n < images; ++n) {
-    ready->take_gradient(dy + n * OUT);
-    ready->add_weight_gradient(x + n * IN, {}, dw);
-    ready->input_gradient({}, into(dx + n * IN));
+    ready->take_input(whole(x + n * IN));
+    ready->take_gradient(whole(dy + n * OUT));
+    ready->both_gradients({}, dw, {}, into(dx + n * IN));
   }
   ready->end_gradient(dw);
 }

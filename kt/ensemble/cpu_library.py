@@ -35,6 +35,7 @@ FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-pthread", "-Wno-psabi", "-Wfatal-errors"),
 ]
+COMPILERS = ("c++", "g++", "clang++")
 NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 """Ways to ask a compiler for this processor's instructions, the first it knows is taken."""
 ISAS = {
@@ -102,7 +103,7 @@ def executable() -> list[str]:
     Raises:
         KTError: there is no C++ compiler to tell.
     """
-    macros = set(_native(_compiler()).decode().split())
+    macros = set(_native(_compiler()).decode(errors="replace").split())
     return [isa for isa, needed in MACROS.items() if macros.issuperset(needed)]
 
 
@@ -146,6 +147,8 @@ def built(source: Path, isa: str, sizes: Sizes = PAPER) -> Path:
         if not _whole(target):
             with replacing(target) as partial:
                 _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+                if not partial.is_file():
+                    raise KTError(f"{compiler[0]} succeeds, but writes no library")
                 save_text(_sum_of(target), _sum(partial))
     finally:
         lock.release()
@@ -228,7 +231,7 @@ def _load(wanted: str, sizes: Sizes) -> ctypes.CDLL | str:
     chosen = _chosen(wanted, here)
     try:
         return _opened(built(SOURCE, chosen, sizes))
-    except (KTError, OSError) as error:
+    except (KTError, OSError, AttributeError) as error:  # the last: it lacks a function
         return str(error)
 
 
@@ -264,15 +267,24 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found."""
-    for candidate in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        try:
-            command = shlex.split(candidate)
-        except ValueError as error:
-            raise KTError(f"CXX is {candidate!r}, which is no command ({error})") from None
-        if command and shutil.which(command[0]):
-            return command
-    raise KTError("no C++ compiler found ($CXX, c++, g++, clang++)")
+    """The system's C++ compiler: $CXX, which may carry flags, or the first that is found.
+
+    Raises:
+        KTError: $CXX is no command, or there is none.
+    """
+    given = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        raise KTError(f"CXX is {given!r}, which is no command ({error})") from None
+    if command:
+        if shutil.which(command[0]) is None:
+            raise KTError(f"CXX is {given!r}, which is no command here")
+        return command
+    for compiler in COMPILERS:
+        if shutil.which(compiler):
+            return [compiler]
+    raise KTError(f"no C++ compiler found ({', '.join(COMPILERS)}; CXX is not set)")
 
 
 def _native(compiler: list[str]) -> bytes:

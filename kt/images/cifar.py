@@ -16,7 +16,6 @@ from kt.images.pictures import picture
 from kt.images.root import data_root
 from kt.networks.blocks import CLASSES
 from kt.run import seeds
-from kt.run.errors import KTError
 from kt.run.files import damaged, reading
 
 SIZES, SIDE = (50000, 10000), 32
@@ -41,16 +40,16 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
     """
     root = data_root()
     if root is not None and source() == "JPEG":
-        train, test = _of_archive(root / ARCHIVE)
+        place = root / ARCHIVE
+        sets = _of_archive(place)
     else:
-        train, test = _original(folder)
-    if (len(train), len(test)) != SIZES:
-        raise KTError(f"CIFAR-10 has {SIZES} images, but there are {len(train)} and {len(test)}")
-    for data in (train, test):
+        place, sets = ORIGINAL, _original(folder)
+    for data, size in zip(sets, SIZES, strict=True):
         counts = data.labels.bincount().tolist()
-        if len(set(counts)) > 1 or len(counts) > CLASSES:
-            raise KTError(f"CIFAR-10 has as many images of each class, but there are {counts}")
-    return train, test
+        if len(data) != size or len(set(counts)) > 1 or len(counts) > CLASSES:
+            what = f"it holds {counts} images of its classes, not {size:,} in equal parts"
+            raise damaged(place, what, AGAIN)
+    return sets
 
 
 def source() -> str:

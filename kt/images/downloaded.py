@@ -79,15 +79,20 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _require_range(path: Path) -> None:
-    """Refuse a file of USPS with a pixel that is not in -1 to 1: torchvision casts it to any byte.
+    """Refuse a file of USPS with a pixel that torchvision would take for another.
+
+    It reads pixels in the order of the file, and casts those that are not in -1 to 1 to any byte.
 
     Raises:
         KTError: it has one, or cannot be read.
     """
     with reading(path, AGAIN), bz2.open(path, "rt") as lines:
         for number, line in enumerate(lines, 1):
-            if not all(-1 <= float(pixel.rpartition(":")[2]) <= 1 for pixel in line.split()[1:]):
+            pixels = [pixel.partition(":") for pixel in line.split()[1:]]
+            if not all(-1 <= float(value) <= 1 for _, _, value in pixels):
                 raise ValueError(f"a pixel of image {number} is not in -1 to 1")
+            if any(name != str(place) for place, (name, _, _) in enumerate(pixels, 1)):
+                raise ValueError(f"the pixels of image {number} are not in order")
 
 
 def from_torchvision(
@@ -152,5 +157,5 @@ def _fetch(inside: str, names: list[str], target: Path, md5: str | None = None) 
 
 
 def _md5(path: Path) -> str:
-    with reading(path), path.open("rb") as file:
+    with reading(path, AGAIN), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

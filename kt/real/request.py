@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kt.real.blocks import MAPS, NORMS
-from kt.real.graph import size, tensors
+from kt.real.graph import size, tensors, users_code
 from kt.run.errors import KTError
 from kt.run.finite import is_finite
 from kt.run.given import accepts, is_number, is_whole, refused, require_flag, require_seed
@@ -63,7 +63,8 @@ def require_possible(
     require_seed(seed)
     if progress is not None and not accepts(progress, 3):
         raise refused("progress", progress, "a function of what is done, how much, and of how much")
-    _require_weights(model)
+    with users_code("the network's weights cannot be read"):
+        _require_weights(model)
 
 
 def require_plain(name: str, given: list[Tensor]) -> None:

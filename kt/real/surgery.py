@@ -68,24 +68,28 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _fits(tensor: Tensor, own: Tensor) -> bool:
     """Whether a tensor may belong to a smaller network."""
     sizes = zip(tensor.shape, own.shape, strict=False)
-    return tensor.ndim == own.ndim and all(size <= most for size, most in sizes)
+    return tensor.ndim == own.ndim and all(min(most, 1) <= size <= most for size, most in sizes)
 
 
 def _require_readers(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Refuse a smaller network, each tensor beside its own, that gives fewer outputs.
+    """Refuse a smaller network, each tensor beside its own, that gives or reads fewer numbers.
 
     Raises:
-        KTError: a map has a width that no other map reads: the layers are not hidden ones.
+        KTError: a map has a width that no other map reads, or reads one that no other map has: the
+            layers are not hidden ones.
     """
     maps = {name: pair for name, pair in pairs.items() if pair[0].ndim > 1}
     read = [t.shape[1] for t, own in maps.values() if t.shape[1] < own.shape[1]]
+    given = [len(t) for t, own in maps.values() if len(t) < len(own)]
     for name, (tensor, own) in maps.items():
-        width = len(tensor)
-        if width < len(own) and not any(numbers % width == 0 for numbers in read):
-            raise KTError(
-                f"{name} has {width} outputs, not {len(own)}, and no layer reads so few: "
-                "the weights are another network's"
-            )
+        width, numbers = tensor.shape[:2]
+        what = ""
+        if width < len(own) and not any(those % width == 0 for those in read):
+            what = f"has {width} outputs, not {len(own)}, and no layer reads so few"
+        if numbers < own.shape[1] and not any(numbers % those == 0 for those in given):
+            what = f"reads {numbers} inputs, not {own.shape[1]}, and no layer gives so few"
+        if what:
+            raise KTError(f"{name} {what}: the weights are another network's")
 
 
 def _put(layer: nn.Module, key: str, tensor: Tensor) -> None:

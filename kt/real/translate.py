@@ -194,7 +194,8 @@ def compress(
     finished = _finished(smaller, model, report)
     for name, tensor in finished.state_dict().items():  # in the given network's types
         if not is_finite(tensor) and (name not in before or is_finite(before[name])):
-            raise KTError(f"the smaller network's {name} is not finite: its weights are too large")
+            what = "the network's weights, or its images, are too large"
+            raise KTError(f"the smaller network's {name} is not finite: {what}")
     return finished
 
 

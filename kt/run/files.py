@@ -40,7 +40,7 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or choose another place"),
     errno.ENAMETOOLONG: "choose a shorter name",
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file: choose another"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file: move it away"),
     errno.EISDIR: "it is a folder: name a file",
 }
 """What to do about a write that failed."""

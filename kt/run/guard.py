@@ -46,6 +46,7 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     with contextlib.suppress(AttributeError, OSError):  # names that are not UTF-8 are printed too
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        _require_folder()
         with _warnings_at_the_end():
             yield
         sys.stdout.flush()
@@ -63,6 +64,18 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
         except OSError:
             _silence(sys.stdout)
         raise SystemExit(status) from None
+
+
+def _require_folder() -> None:
+    """Refuse to work in a folder that has been deleted: libraries ask for its name, too.
+
+    Raises:
+        KTError: it has been.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise KTError("the working folder has been deleted: change to another") from None
 
 
 def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> tuple[str, int]:

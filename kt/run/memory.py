@@ -5,14 +5,19 @@ from pathlib import Path
 
 from kt.run.errors import KTError
 
+MEMORY, AVAILABLE = Path("/proc/meminfo"), "MemAvailable:"
+"""Where Linux says how much memory is free, or is once it lets go of files' copies."""
 LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
 
-def total() -> float:
-    """Bytes of memory that this process may use at most; infinite where nothing tells."""
+def free() -> float:
+    """Bytes of memory that this process may still take; infinite where nothing tells.
+
+    Of a control group the limit counts: what it uses by now holds files that it can let go.
+    """
     found = [_of_machine()]
     for path in LIMITS:
         try:
@@ -24,7 +29,7 @@ def total() -> float:
 
 
 def require(needed: float, what: str, remedy: str) -> None:
-    """Refuse work that needs more memory than there is at all.
+    """Refuse work that needs more memory than is free.
 
     Args:
         needed: bytes.
@@ -33,14 +38,19 @@ def require(needed: float, what: str, remedy: str) -> None:
     Raises:
         KTError: it does not fit.
     """
-    if needed > (there := total()):
+    if needed > (there := free()):
         raise KTError(
-            f"{what} needs {needed / 2**30:.3g} GiB of memory, but there are "
-            f"{there / 2**30:.3g}: {remedy}"
+            f"{what} needs {needed / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} are free: "
+            f"{remedy}"
         )
 
 
 def _of_machine() -> float:
+    try:
+        lines = MEMORY.read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(AVAILABLE))
+    except (OSError, StopIteration):  # no Linux: all that there is
+        pass
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):  # Windows

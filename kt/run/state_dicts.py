@@ -1,5 +1,6 @@
 """Weights in files, whatever wrote them: safetensors, or `torch.save` of a `state_dict`."""
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ PICKLED = (b"PK", b"\x80")
 """How files of `torch.save` begin, new and old ones."""
 COUNTER = "num_batches_tracked"
 """Ends the names of what batch norms count; nothing that a trained network computes needs it."""
+UNPICKLER = "WeightsUnpickler error: "
+"""Before PyTorch's own reason; in front of it stands how to run a file's code."""
 NOTHING = "it begins like neither"
 
 
@@ -47,10 +50,11 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
                 raise ValueError("the end of the archive is missing")
             if zipfile.is_zipfile(path) and (record := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"the checksum of {record} is another")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of what follows in the error
+                found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as reason:  # what unpickling a damaged file raises has no end
-            first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-            raise problem(path, what.replace(NOTHING, first[:150]), remedy) from None
+            why = str(reason).rpartition(UNPICKLER)[2].strip() or type(reason).__name__
+            raise problem(path, what.replace(NOTHING, why.splitlines()[0][:150]), remedy) from None
     for key in HOLDERS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]

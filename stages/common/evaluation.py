@@ -1,6 +1,6 @@
 """Networks whose large block is to be replaced, and the images that judge the replacement."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,26 +11,28 @@ from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.blocks import Sizes
 from kt.networks.weights import Weights, part
-from kt.run.errors import KTError
+from kt.run.files import problem
 from kt.translators import Translator, baselines, load_translator, translate
+from stages.common import kinds
 from stages.common.base.inputs import PAIRS, REMEDY
 from stages.common.base.params import Params
 from stages.common.base.stores import pairs
 
 
 def translator(path: Path, params: Params, device: torch.device) -> Translator:
-    """A translator that a stage trained.
+    """A translator that a stage trained with these parameters.
 
     Raises:
-        KTError: it is missing or damaged, holds numbers that are not finite, or translates to
-            another kind of block.
+        KTError: it is missing or damaged, holds numbers that are not finite, or is of another kind
+            or other settings.
     """
     model = load_translator(path, device, REMEDY)
-    if (own := model.config.target) != params.target:
-        raise KTError(
-            f"{path} translates to {own} blocks, but params.yaml's target is {params.target}: "
-            f"{REMEDY}"
-        )
+    own = {"kind": model.kind} | asdict(model.config)
+    wanted = {"kind": params.model.kind} | asdict(kinds.configuration(params))
+    for name, value in wanted.items():
+        if (found := own.get(name)) != value:
+            what = f"was trained with {name} {found}, but the parameters say {value}"
+            raise problem(path, what, REMEDY)
     return model
 
 

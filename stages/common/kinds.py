@@ -15,8 +15,8 @@ from kt.networks.weights import Weights, part
 from kt.pairs.generate import shared_initial_seed
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
-from kt.translators.base import Translator, kind_named
-from kt.translators.objectives import Samples
+from kt.translators.base import Material, Translator, kind_named
+from kt.translators.objectives import Objective, Samples
 from stages.common.base import runtime
 from stages.common.base.checks import explain
 from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
@@ -89,6 +89,21 @@ def learning(params: Params) -> Any:
             f"to the {epochs} epochs of translators.{kind.kind}.schedule.{params.scale}"
         )
     return made
+
+
+def objective(model: Translator, params: Params, material: Material) -> Objective:
+    """What a translator is trained on.
+
+    Raises:
+        KTError: it cannot be: the key is named where it is one of the model's.
+    """
+    try:
+        return model.objective(learning(params), material)
+    except KTError as error:
+        own = {field.name for field in dataclasses.fields(model.Config)}
+        if str(error).partition(":")[0] not in own:
+            raise
+        raise KTError(f"params.yaml: translators.{model.kind}.model.{error}") from None
 
 
 def _checked(

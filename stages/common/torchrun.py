@@ -68,7 +68,7 @@ def options_of(words: str) -> list[str]:
     Raises:
         KTError: they are none.
     """
-    from torch.distributed.run import get_args_parser  # a second that few need
+    from torch.distributed.run import config_from_args, get_args_parser  # a second that few need
 
     def refuse(message: str) -> NoReturn:
         raise KTError(f"KT_TORCHRUN: got {shown(words)}; accepts options of torchrun ({message})")
@@ -78,7 +78,8 @@ def options_of(words: str) -> list[str]:
     try:
         options = shlex.split(words)
         found = parser.parse_args([*options, "-m", "stage"])
-    except (ValueError, argparse.ArgumentError) as error:
+        config_from_args(found)  # torchrun's own checks
+    except (ValueError, AssertionError, argparse.ArgumentError) as error:
         refuse(str(error).lower())
     except SystemExit:
         refuse("this one shows its help")
@@ -101,8 +102,9 @@ def join() -> None:
         KTError: they do not come, or cannot be reached; or torchrun has not started this one.
     """
     local, here = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE", least=1)
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        _number(name)
+    _number("MASTER_PORT")
+    if (own := _number("RANK")) >= (all_of_them := _number("WORLD_SIZE", least=1)):
+        raise KTError(f"RANK is {own} among {all_of_them} processes, which torchrun counts from 0")
     os.environ.setdefault("KT_WORKERS", str(max(1, processors() // here)))
     backend = "gloo"
     if torch.cuda.is_available():

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 from dvclive import Live
+from scmrepo.exceptions import SCMError
 from torch import Tensor
 
 from kt.ensemble import Compute
@@ -125,7 +126,7 @@ def train(
         for number, training in enumerate(trainings, 1):
             model = make_model(params, training.seed)
             own = material.drawn_from(training.seed)
-            objective = model.objective(kinds.learning(params), own)
+            objective = kinds.objective(model, params, own)
             model.to(compute.device)
             file = kept / f"checkpoint-{number}.pt"
             fitted = fit(model, objective, training, evaluate, "selection_accuracy", file, show)
@@ -155,7 +156,7 @@ def make_model(params: Params, seed: int) -> Translator:
 def prepared_model(params: Params, compute: Compute) -> Translator:
     """A translator before any training, with what it takes from the training set beforehand."""
     model = make_model(params, params.seed)
-    model.objective(kinds.learning(params), kinds.Stored(params, compute))
+    kinds.objective(model, params, kinds.Stored(params, compute))
     return model
 
 
@@ -168,9 +169,21 @@ def _live(out: Path | None) -> Iterator[Live | None]:
     logging.getLogger("dvclive").setLevel(logging.ERROR)
     with (
         outputs.restored_on_error(out, [METRICS, PLOTS]),
-        Live(str(out), dvcyaml=False, save_dvc_exp=False) as live,
+        logger(out) as live,
     ):
         yield live
+
+
+def logger(out: Path) -> Live:
+    """DVCLive for a training's results.
+
+    Raises:
+        KTError: it cannot tell where the Git repository around them is: it has no commit.
+    """
+    try:
+        return Live(str(out), dvcyaml=False, save_dvc_exp=False)
+    except SCMError as error:
+        raise KTError(f"DVCLive cannot use this Git repository ({error}): commit once") from None
 
 
 def _log(live: Live, record: Record) -> None:

@@ -5,7 +5,7 @@ import time
 import torch
 
 from kt.ensemble import Compute
-from kt.real import Schedule, compress, load
+from kt.real import Schedule, compress
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
@@ -17,8 +17,8 @@ from stages.networks.training import train, until_converged
 def main(params: Params, compute: Compute, name: str) -> None:
     """From where the steps on the answers start, with the labels of the training from starts."""
     chosen = settings.load()
-    wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
-    network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval().to(compute.device)
+    chosen.to_be_tuned(name)
+    tuning, network = chosen.active.tuning, chosen.trained(name).to(compute.device)
     test, labelled = (
         inputs.images_of(chosen.data / "images.safetensors", split).to(compute.device)
         for split in ("test", "labelled")

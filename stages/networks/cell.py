@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kt.ensemble import Compute
-from kt.real import cost, load
+from kt.real import cost
 from kt.real.graph import Graph
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
@@ -20,8 +20,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     chosen = settings.load()
     name, key, seed = _parts(cell, chosen)
     wanted, method = chosen.active.networks[name], METHODS[key]
-    network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval()
-    network = network.to(compute.device)
+    network = chosen.trained(name).to(compute.device)
     shown = inputs.images_of(chosen.unlabelled(seed), "unlabelled")
     stored = inputs.images_of(chosen.data / "images.safetensors", "test")
     images, test = (pixels(given.images.to(compute.device)) for given in (shown, stored))

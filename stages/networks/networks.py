@@ -20,6 +20,14 @@ from stages.networks.training import train as train_labelled
 def main(params: Params, compute: Compute) -> None:
     chosen = settings.load()
     train, test = load_images(chosen.active.images, Path("data"))
+    tuning = chosen.active.tuning
+    needed = tuning.held_out + tuning.labelled + chosen.active.unlabelled
+    if needed > len(train):
+        what = "held_out, labelled and unlabelled"
+        raise KTError(
+            f"tables/networks/params.yaml: {what}: got {needed:,} together; {chosen.active.images} "
+            f"has {len(train):,} training images"
+        )
     for name in chosen.networks:
         wanted = chosen.active.networks[name]
         torch.manual_seed(params.seed)
@@ -29,14 +37,6 @@ def main(params: Params, compute: Compute) -> None:
         files.save(network, chosen.data / f"{name}.safetensors")
     draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
     pool = torch.randperm(len(train), generator=draw)
-    tuning = chosen.active.tuning
-    needed = tuning.held_out + tuning.labelled + chosen.active.unlabelled
-    if needed > len(train):
-        what = "held_out, labelled and unlabelled"
-        raise KTError(
-            f"tables/networks/params.yaml: {what}: got {needed:,} together; {chosen.active.images} "
-            f"has {len(train):,} training images"
-        )
     labelled, rest = pool.tensor_split([tuning.held_out + tuning.labelled])
     _write(chosen.data / "images.safetensors", labelled=train.subset(labelled), test=test)
     for seed in chosen.seeds:

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from kt.real import Schedule
+from kt.real import Schedule, files
 from kt.run.errors import KTError
 from stages.common.base.checks import none_of, read_yaml
+from stages.common.base.inputs import REMEDY
 from stages.common.base.params import (
     Count,
     Epochs,
@@ -127,6 +128,19 @@ class Settings(Strict):
     def data(self) -> Path:
         """Images and networks at the chosen scale."""
         return Path("data/networks") / self.scale
+
+    def trained(self, name: str) -> ResNet:
+        """A network as the stage `networks` has stored it, in evaluation mode.
+
+        Raises:
+            KTError: the file is missing or damaged.
+        """
+        fresh, path = self.active.networks[name].fresh, self.data / f"{name}.safetensors"
+        try:
+            network = files.load(fresh, path)
+        except KTError as error:
+            raise KTError(f"{error}: {REMEDY}") from None
+        return network.eval()
 
     def unlabelled(self, seed: int) -> Path:
         """The unlabelled images of a seed."""

@@ -49,8 +49,10 @@ def main(params: Params, compute: Compute) -> None:
     outputs.write_markdown(results / "networks.md", words, table(measured, chosen))
     chart(measured, chosen).savefig(results / "accuracy.png")
     tuned(chosen)
+    whole = measured[measured["keep"] == 1].groupby("network").first()
     metrics = {
-        network: {
+        network: {"whole": float(whole.loc[network, "accuracy"])}
+        | {
             method: {
                 f"keep_{round(100 * keep)}": float(own["accuracy"].mean())
                 for keep, own in part.groupby("keep")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kt.ensemble import Compute
-from kt.real import compress, load, surgery
+from kt.real import compress, surgery
 from kt.real.blocks import find
 from kt.real.graph import Graph
 from stages.common.base import inputs, outputs, runtime
@@ -21,7 +21,7 @@ from stages.networks.training import train
 def main(params: Params, compute: Compute, name: str) -> None:
     chosen = settings.load()
     wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
-    network = load(wanted.fresh, chosen.data / f"{name}.safetensors").eval().to(compute.device)
+    network = chosen.trained(name).to(compute.device)
     file = chosen.data / "images.safetensors"
     stored = {
         split: inputs.images_of(file, split).to(compute.device) for split in ("test", "labelled")

@@ -6,8 +6,8 @@ import pandas as pd
 
 from kt.run.statistics import gap_closed
 from kt.translators.merge import MergeConfig
-from stages.common.base import inputs, outputs
-from stages.common.base.inputs import RESULTS
+from stages.common.base import metrics as measured
+from stages.common.base import outputs
 from stages.common.base.params import Params
 from stages.tables.cells import mixers
 
@@ -53,7 +53,7 @@ def parsed(spread: str) -> tuple[float, float]:
 
 def references() -> dict[str, dict]:
     """Summaries of the blocks that need no translator, on the test networks."""
-    return inputs.read_json(RESULTS / "baselines" / "metrics.json")
+    return measured.read("baselines")
 
 
 def gap(mean: float, baselines: dict[str, dict]) -> float:

@@ -4,8 +4,8 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.run.statistics import summary
-from stages.common.base import inputs, runtime
-from stages.common.base.inputs import RESULTS, image_set
+from stages.common.base import metrics, runtime
+from stages.common.base.inputs import image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
 from stages.tables import output, printed
@@ -19,7 +19,7 @@ def main(params: Params, compute: Compute) -> None:
     subjects = Subjects.of_store("transfer", image_set(params, "transfer", "test"), params)
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
-    ours = inputs.read_json(RESULTS / "transfer" / "metrics.json")
+    ours = metrics.read("transfer")
     rows = [
         {
             "translator": label,

@@ -90,7 +90,8 @@ struct Step<Small, std::void_t<decltype(Small::BIASED)>> {
 
   void pass(const Small& block, const Vec* h, Passage<Small>& passage, Vec* y) {
     Vec* hidden = passage.hidden;
-    first(h, bias1(block), {}, [&](int c, int at, const Vec* values, auto count) {
+    first.take_input(whole(h));
+    first.output(bias1(block), {}, [&](int c, int at, const Vec* values, auto count) {
       for (int k = 0; k < count; ++k) hidden[c * AREA + at + k] = relu(values[k]);
     });
     to_output<HIDDEN>(hidden, block.conv2, bias2(block), h, y);
@@ -105,8 +106,9 @@ struct Step<Small, std::void_t<decltype(Small::BIASED)>> {
     read_input_gradient<HIDDEN, CHANNELS>(dy, block.conv2, [&](int c, int at, const Vec* d, auto count) {
       for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dhidden[p] = gated(d[k], hidden[p]);
     });
-    first.take_gradient(dhidden);
-    first.add_weight_gradient(h, {}, gradient.conv1);
+    first.take_input(whole(h));
+    first.take_gradient(whole(dhidden));
+    first.add_weight_gradient({}, gradient.conv1);
     if constexpr (Small::BIASED) {
       add_rows<HIDDEN, AREA>(dhidden, gradient.bias1);
       add_rows<CHANNELS, READ_AREA>(dy, gradient.bias2);

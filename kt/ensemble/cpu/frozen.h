@@ -72,7 +72,9 @@ inline void small_gradient(int images, const Frozen& frozen, const Small& block,
     }
     classify<COUNT>(features, frozen.linear, frozen.linear_bias, dlogits);
     for (int n = 0; n < COUNT; ++n) loss(first_image + n, dlogits + n * CLASSES);
-    classify_input_gradient<COUNT>(dlogits, frozen.linear, features);
+    classify_input_gradient<COUNT>(dlogits, frozen.linear, [&](int, int place, Vec value) {
+      features[place] = gated(value, features[place]);
+    });
     for (int n = 0; n < COUNT; ++n) {
       pointwise_input_gradient<CHANNELS, WIDTH>(features + n * FEATURES, frozen.latter, dy);
       scratch.step.back(block, h_of[n], scratch.y[n], scratch.passages[n], dy, gradient);

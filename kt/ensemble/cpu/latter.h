@@ -72,27 +72,26 @@ inline Vec soft_cross_entropy_gradient(Vec* logits, const Vec* target, float wei
   return log_sum - inner;
 }
 
-// Gradient of GROUP images' features, zero where the feature is, from that of the logits; in place
-// of the features.
-template <int GROUP>
-inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Vec* features) {
-  for (int k = 0; k < FEATURES; ++k) {
-    Vec acc[GROUP] = {};
+// Gradient of GROUP images' features from that of the logits: emit(channel, place in
+// [GROUP][588], value).
+template <int GROUP, class Emit>
+inline void classify_input_gradient(const Vec* dlogits, const Vec* w, Emit&& emit) {
+  for (int c = 0; c < WIDTH; ++c)
+    for (int k = c * READ_AREA; k < (c + 1) * READ_AREA; ++k) {
+      Vec acc[GROUP] = {};
 #pragma GCC unroll 10
-    for (int o = 0; o < CLASSES; ++o) {
-      const Vec weight = w[k * CLASSES + o];
+      for (int o = 0; o < CLASSES; ++o) {
+        const Vec weight = w[k * CLASSES + o];
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) acc[g] = fma(weight, dlogits[g * CLASSES + o], acc[g]);
-    }
+        for (int g = 0; g < GROUP; ++g) acc[g] = fma(weight, dlogits[g * CLASSES + o], acc[g]);
+      }
 #pragma GCC unroll 4
-    for (int g = 0; g < GROUP; ++g) {
-      Vec& feature = features[g * FEATURES + k];
-      feature = gated(acc[g], feature);
+      for (int g = 0; g < GROUP; ++g) emit(c, g * FEATURES + k, acc[g]);
     }
-  }
 }
 
-// The same, and dw [588][10] += the gradient of the linear layer's weights.
+// The same, zero where the feature is, in place of the features; and dw [588][10] += the gradient of
+// the linear layer's weights.
 template <int GROUP>
 inline void classify_backward(const Vec* dlogits, const Vec* w, Vec* features, Vec* dw) {
   for (int k = 0; k < FEATURES; ++k) {

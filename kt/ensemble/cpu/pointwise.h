@@ -1,6 +1,7 @@
 // 1x1 convolutions on the 49 positions that the latter block reads, and their gradients.
 //
-// Maps are [channel][49], weights [out][in].
+// Maps are [channel][49], weights [out][in]. Channels are the inner loop: what a tile reads stays in
+// the first-level cache for all of them.
 #pragma once
 
 #include "convolution.h"
@@ -48,9 +49,9 @@ inline void pointwise_tile(const Vec* x, int at, const Vec* bias, Ahead& ahead, 
 template <int IN, int OUT, class Emit>
 inline void pointwise_convolve(const Vec* x, const Vec* w, const Vec* bias, Ahead ahead,
                                Emit&& emit) {
-  in_pieces<OUT, OUTS>([&](auto outs, int out) {
-    constexpr int O = decltype(outs)::value;
-    in_pieces<READ_AREA, TILE>([&](auto count, int at) {
+  in_pieces<READ_AREA, TILE>([&](auto count, int at) {
+    in_pieces<OUT, OUTS>([&](auto outs, int out) {
+      constexpr int O = decltype(outs)::value;
       Vec values[O][decltype(count)::value];
       detail::pointwise_tile<IN>(
           x, at, bias + out, ahead, [&](int o, int i) { return w[(out + o) * IN + i]; }, values);
@@ -64,9 +65,9 @@ template <int IN, int OUT>
 inline void pointwise_input_gradient(const Vec* dy, const Vec* w, Vec* dx) {
   const Vec zeros[OUTS] = {};
   Ahead none;
-  in_pieces<IN, OUTS>([&](auto ins, int in) {
-    constexpr int I = decltype(ins)::value;
-    in_pieces<READ_AREA, TILE>([&](auto count, int at) {
+  in_pieces<READ_AREA, TILE>([&](auto count, int at) {
+    in_pieces<IN, OUTS>([&](auto ins, int in) {
+      constexpr int I = decltype(ins)::value;
       Vec values[I][decltype(count)::value];
       detail::pointwise_tile<OUT>(
           dy, at, zeros, none, [&](int i, int o) { return w[o * IN + in + i]; }, values);

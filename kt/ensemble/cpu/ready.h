@@ -49,31 +49,56 @@ inline void add_from_points(const Vec* du, Vec* dw) {
 template <int IN, int OUT>
 constexpr bool WINOGRAD = IN >= 8 && OUT >= 8 && winograd::Tiles::SIZE == 4;
 
+// A map [channels][14][14] as the convolution below takes its input and its output's gradient:
+// source(channel, room) tells where a channel is, in `room` or in a map that is there and stays.
+inline auto whole(const Vec* map) {
+  return [map](int channel, Vec*) { return map + channel * AREA; };
+}
+
 // A 3x3 convolution, its weights made ready once for many images, and its gradients.
 template <int IN, int OUT, bool = WINOGRAD<IN, OUT>>
 class Convolution {
-  const Vec *w_ = nullptr, *dy_ = nullptr;
-  Vec turned_[IN * OUT * 9];
+  const Vec *w_ = nullptr, *x_ = nullptr, *dy_ = nullptr;
+  Vec turned_[IN * OUT * 9], inputs_[IN * AREA], gradients_[OUT * AREA];
   static constexpr Vec NO_BIAS[IN] = {};
+
+  template <int C, class Source>
+  static const Vec* all(Source&& source, Vec* room) {
+    const Vec* map = source(0, room);
+    for (int c = 1; c < C; ++c) source(c, room + c * AREA);
+    return map;
+  }
 
  public:
   void start(const Vec* w) { w_ = w; }  // with the weights, which must stay
+  // An image's input and its output's gradient, for one of those below that need them.
+  template <class Source>
+  void take_input(Source&& x) {
+    x_ = all<IN>(x, inputs_);
+  }
+  template <class Source>
+  void take_gradient(Source&& dy) {
+    dy_ = all<OUT>(dy, gradients_);
+  }
   template <class Emit>
-  void operator()(const Vec* x, const Vec* bias, Ahead ahead, Emit&& emit) {
-    convolve<IN, OUT>(x, w_, bias, ahead, emit);
+  void output(const Vec* bias, Ahead ahead, Emit&& emit) {
+    convolve<IN, OUT>(x_, w_, bias, ahead, emit);
   }
 
   void start_gradient() {}                                                     // the weights'
   void start_backward(const Vec* w) { transpose_weights<IN, OUT>(w, turned_); }  // the input's
-  // An image's output gradient, which must stay, for the two below, in this order.
-  void take_gradient(const Vec* dy) { dy_ = dy; }
-  // Adds the weights' gradient for the input x, to dw or in the end.
-  void add_weight_gradient(const Vec* x, Ahead ahead, Vec* dw) {
-    kt::add_weight_gradient<IN, OUT>(x, dy_, ahead, dw);
+  // Adds the weights' gradient, to dw or in the end.
+  void add_weight_gradient(Ahead ahead, Vec* dw) {
+    kt::add_weight_gradient<IN, OUT>(x_, dy_, ahead, dw);
   }
   template <class Emit>
   void input_gradient(Ahead ahead, Emit&& emit) {
     convolve<OUT, IN>(dy_, turned_, NO_BIAS, ahead, emit);
+  }
+  template <class Emit>
+  void both_gradients(Ahead ahead, Vec* dw, Ahead ahead2, Emit&& emit) {
+    add_weight_gradient(ahead, dw);
+    input_gradient(ahead2, emit);
   }
   void end_gradient(Vec*) {}
 };
@@ -92,9 +117,16 @@ class Convolution<IN, OUT, true> {
   void start(const Vec* w) {
     winograd::weights_to_points<OUT, IN>([&](int o, int i) { return w + (o * IN + i) * 9; }, u_);
   }
-  template <class Emit>
-  void operator()(const Vec* x, const Vec* bias, Ahead ahead, Emit&& emit) {
+  template <class Source>
+  void take_input(Source&& x) {
     winograd::map_to_points<IN, false, PLACE>(x, points_ + PLACE);
+  }
+  template <class Source>
+  void take_gradient(Source&& dy) {
+    winograd::map_to_points<OUT, true, PLACE>(dy, gradients_ + PLACE);
+  }
+  template <class Emit>
+  void output(const Vec* bias, Ahead ahead, Emit&& emit) {
     winograd::at_points([&](int rows, auto columns, int k) {
       winograd::multiply<IN, OUT, columns>(u_ + k * PAIRS, points_ + (k + 1) * PLACE, rows, ahead,
                                            points_ + k * PLACE);
@@ -106,25 +138,37 @@ class Convolution<IN, OUT, true> {
   void start_backward(const Vec* w) {
     winograd::weights_to_points<IN, OUT>([&](int i, int o) { return w + (o * IN + i) * 9; }, u_);
   }
-  void take_gradient(const Vec* dy) {
-    winograd::map_to_points<OUT, true, PLACE>(dy, gradients_ + PLACE);
-  }
-  void add_weight_gradient(const Vec* x, Ahead ahead, Vec*) {
-    winograd::map_to_points<IN, false, PLACE>(x, points_);
-    winograd::at_points([&](int rows, auto columns, int k) {
-      winograd::add_products<IN, OUT, columns>(gradients_ + (k + 1) * PLACE, points_ + k * PLACE,
-                                               rows, ahead, du_ + k * PAIRS);
-    });
+  void add_weight_gradient(Ahead ahead, Vec*) {
+    winograd::at_points([&](int rows, auto columns, int k) { add<columns>(rows, k, ahead); });
   }
   template <class Emit>
   void input_gradient(Ahead ahead, Emit&& emit) {
+    winograd::at_points([&](int rows, auto columns, int k) { back<columns>(rows, k, ahead); });
+    winograd::points_to_map<IN, true, PLACE>(gradients_, NO_BIAS, emit);
+  }
+  // Point by point, while a point's gradients are in the first-level cache.
+  template <class Emit>
+  void both_gradients(Ahead ahead, Vec*, Ahead ahead2, Emit&& emit) {
     winograd::at_points([&](int rows, auto columns, int k) {
-      winograd::multiply<OUT, IN, columns>(u_ + k * PAIRS, gradients_ + (k + 1) * PLACE, rows,
-                                           ahead, gradients_ + k * PLACE);
+      add<columns>(rows, k, ahead);
+      back<columns>(rows, k, ahead2);
     });
     winograd::points_to_map<IN, true, PLACE>(gradients_, NO_BIAS, emit);
   }
   void end_gradient(Vec* dw) { winograd::add_from_points<OUT, IN>(du_, dw); }
+
+ private:
+  template <int COLUMNS>
+  void add(int rows, int k, Ahead& ahead) {
+    winograd::add_products<IN, OUT, COLUMNS>(gradients_ + (k + 1) * PLACE,
+                                             points_ + (k + 1) * PLACE, rows, ahead,
+                                             du_ + k * PAIRS);
+  }
+  template <int COLUMNS>
+  void back(int rows, int k, Ahead& ahead) {
+    winograd::multiply<OUT, IN, COLUMNS>(u_ + k * PAIRS, gradients_ + (k + 1) * PLACE, rows, ahead,
+                                         gradients_ + k * PLACE);
+  }
 };
 
 }  // namespace kt

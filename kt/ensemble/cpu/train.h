@@ -24,7 +24,7 @@ struct Step1Scratch {
   NetworkWeights gradient;
   Vec linear[FEATURES * CLASSES], dlinear[FEATURES * CLASSES];  // transposed
   Vec features[STEP1_GROUP * FEATURES];
-  Vec h[MAP], hidden[MAP], d[MAP], dh[MAP];
+  Vec h[MAP], dh[MAP];
   Bytes routes[MAP];
   Convolution<CHANNELS, CHANNELS> convolution;  // first the block's one, then the other
 };
@@ -57,10 +57,7 @@ struct Step1 {
 
   // The gradient of the mean loss, in scratch.gradient.
   void run() {
-    std::memset(&gradient, 0, sizeof gradient);
-    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
-    transpose_linear(weights.latter.fc, scratch.linear);
-    former_statistics();
+    start();
     to_first();
     to_second();
     to_block_output();
@@ -71,6 +68,13 @@ struct Step1 {
     for (int k = 0; k < FEATURES; ++k)
       for (int o = 0; o < CLASSES; ++o)
         gradient.latter.fc[o * FEATURES + k] = scratch.dlinear[k * CLASSES + o];
+  }
+
+  void start() {
+    std::memset(&gradient, 0, sizeof gradient);
+    std::memset(scratch.dlinear, 0, sizeof scratch.dlinear);
+    transpose_linear(weights.latter.fc, scratch.linear);
+    former_statistics();
   }
 
   // The former batch norm, from the patches' moments.
@@ -96,20 +100,28 @@ struct Step1 {
     for (int n = 0; n < images; ++n) {
       former_forward<false>(batch.images[n], former_weights, former_bias, h, nullptr);
       Activations& a = kept[n];
-      convolve_with_sums(h, ahead(n, a.first, PAST ? a.first : a.second), a.first, sums1);
+      scratch.convolution.take_input(whole(h));
+      convolve_with_sums(ahead(n, a.first, PAST ? a.first : a.second), a.first, sums1, nullptr);
       take_read<CHANNELS>(h, a.y);
     }
     block_norms(weights.block.bn1, sums1, running.bn1, norm1);
+  }
+
+  // What the second convolution reads: the first batch norm and ReLU.
+  auto hidden(const Activations& a) const {
+    return [this, &a](int c, Vec* room) -> const Vec* {
+      const Norm norm = norm1[c];
+      for (int k = 0; k < AREA; ++k) room[k] = relu(norm(a.first[c * AREA + k]));
+      return room;
+    };
   }
 
   void to_second() {
     scratch.convolution.start(weights.block.conv2);
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
-      normalised(a.first, scratch.hidden);
-      const Vec* second = convolve_with_sums(
-          scratch.hidden, ahead(n, a.first, PAST ? a.second : a.y), a.second, sums2);
-      take_read<CHANNELS>(second, a.dy);
+      scratch.convolution.take_input(hidden(a));
+      convolve_with_sums(ahead(n, a.first, PAST ? a.second : a.y), a.second, sums2, a.dy);
     }
     block_norms(weights.block.bn2, sums2, running.bn2, norm2);
   }
@@ -164,15 +176,21 @@ struct Step1 {
       Vec dlogits[COUNT * CLASSES];
       for (int n = 0; n < COUNT; ++n)
         std::memcpy(dlogits + n * CLASSES, kept[first_image + n].dlogits, sizeof kept->dlogits);
-      to_features<COUNT>(first_image);
-      classify_input_gradient<COUNT>(dlogits, scratch.linear, scratch.features);
+      for (int n = 0; n < COUNT; ++n) {
+        const Activations& a = kept[first_image + n];
+        to_third(a, ahead(first_image + n, a.dy, a.dlogits),
+                 [&](int c, int at, const Vec* values, auto length) {
+          Vec* third = scratch.features + n * FEATURES + c * READ_AREA + at;
+          for (int k = 0; k < length; ++k) third[k] = values[k];
+        });
+      }
+      classify_input_gradient<COUNT>(dlogits, scratch.linear, [&](int c, int place, Vec value) {
+        Vec& third = scratch.features[place];
+        third = chain[c](gated(value, norm3[c](third)), third);
+      });
       for (int n = 0; n < COUNT; ++n) {
         Activations& a = kept[first_image + n];
-        Vec* dthird = scratch.features + n * FEATURES;
-        to_third(a, {a.dy, a.y}, [&](int c, int at, const Vec* values, auto length) {
-          for (int k = 0, p = c * READ_AREA + at; k < length; ++k, ++p)
-            dthird[p] = chain[c](dthird[p], values[k]);
-        });
+        const Vec* dthird = scratch.features + n * FEATURES;
         add_pointwise_weight_gradient<CHANNELS, WIDTH>(a.y, dthird, gradient.latter.conv);
         Vec dy[READ];
         pointwise_input_gradient<CHANNELS, WIDTH>(dthird, weights.latter.conv, dy);
@@ -191,31 +209,27 @@ struct Step1 {
     block_gradients(norm2, back2, gradient.block.bn2, chain);
     scratch.convolution.start_backward(weights.block.conv2);
     scratch.convolution.start_gradient();
-    Vec *hidden = scratch.hidden, *d = scratch.d;
     for (int n = 0; n < images; ++n) {
       Activations& a = kept[n];
-      normalised(a.first, hidden);
-      for (int c = 0; c < CHANNELS; ++c) {
+      const auto d = [&](int c, Vec* room) -> const Vec* {
         const NormGradient through = chain[c];
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(Vec{}, a.second[k]);
-        for (int k = 0; k < READ_AREA; ++k)
-          {
-          Vec& at = d[c * AREA + read_position(k)];
+        for (int k = 0; k < AREA; ++k) room[k] = through(Vec{}, a.second[c * AREA + k]);
+        for (int k = 0; k < READ_AREA; ++k) {
+          Vec& at = room[read_position(k)];
           at = fma(through.slope, a.dy[c * READ_AREA + k], at);
         }
-      }
-      scratch.convolution.take_gradient(d);
-      if (!frozen)
-        scratch.convolution.add_weight_gradient(hidden, ahead(n, a.first, a.second),
-                                                gradient.block.conv2);
+        return room;
+      };
       const auto emit = [&](int c, int at, const Vec* values, auto count) {
         constexpr int COUNT = decltype(count)::value;
+        const Vec* first = a.first + c * AREA + at;
+        const Norm norm = norm1[c];
         Vec out[COUNT];
-        for (int k = 0; k < COUNT; ++k) out[k] = gated(values[k], hidden[c * AREA + at + k]);
-        back1.add<COUNT>(c, out, a.first + c * AREA + at);
+        for (int k = 0; k < COUNT; ++k) out[k] = gated(values[k], norm(first[k]));
+        back1.add<COUNT>(c, out, first);
         for (int k = 0; k < COUNT; ++k) a.second[c * AREA + at + k] = out[k];
       };
-      scratch.convolution.input_gradient(ahead(n, a.second, a.y), emit);
+      back(n, d, hidden(a), gradient.block.conv2, emit);
       back1.end_image();
     }
     if (!frozen) scratch.convolution.end_gradient(gradient.block.conv2);
@@ -228,22 +242,20 @@ struct Step1 {
     scratch.convolution.start_backward(weights.block.conv1);
     scratch.convolution.start_gradient();
     FormerSums sums = {};
-    Vec *h = scratch.h, *d = scratch.d, *dh = scratch.dh;
+    Vec *h = scratch.h, *dh = scratch.dh;
     for (int n = 0; n < images; ++n) {
       const Activations& a = kept[n];
       former_forward<true>(batch.images[n], former_weights, former_bias, h, scratch.routes);
-      for (int c = 0; c < CHANNELS; ++c) {
+      const auto d = [&](int c, Vec* room) -> const Vec* {
         const NormGradient through = chain[c];
-        for (int k = c * AREA; k < (c + 1) * AREA; ++k) d[k] = through(a.second[k], a.first[k]);
-      }
-      scratch.convolution.take_gradient(d);
-      if (!frozen)
-        scratch.convolution.add_weight_gradient(h, ahead(n, a.first, a.second),
-                                                gradient.block.conv1);
+        const Vec *second = a.second + c * AREA, *first = a.first + c * AREA;
+        for (int k = 0; k < AREA; ++k) room[k] = through(second[k], first[k]);
+        return room;
+      };
       const auto emit = [&](int c, int at, const Vec* values, auto count) {
         for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) dh[p] = gated(values[k], h[p]);
       };
-      scratch.convolution.input_gradient(ahead(n, a.second, a.y), emit);
+      back(n, d, whole(h), gradient.block.conv1, emit);
       for (int c = 0; c < CHANNELS; ++c)
         for (int k = 0; k < READ_AREA; ++k) {
           const int p = c * AREA + read_position(k);
@@ -288,14 +300,6 @@ struct Step1 {
     return {begin + NEXT, end + NEXT};
   }
 
-  // The first batch norm and ReLU.
-  void normalised(const Vec* first, Vec* hidden) const {
-    for (int c = 0; c < CHANNELS; ++c) {
-      const Norm norm = norm1[c];
-      for (int k = c * AREA; k < (c + 1) * AREA; ++k) hidden[k] = relu(norm(first[k]));
-    }
-  }
-
   // The latter convolution of one image's kept y: cheaper to do again than to keep.
   template <class Emit>
   void to_third(const Activations& a, Ahead ahead, Emit&& emit) const {
@@ -318,18 +322,37 @@ struct Step1 {
   // Maps of many channels are more than the caches hold until the next pass: they go past them.
   static constexpr bool PAST = WINOGRAD<CHANNELS, CHANNELS>;
 
-  // The convolution of x, in `out` and at the address that is returned.
-  const Vec* convolve_with_sums(const Vec* x, Ahead ahead, Vec* out, Sums<CHANNELS>& sums) {
-    Vec* near = PAST ? scratch.d : out;
-    scratch.convolution(x, ZEROS, ahead, [&](int c, int at, const Vec* values, auto count) {
-      for (int k = 0, p = c * AREA + at; k < count; ++k, ++p) {
-        near[p] = values[k];
-        if (PAST) write_past(values[k], out + p);
-      }
+  // The convolution of an image, in `out`; what the latter block reads of it, in `read`, if wanted.
+  void convolve_with_sums(Ahead ahead, Vec* out, Sums<CHANNELS>& sums, Vec* read) {
+    scratch.convolution.output(ZEROS, ahead, [&](int c, int at, const Vec* values, auto count) {
+      for (int k = 0, p = c * AREA + at; k < count; ++k, ++p)
+        if (PAST)
+          write_past(values[k], out + p);
+        else
+          out[p] = values[k];
       sums.add<decltype(count)::value>(c, values, values);
+      const int row = at / SIDE;
+      if (PAST && read && row % 2 == 0)  // minimal filtering hands on whole rows
+        for (int k = 0; k < READ_SIDE; ++k)
+          read[(c * READ_SIDE + row / 2) * READ_SIDE + k] = values[2 * k];
     });
     sums.end_image();
-    return near;
+    if (!PAST && read) take_read<CHANNELS>(out, read);
+  }
+
+  // Through a convolution of image n, from the gradient d of its output to that of its input x, and
+  // unless the block is frozen, of its weights.
+  template <class D, class X, class Emit>
+  void back(int n, D&& d, X&& x, Vec* dw, Emit&& emit) {
+    const Activations& a = kept[n];
+    const Ahead first = ahead(n, a.first, a.second), rest = ahead(n, a.second, a.y);
+    scratch.convolution.take_gradient(d);
+    if (frozen) {
+      scratch.convolution.input_gradient(rest, emit);
+    } else {
+      scratch.convolution.take_input(x);
+      scratch.convolution.both_gradients(first, dw, rest, emit);
+    }
   }
 
   void block_norms(const Affine<CHANNELS>& affine, const Sums<CHANNELS>& sums,

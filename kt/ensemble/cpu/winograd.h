@@ -104,9 +104,11 @@ inline int point_at(int a, int b, int row_tile, int channel) {
   return (a * POINTS + b) * PLACE + (row_tile * C + channel) * tiles(b);
 }
 
-// Points of x [C][14][14], a convolution's input or (GRADIENT) its output's gradient.
-template <int C, bool GRADIENT, int PLACE>
-inline void map_to_points(const Vec* x, Vec* points) {
+// Points of a map [C][14][14], a convolution's input or (GRADIENT) its output's gradient;
+// source(channel, room) tells where a channel of it is, `room` or elsewhere.
+template <int C, bool GRADIENT, int PLACE, class Source>
+inline void map_to_points(Source&& source, Vec* points) {
+  Vec room[AREA];
   constexpr int BORDER = GRADIENT ? 0 : 1;
   const auto along = [](auto count, const Vec* d, Vec* out) {
     if constexpr (GRADIENT)
@@ -114,13 +116,14 @@ inline void map_to_points(const Vec* x, Vec* points) {
     else
       from_inputs<decltype(count)::value>(d, out);
   };
-  for (int c = 0; c < C; ++c)
+  for (int c = 0; c < C; ++c) {
+    const Vec* x = source(c, room);
     in_pieces<SIDE, 4>([&](auto height, int top) {
       constexpr int HEIGHT = decltype(height)::value, INPUTS = HEIGHT + 2 * BORDER;
       const Vec* rows[INPUTS];
       for (int k = 0; k < INPUTS; ++k) {
         const int row = top + k - BORDER;
-        rows[k] = row < 0 || row >= SIDE ? NO_ROW : x + (c * SIDE + row) * SIDE;
+        rows[k] = row < 0 || row >= SIDE ? NO_ROW : x + row * SIDE;
       }
       Vec t[HEIGHT + 2][SIDE];
       for (int column = 0; column < SIDE; ++column) {
@@ -144,6 +147,7 @@ inline void map_to_points(const Vec* x, Vec* points) {
             points[point_at<C, PLACE>(a, b, tile_at(top), c) + tile_at(left)] = out[b];
         });
     });
+  }
 }
 
 // The maps [C][14][14] behind points, a convolution's outputs plus bias or (GRADIENT) its input's
@@ -199,7 +203,7 @@ inline void points_to_map(const Vec* points, const Vec* bias, Emit&& emit) {
 
 // --- products of channels -----------------------------------------------------------------------
 
-constexpr int PRODUCT_OUTS = REGISTERS == 32 ? 4 : 3;
+constexpr int PRODUCT_OUTS = REGISTERS == 32 ? 4 : 3, PRODUCT_INS = REGISTERS == 32 ? 6 : 4;
 
 // work(output, input, place) for the weights at a point: [OUT / O][IN][O].
 template <int OUT, int IN, class Work>
@@ -249,11 +253,11 @@ template <int IN, int OUT, int COLUMNS>
 [[gnu::noinline]] void add_products(const Vec* dy, const Vec* x, int rows, Ahead& ahead,
                                     Vec* du) {
   in_pieces<OUT, PRODUCT_OUTS>([&](auto outs, int out) {
-    in_pieces<IN, 4>([&](auto ins, int in) {
+    in_pieces<IN, PRODUCT_INS>([&](auto ins, int in) {
       constexpr int O = decltype(outs)::value, I = decltype(ins)::value;
       Vec* target = du + out * IN + in * O;
       Vec acc[I][O];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int i = 0; i < I; ++i)
 #pragma GCC unroll 4
         for (int o = 0; o < O; ++o) acc[i][o] = target[i * O + o];
@@ -263,13 +267,13 @@ template <int IN, int OUT, int COLUMNS>
         const Vec* source = x + (row * IN + in) * COLUMNS;
 #pragma GCC unroll 4
         for (int t = 0; t < COLUMNS; ++t)
-#pragma GCC unroll 4
+#pragma GCC unroll 6
           for (int i = 0; i < I; ++i)
 #pragma GCC unroll 4
             for (int o = 0; o < O; ++o)
               acc[i][o] = fma(gradient[o * COLUMNS + t], source[i * COLUMNS + t], acc[i][o]);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int i = 0; i < I; ++i)
 #pragma GCC unroll 4
         for (int o = 0; o < O; ++o) target[i * O + o] = acc[i][o];

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from kt.images import ImageSet
 from kt.images.files import read_set, wrong
+from kt.networks.blocks import require_images
 from kt.run import files, strict_json
 from kt.run.errors import KTError
 from stages.common.base.params import Params
@@ -35,10 +35,15 @@ def image_set(params: Params, which: str, split: str) -> ImageSet:
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images of the set that the
-            parameters name.
+            parameters name, in the size and colours that networks read.
     """
-    name = getattr(params.active.images, which)
-    return read_set(IMAGES / f"{which}.safetensors", split, REMEDY, name)
+    path, name = IMAGES / f"{which}.safetensors", getattr(params.active.images, which)
+    found = read_set(path, split, REMEDY, name)
+    try:
+        require_images(found.images, params.sizes)
+    except KTError as error:
+        raise files.problem(path, f"cannot be used ({error})", REMEDY) from None
+    return found
 
 
 def images_of(path: Path, split: str) -> ImageSet:
@@ -108,7 +113,7 @@ def _is_summary(found: dict) -> bool:
     if not all(abs(value) < LARGEST for value in values):  # nor is a NaN
         return False
     ordered = found.get("min", found["mean"]) <= found["mean"] <= found.get("max", found["mean"])
-    return ordered and found["ci95"] >= 0 and found.get("n", 1) >= 1
+    return ordered and min(found["ci95"], found.get("std", 0)) >= 0 and found.get("n", 1) >= 1
 
 
 def read_table(
@@ -117,7 +122,7 @@ def read_table(
     """Read a table of plot data, CSV or, named .tsv, with tabs.
 
     Args:
-        columns: of finite numbers, which there must be.
+        columns: of numbers that a stage may write, which there must be.
         words: of anything, which there must be.
         kind: of all columns; None: as each looks.
 
@@ -132,8 +137,8 @@ def read_table(
     if table.empty:
         raise damaged(path, "it has no rows")
     for name in columns:
-        if table[name].dtype.kind not in "if" or not np.isfinite(table[name].to_numpy()).all():
-            raise damaged(path, f"{name} is not made of finite numbers")
+        if table[name].dtype.kind not in "if" or not (table[name].abs() < LARGEST).all():
+            raise damaged(path, f"{name} is not made of possible numbers")
     return table
 
 

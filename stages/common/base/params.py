@@ -374,8 +374,8 @@ def stores(name: str) -> dict[str, Change]:
         KTError: there is no such table, or its parameters are no mappings.
     """
     path = TABLES / name / "params.yaml"
-    if not path.parent.is_dir() and TABLES.is_dir():
-        known = sorted(folder.parent.name for folder in TABLES.glob("*/params.yaml"))
+    known = sorted(folder.parent.name for folder in TABLES.glob("*/params.yaml"))
+    if name not in known and TABLES.is_dir():
         raise KTError(f"{name!r} is no table: these are: {', '.join(known)}")
     try:
         return TypeAdapter(dict[str, Change]).validate_python(read_yaml(path).get("stores", {}))

@@ -25,7 +25,8 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
     Raises:
         KTError: it is missing or damaged.
     """
-    return translator(folder(params, size) / TRANSLATOR.name, params, compute.device)
+    path = folder(params, size) / TRANSLATOR.name
+    return translator(path, changed(params, size), compute.device)
 
 
 def training_of(params: Params, size: str) -> tuple[float, int]:
