@@ -34,6 +34,7 @@ void (Step1::*const PASSES[])() = {&Step1::to_first,           &Step1::to_second
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // As kt_train_networks, of one pack.
@@ -48,3 +49,4 @@ void run(int pass) {
   (started->step.*PASSES[pass])();
 }
 }
+#pragma GCC visibility pop

@@ -24,6 +24,7 @@ float run(int64_t rounds, float factor) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // Floating-point operations of a round in one thread.
@@ -42,3 +43,4 @@ float multiply_add(int64_t rounds, int threads, float factor) {
   return sum;
 }
 }
+#pragma GCC visibility pop

@@ -1,5 +1,8 @@
 """How the compiled engine comes to its library: the compiler, the instruction set, the cache."""
 
+import shutil
+import subprocess
+
 import pytest
 import torch
 
@@ -33,6 +36,17 @@ def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch):
 def test_every_instruction_set_has_a_library_of_its_own():
     paths = {cpu_library.built(cpu_library.SOURCE, isa) for isa in ISAS}
     assert len(paths) == len(ISAS)
+
+
+@compiled
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, which comes with compilers")
+def test_a_library_shares_its_functions_alone():
+    """Two of them in one process would have one of each other thing, of one of the two sizes."""
+    target = cpu_library.built(cpu_library.SOURCE, cpu_library.executable()[0])
+    names = subprocess.check_output(["nm", "-D", "--defined-only", target], text=True).splitlines()
+    shared = {line.split()[-1] for line in names}
+    assert any("kt_train_networks" in name for name in shared)
+    assert {name for name in shared if "2kt" in name} == set()  # mangled: in the namespace kt
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 using namespace kt;
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 int lanes() { return LANES; }
@@ -34,3 +35,4 @@ void convolution(int images, const Vec* x, const Vec* w, const Vec* bias, const 
   ready->end_gradient(dw);
 }
 }
+#pragma GCC visibility pop

@@ -205,6 +205,7 @@ void behaviour(int packs, const void* weights, const Shown& shown, const void* t
 }  // namespace
 }  // namespace kt
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 int kt_lanes() { return kt::LANES; }
@@ -359,3 +360,4 @@ void kt_choices(int packs, const void* candidates, const void* around, const voi
   });
 }
 }
+#pragma GCC visibility pop

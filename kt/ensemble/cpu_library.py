@@ -34,6 +34,8 @@ HEADERS = SOURCE.parent / "cpu"
 FLAGS = [
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-pthread", "-Wno-psabi", "-Wfatal-errors"),
+    # Else libraries for other registers in one process share constants by name, of another size.
+    "-fvisibility=hidden",
 ]
 COMPILERS = ("c++", "g++", "clang++")
 NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
