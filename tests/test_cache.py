@@ -26,7 +26,7 @@ def cache(unloaded, monkeypatch, tmp_path):
     """A cache of its own, for a small library that compiles at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "little.cpp"
-    source.write_text('extern "C" int answer() { return 42; }\n')
+    source.write_text('extern "C" [[gnu::visibility("default")]] int answer() { return 42; }\n')
     return source
 
 
