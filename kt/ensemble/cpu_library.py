@@ -17,6 +17,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import asdict, replace
@@ -26,7 +27,7 @@ from typing import Any
 from filelock import FileLock
 
 from kt.networks.blocks import PAPER, Sizes
-from kt.run.errors import KTError
+from kt.run.errors import KTError, one_line
 from kt.run.files import read_bytes, replacing, save_text, writing
 
 SOURCE = Path(__file__).parent / "cpu_engine.cpp"
@@ -55,6 +56,8 @@ MACROS = {
 }
 """What a compiler defines for a processor that has them."""
 KINDS = ("large", "conv", "conv_bias", "mlp", "attention")
+TRIAL = "import ctypes, os, sys; ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW)"
+"""Loads a library in a process of its own: one that is cut off ends the process that loads it."""
 
 
 def available(sizes: Sizes = PAPER) -> bool:
@@ -131,7 +134,8 @@ def built(source: Path, isa: str, sizes: Sizes = PAPER) -> Path:
     libraries.
 
     Raises:
-        KTError: there is no C++ compiler, or it does not compile the file.
+        KTError: there is no C++ compiler, or it does not compile the file, or what it writes is no
+            library.
     """
     defined = [f"-DKT_{name.upper()}={value}" for name, value in asdict(sizes).items()]
     compiler = [*_compiler(), *FLAGS, *ISAS[isa], *defined]
@@ -148,13 +152,33 @@ def built(source: Path, isa: str, sizes: Sizes = PAPER) -> Path:
     try:
         if not _whole(target):
             with replacing(target) as partial:
-                _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
-                if not partial.is_file():
-                    raise KTError(f"{compiler[0]} succeeds, but writes no library")
-                save_text(_sum_of(target), _sum(partial))
+                try:
+                    _run([*compiler, "-I", str(HEADERS), str(source), "-o", str(partial)])
+                    _require_library(partial, compiler[0])
+                    save_text(_sum_of(target), _sum(partial))
+                finally:
+                    if partial.is_dir():  # else no compiler could write there any more
+                        shutil.rmtree(partial, ignore_errors=True)
     finally:
         lock.release()
     return target
+
+
+def _require_library(path: Path, compiler: str) -> None:
+    """Refuse what a compiler has written unless it can be loaded.
+
+    Raises:
+        KTError: it cannot.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise KTError(f"{compiler} succeeds, but writes no library")
+    if getattr(sys, "frozen", False) or not sys.executable:  # there is no Python to try it in
+        return
+    tried = subprocess.run([sys.executable, "-I", "-S", "-c", TRIAL, path], capture_output=True)
+    if tried.returncode != 0:
+        said = tried.stderr.decode(errors="replace").splitlines()
+        why = said[-1] if said else f"signal {-tried.returncode}"
+        raise KTError(f"{compiler} succeeds, but what it writes cannot be loaded ({why})")
 
 
 def _cache() -> Path:
@@ -232,9 +256,15 @@ def _load(wanted: str, sizes: Sizes) -> ctypes.CDLL | str:
         return str(error)
     chosen = _chosen(wanted, here)
     try:
-        return _opened(built(SOURCE, chosen, sizes))
-    except (KTError, OSError, AttributeError) as error:  # the last: it lacks a function
-        return str(error)
+        path = built(SOURCE, chosen, sizes)
+        try:
+            return _opened(path)
+        except (OSError, AttributeError):  # the last: it lacks a function
+            with contextlib.suppress(OSError):
+                _sum_of(path).unlink()  # so that it is built again
+            raise
+    except (KTError, OSError, AttributeError) as error:
+        return one_line(error)
 
 
 def _opened(path: Path) -> ctypes.CDLL:
@@ -300,7 +330,10 @@ def _native(compiler: list[str]) -> bytes:
 
 
 def _macros(compiler: list[str]) -> bytes:
-    return _run([*compiler, "-dM", "-E", "-x", "c++", os.devnull])
+    macros = _run([*compiler, "-dM", "-E", "-x", "c++", os.devnull])
+    if b"__cplusplus" not in macros:
+        raise KTError(f"{compiler[0]} does not tell its macros: it is no C++ compiler")
+    return macros
 
 
 def _run(command: list[str]) -> bytes:
