@@ -32,9 +32,9 @@ def main(params: Params, compute: Compute) -> None:
         "test": test,
     }
     transfer_train, transfer_test = shaped(params, chosen.transfer)
-    write_sets(IMAGES / "main.safetensors", chosen.main, main_sets)
+    write_sets(IMAGES / "main.safetensors", main_sets, {"name": chosen.main})
     transfer_sets = {"train": transfer_train, "test": transfer_test}
-    write_sets(IMAGES / "transfer.safetensors", chosen.transfer, transfer_sets)
+    write_sets(IMAGES / "transfer.safetensors", transfer_sets, {"name": chosen.transfer})
 
 
 def shaped(params: Params, name: str) -> tuple[ImageSet, ImageSet]:

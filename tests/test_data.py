@@ -195,7 +195,7 @@ SETS = {
 
 def test_image_sets_in_files_are_as_they_were_and_no_flipped_bit_passes(tmp_path):
     path = tmp_path / "main.safetensors"
-    write_sets(path, "digits", SETS)
+    write_sets(path, SETS, {"name": "digits"})
     for split, images in SETS.items():
         read = read_set(path, split)
         assert torch.equal(read.images, images.images) and torch.equal(read.labels, images.labels)
@@ -231,6 +231,6 @@ def flipped(content, place):
     ],
 )
 def test_images_that_no_network_reads_are_refused(tmp_path, images, labels, words):
-    write_sets(tmp_path / "main.safetensors", "a", {"test": ImageSet(images, labels)})
+    write_sets(tmp_path / "main.safetensors", {"test": ImageSet(images, labels)})
     with pytest.raises(KTError, match=words):
         read_set(tmp_path / "main.safetensors", "test")

@@ -104,7 +104,7 @@ def test_other_images_than_the_networks_read_are_refused(here, change, message):
 def test_images_of_other_colours_stop_every_stage_that_reads_them(here):
     grey = {split: read_set(MAIN, split) for split in ("train", "held_back", "test")}
     colour = {k: ImageSet(s.images[:, None].repeat(1, 3, 1, 1), s.labels) for k, s in grey.items()}
-    write_sets(MAIN, "digits", colour)
+    write_sets(MAIN, colour, {"name": "digits"})
     for stage in (generate_val, augment, train_translator, evaluate_baselines):
         refused(stage, r"main\.safetensors cannot be used .images are 3 x 28 x 28, .*: run `dvc")
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kt.ensemble import Compute
-from kt.images import cifar
+from kt.images import ImageSet, cifar
+from kt.images.files import write_sets
 from kt.networks.residual import NETWORKS
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Training
@@ -26,7 +27,7 @@ from kt.rivals.factor_transfer import (
     reconstruction_loss,
 )
 from kt.run.errors import KTError
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import load_tensors
 from stages.factor_transfer import images, settings
 from tests.conftest import ROOT, Project, usual_params
 from tests.rounding import assert_near, assert_trained_alike, bound
@@ -250,11 +251,8 @@ def _compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen["training"]["batch_size"] = 16
     (project.folder / settings.TABLE).mkdir(parents=True, exist_ok=True)
     (project.folder / settings.TABLE / "params.yaml").write_text(yaml.safe_dump(chosen))
-    tensors = {}
-    for split, count in (("train", 40), ("test", 20)):
-        images = colour_images(count)
-        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    save_tensors(project.folder / settings.IMAGES, tensors, {"source": "JPEG"})
+    drawn = {split: colour_images(count) for split, count in (("train", 40), ("test", 20))}
+    write_sets(project.folder / settings.IMAGES, drawn, {settings.SOURCE: "JPEG"})
     project.succeed(
         "factor_transfer.teacher",
         "factor_transfer.paraphraser",
@@ -278,10 +276,11 @@ def compared(_compared: Path, tmp_path: Path) -> Project:
      ((40, 28, 28), r"its images are \(28, 28\)"), ((40, 3, 28, 28), r"are \(3, 28, 28\)")],
 )  # fmt: skip
 def test_images_of_another_size_or_too_few_are_refused(compared, shape, message):
-    some = {"images": torch.zeros(shape, dtype=torch.uint8), "labels": torch.zeros(shape[0]).long()}
-    tensors = {f"{split}.{name}": t for split in ("train", "test") for name, t in some.items()}
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    save_tensors(compared.folder / settings.IMAGES, tensors, {"source": "JPEG"})
+    some = {
+        split: ImageSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0]).long())
+        for split in ("train", "test")
+    }
+    write_sets(compared.folder / settings.IMAGES, some)
     status, errors = compared.run("factor_transfer.teacher")
     assert status == 1 and re.search(message, errors)
 

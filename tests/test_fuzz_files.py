@@ -114,7 +114,7 @@ def store(folder):
 def images(folder):
     path = folder / "main.safetensors"
     drawn = torch.randint(256, (4, 28, 28)).to(torch.uint8), torch.tensor([0, 9, 3, 3])
-    write_sets(path, "digits", {"train": ImageSet(*drawn)})
+    write_sets(path, {"train": ImageSet(*drawn)}, {"name": "digits"})
     return path, lambda: vars(read_set(path, "train")), dict(images=drawn[0], labels=drawn[1])
 
 

@@ -25,6 +25,7 @@ DEVIATION = (0.2470, 0.2435, 0.2616)
 MARGIN = 4
 """Black pixels around an image before it is cropped to its size again (He et al., 2016)."""
 ORIGINAL, ARCHIVE = Path("cifar-10-batches-py"), Path("CIFAR10") / "cifar10-jpeg.tar.gz"
+SOURCES = ("original", "JPEG")
 
 
 @image_set("cifar10", grey=False)
@@ -53,11 +54,11 @@ def cifar10(folder: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def source() -> str:
-    """What `cifar10` reads: "JPEG" or the "original"."""
+    """What `cifar10` reads, one of `SOURCES`."""
     root = data_root()
     if root is None or (root / ORIGINAL).is_dir() or not (root / ARCHIVE).exists():
-        return "original"
-    return "JPEG"
+        return SOURCES[0]
+    return SOURCES[1]
 
 
 def _original(folder: Path) -> tuple[ImageSet, ImageSet]:

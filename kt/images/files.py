@@ -12,11 +12,13 @@ from kt.run.files import checksum, damaged, load_metadata, load_tensors, problem
 from kt.run.strict_json import load_json, save_json
 
 
-def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
+def write_sets(
+    path: Path, sets: Mapping[str, ImageSet], about: dict[str, str] | None = None
+) -> None:
     """Write image sets ("train", "test", ...) to one file, and their checksums beside it.
 
     Args:
-        name: of the data set, kept in the file.
+        about: what they are, one entry at most, kept in the file: {"name": "digits"}, say.
 
     Raises:
         KTError: they cannot be written.
@@ -24,7 +26,7 @@ def write_sets(path: Path, name: str, sets: Mapping[str, ImageSet]) -> None:
     tensors: dict[str, Tensor] = {}
     for split, images in sets.items():
         tensors |= _named(split, images)
-    save_tensors(path, tensors, {"name": name})
+    save_tensors(path, tensors, about)
     save_json(sums_of(path), {split: checksum(_named(split, s)) for split, s in sets.items()})
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from kt.ensemble import Compute
-from kt.images import ImageSet
+from kt.images import ImageSet, cifar
 from kt.networks.residual import NETWORKS
 from kt.rivals import classifier as training
 from kt.rivals.classifier import Losses, Module, Record, Training
@@ -22,7 +22,7 @@ from kt.run.errors import KTError
 from kt.run.files import load_metadata, load_tensors, require_tensors, save_tensors
 from kt.run.threads import spread
 from stages.common.base import inputs, outputs, runtime
-from stages.factor_transfer.settings import IMAGES, Settings
+from stages.factor_transfer.settings import IMAGES, SOURCE, Settings
 
 CODE = ("ensemble", "images", "networks", "rivals", "run")
 """The folders of `kt` that train these networks."""
@@ -31,7 +31,11 @@ METRICS = "training.json"
 
 
 def image_set(split: str, device: torch.device) -> ImageSet:
-    """The "train" or "test" images that the `images` stage wrote."""
+    """The "train" or "test" images that the `images` stage wrote.
+
+    Raises:
+        KTError: their file is missing or damaged, or holds others.
+    """
     images = inputs.images_of(IMAGES, split).to(device)
     if images.images.shape[1:] != (3, 32, 32):
         raise inputs.damaged(IMAGES, f"its images are {tuple(images.images.shape[1:])}")
@@ -39,11 +43,15 @@ def image_set(split: str, device: torch.device) -> ImageSet:
 
 
 def image_source() -> str:
-    """The form of the images: "original" or "JPEG"."""
-    metadata = load_metadata(IMAGES, inputs.REMEDY)
-    if "source" not in metadata:
-        raise inputs.damaged(IMAGES, "it does not say what its images are")
-    return metadata["source"]
+    """The form of the images: "original" or "JPEG".
+
+    Raises:
+        KTError: their file is missing or damaged, or says something else.
+    """
+    found = load_metadata(IMAGES, inputs.REMEDY).get(SOURCE)
+    if found not in cifar.SOURCES:
+        raise inputs.damaged(IMAGES, f"it says that its images are {found!r}")
+    return found
 
 
 def fresh(make: Callable[[], Module], seed: int, part: str, device: torch.device) -> Module:

@@ -27,6 +27,8 @@ from stages.common.base.params import (
 TABLE = Path("tables/factor_transfer")
 DATA = Path("data/factor_transfer")
 IMAGES = DATA / "cifar10.safetensors"
+SOURCE = "source"
+"""Key under which the file says what its images are."""
 
 Norm = Annotated[int, one_of(1, 2)]
 

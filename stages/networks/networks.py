@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from kt.ensemble import Compute
-from kt.images import ImageSet, load_images
+from kt.images import load_images
+from kt.images.files import write_sets
 from kt.real import files
 from kt.run.errors import KTError
-from kt.run.files import save_tensors
 from stages.common.base import runtime
 from stages.common.base.params import Params
 from stages.networks import settings
@@ -38,18 +38,12 @@ def main(params: Params, compute: Compute) -> None:
     draw = torch.Generator().manual_seed(params.seed)  # sets may be sorted by class
     pool = torch.randperm(len(train), generator=draw)
     labelled, rest = pool.tensor_split([tuning.held_out + tuning.labelled])
-    _write(chosen.data / "images.safetensors", labelled=train.subset(labelled), test=test)
+    stored = {"labelled": train.subset(labelled), "test": test}
+    write_sets(chosen.data / "images.safetensors", stored)
     for seed in chosen.seeds:
         draw = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(rest), generator=draw)[: chosen.active.unlabelled]
-        _write(chosen.unlabelled(seed), unlabelled=train.subset(rest[some]))
-
-
-def _write(path: Path, **splits: ImageSet) -> None:
-    tensors = {}
-    for split, images in splits.items():
-        tensors[f"{split}.images"], tensors[f"{split}.labels"] = images.images, images.labels
-    save_tensors(path, tensors)
+        write_sets(chosen.unlabelled(seed), {"unlabelled": train.subset(rest[some])})
 
 
 def _train(

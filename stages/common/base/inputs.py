@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from kt.images import ImageSet
-from kt.images.files import read_set, wrong
+from kt.images.files import read_set
 from kt.networks.blocks import require_images
 from kt.run import files, strict_json
 from kt.run.errors import KTError
@@ -47,27 +46,12 @@ def image_set(params: Params, which: str, split: str) -> ImageSet:
 
 
 def images_of(path: Path, split: str) -> ImageSet:
-    """A split of the images that a stage wrote to a file without checksums beside it.
+    """A split of the images that another stage wrote.
 
     Raises:
         KTError: the file is missing or damaged, or does not hold such images.
     """
-    found = ImageSet(*tensors_of(path, f"{split}.images", f"{split}.labels"))
-    if (how := wrong(found)) is not None:
-        raise damaged(path, f"{split}: {how}")
-    return found
-
-
-def tensors_of(path: Path, *names: str) -> list[Tensor]:
-    """Tensors of a file that a stage wrote.
-
-    Raises:
-        KTError: the file is missing or damaged, or does not hold them.
-    """
-    found = files.load_tensors(path, remedy=REMEDY)
-    if lacking := [name for name in names if name not in found]:
-        raise damaged(path, f"it has no {lacking[0]}")
-    return [found[name] for name in names]
+    return read_set(path, split, REMEDY)
 
 
 class Found(dict):
