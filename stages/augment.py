@@ -25,8 +25,8 @@ BLOCK = 4096
 
 def main(params: Params, compute: Compute) -> None:
     target, parts = params.target, ("former", "large", "latter", "small")
-    train = pairs(PAIRS / "train", params.sizes, "large", target=target, count=params.active.pairs)
-    selection = pairs(PAIRS / "selection", params.sizes, *parts, target=target)
+    train = pairs(params, PAIRS / "train", "large", target=target, count=params.active.pairs)
+    selection = pairs(params, PAIRS / "selection", *parts, target=target)
     images = image_set(params, "main", "held_back")
     materialise(params, train)
     measure(params, compute, selection, images)

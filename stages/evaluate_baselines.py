@@ -18,7 +18,7 @@ OUT = RESULTS / "baselines"
 def main(params: Params, compute: Compute) -> None:
     test = Subjects.of_store("test", image_set(params, "main", "test"), params, "small")
     count = params.active.pairs
-    train = pairs(PAIRS / "train", params.sizes, "large", target=params.target, count=count).read(
+    train = pairs(params, PAIRS / "train", "large", target=params.target, count=count).read(
         "large", "small", first=count, optional=["small"]
     )
     train_large, train_small = part(train, "large"), part(train, "small")

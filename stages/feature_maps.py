@@ -82,8 +82,8 @@ def draw(params: Params, compute: Compute, model: Translator, accuracies: pd.Ser
     """
     images = image_set(params, "main", "test").subset(slice(0, SHOWN_IMAGES))
     kind = params.target
-    test = pairs(PAIRS / "test", params.sizes, "former", "large", "latter", "small", target=kind)
-    train = pairs(PAIRS / "train", params.sizes, "large", target=kind)
+    test = pairs(params, PAIRS / "test", "former", "large", "latter", "small", target=kind)
+    train = pairs(params, PAIRS / "train", "large", target=kind)
     everything = test.read()
     if len(accuracies) != len(test):
         raise KTError(

@@ -11,7 +11,7 @@ from stages.common.base.stores import pairs
 
 def main(params: Params, compute: Compute) -> None:
     test, images = (
-        pairs(PAIRS / "test", params.sizes, "large"),
+        pairs(params, PAIRS / "test", "large"),
         image_set(params, "transfer", "train"),
     )
     large = part(test.read("large"), "large")

@@ -31,6 +31,7 @@ from stages import (
     train_translator,
 )
 from stages.common.base import inputs, outputs, params, room
+from stages.common.base.generation import plan_of
 from stages.common.base.inputs import IMAGES, PAIRS, RESULTS, TRANSLATOR
 from stages.common.translation import make_model
 from stages.tables import store
@@ -111,8 +112,9 @@ def test_images_of_other_colours_stop_every_stage_that_reads_them(here):
 
 def rewritten(split, change):
     """A store whose weights are changed, with true checksums."""
-    stored = change(Pairs(PAIRS / split).read())
-    write_store(PAIRS / split, [stored], len(next(iter(stored.values()))), {})
+    before = Pairs(PAIRS / split)
+    stored = change(before.read())
+    write_store(PAIRS / split, [stored], len(next(iter(stored.values()))), before.about)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_a_store_that_is_none_is_refused(here, name):
 def test_small_blocks_of_another_target_are_refused(here):
     here.params["target"] = "conv_bias"
     here.write_params()
-    refused(evaluate_baselines, "its small blocks do not have the shapes of 'conv_bias', params")
+    refused(evaluate_baselines, "was made with target 'conv', but the parameters say 'conv_bias'")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,10 @@ def test_a_manifest_that_does_not_fit_its_shards_is_refused(here, change):
 def test_a_translator_of_another_target_or_with_nan_is_refused(here):
     chosen = params.load()
     for split in ("transfer", "partial/0.5"):
-        write_store(PAIRS / split, [Pairs(PAIRS / "test").read()], 3, {})
+        made = {"plan": plan_of(chosen, split).describe()}
+        count = made["plan"]["count"]
+        networks = take(Pairs(PAIRS / "test").read(), slice(count))
+        write_store(PAIRS / split, [networks], count, made)
     other = make_model(chosen.changed({"target": "conv_bias"}, "target"), 1)
     save_translator(TRANSLATOR, other)
     for stage in (eval_transfer_usps, eval_partial_data):

@@ -1,5 +1,6 @@
 """What the tables' stages read is checked: images, cells and metrics."""
 
+import json
 import shutil
 
 import pytest
@@ -10,11 +11,15 @@ from kt.ensemble import Compute
 from kt.images.files import write_sets
 from kt.real import files
 from kt.run.errors import KTError
+from stages.common.base import outputs
+from stages.common.base.params import Params
 from stages.factor_transfer import learning
 from stages.factor_transfer import settings as factor_transfer
+from stages.networks import ceiling, content, tune
 from stages.networks import cell as measurement
-from stages.networks import ceiling, tune
 from stages.networks import settings as networks
+from stages.tables import factor_transfer as comparison
+from stages.tables.cells import cell as cells
 from tests.conftest import ROOT, usual_params
 from tests.test_cifar import colour_images
 from tests.test_doors import flip_in
@@ -72,3 +77,145 @@ def test_a_flipped_pixel_stops_factor_transfer(here, split):
 def test_images_that_do_not_say_what_they_are_are_refused(here, about):
     write_sets(factor_transfer.IMAGES, {"train": colour_images(4)}, about)
     refused("is damaged .it says that its images are", learning.image_source)
+
+
+SUMMARY = {"mean": 50.0, "std": 1.0, "min": 49.0, "max": 51.0, "n": 3, "ci95": 2.5}
+TRAINED = {
+    "translation": SUMMARY,
+    "selection": SUMMARY,
+    "paper_rule_best_on_test": SUMMARY | {"epoch": 2},
+    "training": SUMMARY,
+    "networks": 8,
+    "updates": 16,
+}
+COUNTS = ("parameters", "network_parameters", "bytes", "network_bytes", "multiply_adds", "updates")
+FLAGS = ("once", "retrains", "any_architecture")
+LOSSES = {"loss": 0.5, "held_out_loss": 0.6}
+CURVE = dict.fromkeys(("parameters", "multiply_adds", "pairs", "batch_size", "held_out"), 4)
+BLOCKS = ("random_initialisation", "translation", "retrained", "large", "gain")
+CELLS = {
+    "ablation/mixer": TRAINED,
+    "merge": TRAINED,
+    "table6/mlp": TRAINED | {"random_initialisation": SUMMARY},
+    "fixed": {"prune_norm": {"label": "by norm", "translation": SUMMARY}},
+    "epochs/3": dict.fromkeys(BLOCKS, SUMMARY),
+    "figure4/mixer": CURVE
+    | {"updates": 4, "mean_block": LOSSES, "history": [LOSSES | {"epoch": 1}]},
+    "table1/large": {
+        "large": dict.fromkeys(COUNTS, 7)
+        | dict.fromkeys(FLAGS, False)
+        | {"label": "large", "images": "none", "accuracy": SUMMARY}
+    },
+    "widths/own/6_to_3": {
+        "widths": ["6_to_3"],
+        "networks": 4,
+        "updates": 2,
+        "prototypes": 20,
+        "measured": {"6_to_3": [90.0, 91.0]},
+    },
+    "widths/blocks/6_to_3": {"sgd": {"accuracies": [90.0], "selection": 80.0, "labels": True}},
+}
+MEASURED = dict.fromkeys(("accuracy", "agreement", "milliseconds", "seconds"), 50.0)
+MEASURED |= {"multiply_adds": 9, "parameters": 9, "images": 0, "seed": 1}
+ROWS = [MEASURED | {"keep": keep} for keep in (1.0, 0.7, 0.5, 0.3)]
+EPOCH = {"epoch": 1, "loss": 2.0, "cross_entropy": 1.0}
+
+
+def of_table(name):
+    return lambda: cells.CELLS / "tiny" / f"{name}.json", lambda: cells.read(TINY, name)
+
+
+def of_networks(read, path, *words):
+    def chosen():
+        return networks.load().model_copy(update={"seeds": [1], "keep": [0.7, 0.5, 0.3]})
+
+    return lambda: path(chosen(), *words), lambda: read(chosen(), *words)
+
+
+def of_training(kind):
+    folder = factor_transfer.DATA / "tiny"
+    return lambda: folder / learning.METRICS, lambda: comparison.read(folder, kind)
+
+
+TINY = Params.model_construct(scale="tiny")
+DOORS = {name: (*of_table(name), content) for name, content in CELLS.items()} | {
+    "times": (
+        lambda: cells.CELLS / "tiny" / cells.TIMES / "merge.json",
+        lambda: cells.seconds_of(TINY, "merge"),
+        {"training": 3.5},
+    ),
+    "times of table1": (
+        lambda: cells.CELLS / "tiny" / cells.TIMES / "table1" / "large.json",
+        lambda: cells.seconds_of(TINY, "table1/large"),
+        {"large": {"latency_us": 1.0, "seconds": 2.0, "once_seconds": 0.0}},
+    ),
+    "networks": (
+        *of_networks(content.cell, networks.Settings.cell, "resnet20", "norm", 1),
+        {"labels": 0, "rows": ROWS},
+    ),
+    "ceiling": (
+        *of_networks(content.ceiling, networks.Settings.ceiling_cell, "resnet20"),
+        {"rows": [row | {"labels": 5, "epochs": 2} for row in ROWS]},
+    ),
+    "tuned": (
+        *of_networks(content.tuned, networks.Settings.tuned_cell, "resnet20"),
+        {
+            "rows": [
+                dict.fromkeys(("seconds", "accuracy", "held_out"), 50.0)
+                | {"start": "random", "rate": 0.1, "epoch": 0}
+            ]
+        },
+    ),
+    "student": (*of_training(comparison.Student), {"accuracy": 90.0, "history": [EPOCH]}),
+    "teacher": (*of_training(comparison.Judged), {"accuracy": 90.0, "history": [EPOCH]}),
+    "paraphraser": (*of_training(comparison.Training), {"history": [EPOCH]}),
+}
+"""What a door reads: the file, the door, and what may be there."""
+
+
+def leaves(content, way=()):
+    if isinstance(content, dict | list) and content:
+        for key in content if isinstance(content, dict) else range(len(content)):
+            yield from leaves(content[key], (*way, key))
+        yield way
+    else:
+        yield way
+
+
+def replaced(content, way, value):
+    if not way:
+        return value
+    copied = content.copy()
+    copied[way[0]] = replaced(content[way[0]], way[1:], value)
+    return copied
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_cells_with_values_of_another_type_are_refused(here, name):
+    path, read, content = DOORS[name]
+    outputs.write_json(path(), content)
+    assert read() == content
+    for way in leaves(content):
+        if way[-1:] == ("cross_entropy",) and name != "student":
+            continue
+        for value in ({"a": "b"}, [], None, "x" if not isinstance(at(content, way), str) else 3):
+            path().write_text(json.dumps(replaced(content, way, value)))
+            refused(f"{path().name} is damaged .*: run `dvc repro`", read)
+
+
+def at(content, way):
+    for key in way:
+        content = content[key]
+    return content
+
+
+def test_a_cell_of_the_networks_table_without_a_share_is_refused(here):
+    path, read, content = DOORS["networks"]
+    outputs.write_json(path(), content | {"rows": content["rows"][:-1]})
+    refused("norm-1.json is damaged .it has no row that keeps 0.3", read)
+    outputs.write_json(path(), content | {"rows": content["rows"][1:]})
+    refused("norm-1.json is damaged .it has no row that keeps 1.: run", read)
+    for name, value in (("accuracy", 101.0), ("keep", 0.0), ("multiply_adds", 0), ("seed", 1.5)):
+        rows = [row | {name: value} for row in content["rows"]]
+        outputs.write_json(path(), content | {"rows": rows})
+        refused(f"is damaged .rows.0.{name}: got {value}; ", read)

@@ -57,7 +57,7 @@ class Subjects:
         """
         kind = params.target if "small" in parts else None
         wanted = ("former", "large", "latter", *parts)
-        store = pairs(PAIRS / split, params.sizes, *wanted, target=kind)
+        store = pairs(params, PAIRS / split, *wanted, target=kind)
         return cls(store.read(), images, params.target, params.sizes)
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import torch
 from pydantic import Field, ValidationError, create_model
 
 from kt.ensemble import Compute
@@ -19,11 +20,13 @@ from kt.translators.base import Material, Translator, kind_named
 from kt.translators.objectives import Objective, Samples
 from stages.common.base import runtime
 from stages.common.base.checks import explain
-from stages.common.base.inputs import AUGMENTED, PAIRS, image_set
+from stages.common.base.inputs import AUGMENTED, PAIRS, damaged, image_set
 from stages.common.base.params import HIGHEST, MOST, Params, Strict
-from stages.common.base.stores import pairs
+from stages.common.base.stores import pairs, require_same
 
 TRAINING = PAIRS / "train"
+FIRST = 64
+"""Augmented pairs that are compared with those they are said to be made of, at most."""
 Settings = TypeVar("Settings")
 LARGEST: dict[type, float] = {int: MOST, float: HIGHEST}
 """What a setting may be at most, by its type, where its class says nothing else."""
@@ -83,6 +86,13 @@ def learning(params: Params) -> Any:
     place = ("translators", kind.kind, "train")
     values = _checked(kind.Learning, params.translators[kind.kind].train, place)
     made = _made(kind.Learning, values, place)
+    loss = getattr(made, "loss", None)
+    if getattr(loss, "difference", False) and params.generate.small_init != "shared":
+        raise KTError(
+            f"params.yaml: {'.'.join(place)}.loss.difference is true, but generate.small_init is "
+            f"{params.generate.small_init}: small blocks have no initial weights in common to "
+            "predict the difference from; it needs shared"
+        )
     if made.warmup_epochs > (epochs := params.schedule.epochs):
         raise KTError(
             f"params.yaml: {'.'.join(place)}.warmup_epochs: got {made.warmup_epochs}; accepts up "
@@ -171,17 +181,29 @@ class Stored:
         own = [] if self.augmented else learned
         target, count = params.target if learned else None, params.active.pairs
         networks = ("former", "large", "latter", *own)
-        self._store = pairs(
-            store, params.sizes, *networks, target=target if own else None, count=count
-        )
+        self._store = pairs(params, store, *networks, target=target if own else None, count=count)
         self._pairs = self._store
         if self.augmented:  # the copies of the networks' blocks that the stage `augment` has made
-            self._pairs = pairs(AUGMENTED, params.sizes, "large", *learned, target=target)
-            if (made := self._pairs.about.get("pairs")) != count:
-                raise KTError(
-                    f"{AUGMENTED} holds copies of {made} pairs, but {count} are to be learned "
-                    "from: run `dvc repro augment`; a table needs augment.copies 0"
-                )
+            self._pairs = pairs(params, AUGMENTED, "large", *learned, target=target)
+            self._require_copies(count)
+
+    def _require_copies(self, count: int) -> None:
+        """Refuse augmented copies of other pairs, or other copies, than are to be learned from.
+
+        Raises:
+            KTError: they are.
+        """
+        if (made := self._pairs.about.get("pairs")) != count:
+            raise KTError(
+                f"{AUGMENTED} holds copies of {made} pairs, but {count} are to be learned "
+                "from: run `dvc repro augment`; a table needs augment.copies 0"
+            )
+        wanted = self._params.augment.model_dump(exclude={"measure"})
+        require_same(AUGMENTED, {"augment": self._pairs.about.get("augment")}, {"augment": wanted})
+        first = slice(0, min(count, FIRST))  # before the copies stand the pairs themselves
+        for name, rows in self._pairs.mapped("large").items():
+            if not torch.equal(rows[first], self._store.mapped("large")[name][first]):
+                raise damaged(AUGMENTED, f"its pairs are not those of {TRAINING}")
 
     def drawn_from(self, seed: int) -> "Stored":
         """The same with another seed of what is drawn for the translator."""
@@ -203,11 +225,6 @@ class Stored:
 
     @property
     def initial(self) -> Weights:
-        if self._params.generate.small_init != "shared":
-            raise KTError(
-                "params.yaml: small blocks have no initial weights in common to predict the "
-                "difference from: loss.difference needs generate.small_init shared"
-            )
         drawn = [shared_initial_seed(self._params.seed)]
         return initial_weights(self._params.target, drawn, self._params.sizes)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kt.ensemble import Compute
-from kt.images import load_images
+from kt.images import ImageSet, load_images
 from kt.images.files import write_sets
 from kt.real import files
 from kt.run.errors import KTError

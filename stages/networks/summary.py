@@ -3,11 +3,11 @@
 import pandas as pd
 
 from kt.ensemble import Compute
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 from stages.figures import style
 from stages.figures.style import Figure
-from stages.networks import settings
+from stages.networks import content, settings
 from stages.networks.methods import METHODS
 from stages.networks.training import GAIN
 
@@ -28,7 +28,7 @@ def main(params: Params, compute: Compute) -> None:
     for network in chosen.networks:
         for method in chosen.methods:
             for seed in chosen.seeds:
-                cell = inputs.read_json(chosen.cell(network, method, seed))
+                cell = content.cell(chosen, network, method, seed)
                 known = {"network": network, "method": method}
                 rows += [
                     known | {"labels": cell["labels"] * (row["keep"] < 1)} | row
@@ -37,7 +37,7 @@ def main(params: Params, compute: Compute) -> None:
     trained = []
     for network in chosen.tuned:
         known = {"network": network, "method": CEILING}
-        for row in inputs.read_json(chosen.ceiling_cell(network))["rows"]:
+        for row in content.ceiling(chosen, network)["rows"]:
             trained.append(f"{row.pop('epochs')} ({network}, {row['keep']:.0%})")
             rows.append(known | row)
     measured = pd.DataFrame(rows)
@@ -111,7 +111,7 @@ def tuned(chosen: settings.Settings) -> None:
     """Training with labels from three starts: a row for each, its best rate on held-out images."""
     rows = []
     for network in chosen.tuned:
-        cell = inputs.read_json(chosen.tuned_cell(network))["rows"]
+        cell = content.tuned(chosen, network)["rows"]
         rows += [{"network": network, **row} for row in cell]
     measured = pd.DataFrame(rows)
     results = settings.TABLE / "results" / chosen.scale

@@ -1,9 +1,12 @@
 """All students of the chosen scale as one table, and their loss curves."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+from pydantic import Field
 
 from kt.ensemble import Compute
 from kt.networks.blocks import parameter_count
@@ -11,6 +14,7 @@ from kt.networks.residual import NETWORKS
 from kt.rivals.factor_transfer import FactorTranslator, Paraphraser
 from kt.run.statistics import summary
 from stages.common.base import inputs, outputs, runtime
+from stages.common.base.metrics import Known, Number, Percent, Whole, checked
 from stages.common.base.params import Params
 from stages.factor_transfer import learning, settings
 from stages.factor_transfer.settings import Settings
@@ -22,17 +26,43 @@ PUBLISHED = (
 )
 
 
+class Epoch(Known):
+    epoch: Whole
+    loss: Number
+
+
+class Training(Known):
+    """Of a network."""
+
+    history: Annotated[Sequence[Epoch], Field(min_length=1)]
+
+
+class Judged(Training):
+    accuracy: Percent
+
+
+class StudentEpoch(Epoch):
+    cross_entropy: Number
+
+
+class Student(Judged):
+    history: Annotated[Sequence[StudentEpoch], Field(min_length=1)]
+
+
 def main(params: Params, compute: Compute) -> None:
     chosen = settings.load()
     folder = settings.TABLE / "results" / chosen.scale
-    teacher = read(chosen.folder / "teacher")
+    teacher = read(chosen.folder / "teacher", Judged)
     students = {
-        method: [read(chosen.folder / "students" / method / str(seed)) for seed in chosen.seeds]
+        method: [
+            read(chosen.folder / "students" / method / str(seed), Student) for seed in chosen.seeds
+        ]
         for method in chosen.methods
     }
     results = compared(students, chosen.methods[0])
     metrics = {"teacher": round(teacher["accuracy"], 4), **results}
-    metrics["paraphraser_loss"] = read(chosen.folder / "paraphraser")["history"][-1]["loss"]
+    rebuilt = read(chosen.folder / "paraphraser", Training)["history"][-1]
+    metrics["paraphraser_loss"] = rebuilt["loss"]
     outputs.write_json(folder / "summary.json", metrics)
     table = as_table(chosen, teacher, students, results)
     outputs.write_csv(folder / "summary.csv", table)
@@ -61,9 +91,13 @@ def draw(folder: Path, labels: dict[str, str]) -> None:
     style.save(figure, folder / "loss.png")
 
 
-def read(folder: Path) -> dict:
-    """The metrics that `stages.factor_transfer.learning.keep` wrote beside the weights."""
-    return inputs.read_json(folder / learning.METRICS)
+def read(folder: Path, kind: type[Training]) -> dict:
+    """The metrics that `stages.factor_transfer.learning.keep` wrote beside the weights.
+
+    Raises:
+        KTError: they are missing or damaged, or are not of this kind.
+    """
+    return checked(folder / learning.METRICS, kind)
 
 
 def compared(students: dict[str, list[dict]], control: str) -> dict[str, dict]:

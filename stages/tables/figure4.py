@@ -22,6 +22,10 @@ ROWS = 10
 def main(params: Params, compute: Compute) -> None:
     chosen = settings_of(TABLE, OfOneCost)
     found = {kind: cell.read(params, f"{TABLE}/{kind}") for kind in LABELS}
+    for curve in found.values():
+        if len(curve["history"]) != chosen.epochs:
+            what = f"its history has {len(curve['history'])} epochs, not {chosen.epochs}"
+            raise inputs.damaged(curve.path, what)
     curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
     result, sizes = found["mixer"], chosen.compared
     counts = {LABELS[kind]: at["updates"] for kind, at in found.items()}

@@ -15,6 +15,8 @@ from stages.tables.cells.table1 import SHOWN
 from stages.tables.table1 import COLOURS
 
 TIMES = Path("tables/times")
+BLOCKS = "widths/blocks/"
+"""Begins the names of the widths' cells that time single blocks."""
 RETRAINED = ("retrained", "adam")
 TRANSLATED = ("kt_merge", "kt_mixer")
 
@@ -46,14 +48,11 @@ def main(params: Params, compute: Compute) -> None:
     table = pd.DataFrame([in_words(row) for row in found.values()])
     metrics = {f"{kt}_{other}": count for (kt, other), count in points.items()}
     kept = cell.CELLS / params.scale / cell.TIMES
-    training = {
-        str(path.relative_to(kept).with_suffix("")): seconds["training"]
-        for path in sorted(kept.rglob("*.json"))
-        if "training" in (seconds := inputs.read_json(path))
-    }
+    names = [str(path.relative_to(kept).with_suffix("")) for path in sorted(kept.rglob("*.json"))]
+    clocked = {name: cell.seconds_of(params, name) for name in names}
+    training = {name: took["training"] for name, took in clocked.items() if "training" in took}
     blocks = {
-        path.stem: inputs.read_json(path)
-        for path in sorted((kept / "widths/blocks").glob("*.json"))
+        name.removeprefix(BLOCKS): took for name, took in clocked.items() if name.startswith(BLOCKS)
     }
     content = {"break_even": metrics, "methods": found, "training": training, "widths": blocks}
     folder = TIMES / params.scale

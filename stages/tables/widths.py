@@ -1,5 +1,6 @@
 """Translators at widths that they have learned, and at widths that they have not, as one table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from torch import Tensor
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed, summary
 from stages.common.base import inputs, runtime
+from stages.common.base.inputs import Found
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
@@ -36,6 +38,7 @@ def main(params: Params, compute: Compute) -> None:
     for width in settings.measured:
         blocks = cell.read(params, f"widths/blocks/{width}")
         own = cell.read(params, f"widths/own/{width}")
+        require_networks(width, settings.test, blocks, own, *learned.values())
         found, labels = methods(width, blocks, learned, own)
         metrics[width] = compared(width, found, learned)
         rows += [
@@ -58,6 +61,19 @@ def main(params: Params, compute: Compute) -> None:
     draw(output.folder(params))
 
 
+def require_networks(width: str, count: int, blocks: Found, *translators: Found) -> None:
+    """Refuse cells that measured more or fewer networks of a width than there are.
+
+    Raises:
+        KTError: one of them did.
+    """
+    found = [(blocks.path, block["accuracies"]) for block in blocks.values()]
+    found += [(one.path, one["measured"][width]) for one in translators]
+    for path, accuracies in found:
+        if len(accuracies) != count:
+            raise inputs.damaged(path, f"it measures {len(accuracies)} networks, not {count}")
+
+
 def named(widths: list[str]) -> str:
     return ", ".join(width.replace("_to_", " -> ") for width in widths)
 
@@ -77,7 +93,7 @@ def methods(width: str, blocks: dict, learned: dict, own: dict) -> tuple[dict, d
     return found, labels
 
 
-def compared(width: str, found: dict[str, dict], learned: dict[str, dict]) -> dict[str, dict]:
+def compared(width: str, found: dict[str, dict], learned: Mapping[str, dict]) -> dict[str, dict]:
     """Summaries by block, with the share of the gap and the median; and shares of what the
     translator closes that has learned the width.
     """

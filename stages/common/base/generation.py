@@ -25,7 +25,7 @@ from kt.run.errors import KTError
 from stages.common.base import room, runtime
 from stages.common.base.checks import shown
 from stages.common.base.inputs import PAIRS, image_set
-from stages.common.base.params import Params
+from stages.common.base.params import TABLES, Params, fraction_name, store_key, stores
 
 Number = TypeVar("Number", int, float)
 
@@ -57,6 +57,33 @@ def plan(
         checkpoints=tuple(checkpoints),
         sizes=params.sizes,
     )
+
+
+def plan_of(params: Params, name: str) -> Plan | None:
+    """The plan of data/pairs/<name>: what the parameters say now; None if they say nothing.
+
+    Tables' further training networks are made as "train" in folders of the tables.
+    """
+    params, networks = params.unchanged, params.unchanged.active.networks
+    if name == "train":
+        return training_plan(params)
+    if name in ("selection", "test"):
+        return plan(params, name, getattr(networks, name))
+    if name == "transfer":  # around the test networks' large blocks
+        return plan(params, name, networks.test)
+    if name in map(fraction_name, params.partial.fractions):
+        return plan(params, name, networks.partial, with_small=False)
+    table, _, store = name.partition("/")
+    if (TABLES / table / "params.yaml").is_file() and store in (changes := stores(table)):
+        return training_plan(params.changed(changes[store], store_key(table, store)))
+    return None
+
+
+def training_plan(params: Params) -> Plan:
+    """The plan of networks that a translator learns from."""
+    generate = params.generate
+    count = params.active.networks.train
+    return plan(params, "train", count, generate.small_blocks, generate.checkpoints)
 
 
 def make_store(
@@ -157,11 +184,5 @@ def make_training_store(
     Args:
         networks: as for `make_store`.
     """
-    chosen = plan(
-        params,
-        "train",
-        params.active.networks.train,
-        params.generate.small_blocks,
-        params.generate.checkpoints,
-    )
-    make_store(chosen, compute, image_set(params, "main", "train"), folder, networks=networks)
+    chosen, images = training_plan(params), image_set(params, "main", "train")
+    make_store(chosen, compute, images, folder, networks=networks)

@@ -1,12 +1,16 @@
-"""What the main job's metrics files hold, checked as they are read."""
+"""What JSON files of stages hold, checked as they are read; those of the main job by name."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stages.common.base.checks import explain
-from stages.common.base.inputs import RESULTS, Found, damaged, read_json
+from stages.common.base.inputs import LARGEST, RESULTS, Found, damaged, read_json
 
+Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Whole = Annotated[int, Field(ge=0, le=10**18)]
 LEFT_OUT: Any = None
 """Where there are no small blocks to replace by."""
 
@@ -83,10 +87,21 @@ def read(name: str) -> Found:
     Raises:
         KTError: the file is missing or damaged, or does not hold what is read of it.
     """
-    path = RESULTS / name / "metrics.json"
+    return checked(RESULTS / name / "metrics.json", KINDS[name])
+
+
+def checked(path: Path, kind: Any) -> Found:
+    """What a stage wrote to a JSON file.
+
+    Args:
+        kind: a type that pydantic can check; the file may say more.
+
+    Raises:
+        KTError: the file is missing or damaged, or does not hold what is read of it.
+    """
     found = read_json(path)
     try:
-        TypeAdapter(KINDS[name]).validate_python(found, strict=True)
+        TypeAdapter(kind).validate_python(found, strict=True)
     except ValidationError as error:
-        raise damaged(path, explain(error, KINDS[name])) from None
+        raise damaged(path, explain(error, kind)) from None
     return found

@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -212,6 +213,7 @@ class Params(Strict):
     translators: dict[str, Kind]
     partial: Partial
     scales: dict[Name, Scale]
+    _unchanged: "Params | None" = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _known_scale(self) -> "Params":
@@ -258,9 +260,16 @@ class Params(Strict):
         """
         raw = merged(self.model_dump(), self._at_scale(change, key))
         try:
-            return Params.model_validate(raw)
+            made = Params.model_validate(raw)
         except ValidationError as error:
             raise KTError(f"{key}: {explain(error, Params)}") from None
+        made._unchanged = self.unchanged
+        return made
+
+    @property
+    def unchanged(self) -> "Params":
+        """Those of the file: what stages have made, they made with these."""
+        return self._unchanged or self
 
     def _at_scale(self, change: Change, key: str) -> Change:
         """A change without what it says of other scales."""
@@ -365,6 +374,11 @@ def extended(settings: dict[str, dict], name: str) -> dict:
     if (base := own.pop("extends", None)) is None:
         return own
     return merged(extended(settings, base), own)
+
+
+def store_key(table: str, store: str) -> str:
+    """Where the changed parameters of a table's networks stand."""
+    return f"tables/{table}/params.yaml: stores.{store}"
 
 
 def stores(name: str) -> dict[str, Change]:

@@ -9,10 +9,11 @@ from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.run.statistics import summary
 from stages.common import translation
-from stages.common.base import inputs, outputs
-from stages.common.base.inputs import PAIRS, image_set
+from stages.common.base import metrics, outputs
+from stages.common.base.inputs import PAIRS, Found, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
+from stages.tables.cells import content
 
 CELLS = Path("tables/cells")
 TIMES = "times"
@@ -21,26 +22,37 @@ MEASURED = 64
 """Training networks to evaluate, at most: a gap between them and unseen ones shows memorising."""
 
 
-def write(params: Params, name: str, content: dict, seconds: dict | None = None) -> None:
+def write(params: Params, name: str, found: dict, seconds: dict | None = None) -> None:
     """Keep a cell of the active scale: `ablation/mixer`, say.
 
     Args:
         seconds: what the clock said, kept elsewhere: made again, a cell is the same.
     """
-    outputs.write_json(CELLS / params.scale / f"{name}.json", content)
+    outputs.write_json(CELLS / params.scale / f"{name}.json", found)
     if seconds:
         outputs.write_json(CELLS / params.scale / TIMES / f"{name}.json", seconds)
 
 
-def read(params: Params, name: str) -> dict:
-    """Read the cell that `write` wrote."""
-    return inputs.read_json(CELLS / params.scale / f"{name}.json")
+def read(params: Params, name: str) -> Found:
+    """Read the cell that `write` wrote.
+
+    Raises:
+        KTError: it is missing or damaged, or does not hold what is read of it.
+    """
+    path = CELLS / params.scale / f"{name}.json"
+    return metrics.checked(path, content.kind_of(name, content.KINDS))
 
 
 def seconds_of(params: Params, name: str) -> dict:
-    """What the clock said of a cell; nothing where it was made elsewhere."""
+    """What the clock said of a cell; nothing where it was made elsewhere.
+
+    Raises:
+        KTError: it is damaged.
+    """
     path = CELLS / params.scale / TIMES / f"{name}.json"
-    return inputs.read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return metrics.checked(path, content.kind_of(name, content.SECONDS))
 
 
 def known(key: str, accepted: Iterable[object], where: str) -> None:

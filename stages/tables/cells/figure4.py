@@ -37,7 +37,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
     batch_size = at_scale(params, "tables/figure4/params.yaml: batch_size", chosen.batch_size)
     training = Training(chosen.epochs, batch_size, evaluate_every=1, seed=params.seed)
     store, others = (
-        pairs(PAIRS / split, params.sizes, "large", "small", target=params.target)
+        pairs(params, PAIRS / split, "large", "small", target=params.target)
         for split in (STORE, "selection")
     )
     learned, held_out = store.read("large", "small"), others.read("large", "small")

@@ -69,7 +69,7 @@ class Setting:
         start = sum(list(roles.values())[: list(roles).index(role)])
         stop = start + (roles[role] if count is None else count)
         parts, folder = ("former", "large", "latter"), PAIRS / TABLE / self.widths.store(width)
-        store = pairs(folder, self.at(width).sizes, *parts, count=sum(roles.values()))
+        store = pairs(self.at(width), folder, *parts, count=sum(roles.values()))
         return take(store.mapped(*parts), slice(start, stop))
 
     def subjects(self, width: str, role: str, count: int | None = None) -> Subjects:

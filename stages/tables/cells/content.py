@@ -1,0 +1,141 @@
+"""What cells hold, checked as they are read."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from stages.common.base.metrics import LEFT_OUT, Best, Known, Number, Percent, Summary, Whole
+
+Some = Field(min_length=1)
+Accuracies = Annotated[list[Percent], Some]
+
+
+class Trained(Known):
+    """Of a translator that was trained for the cell, and measured."""
+
+    translation: Summary
+    selection: Summary
+    paper_rule_best_on_test: Best
+    training: Summary
+    networks: Whole
+    updates: Whole
+    random_initialisation: Summary = LEFT_OUT
+
+
+class ToTarget(Trained):
+    """Table 6's: beside other blocks' random initialisation."""
+
+    random_initialisation: Summary
+
+
+class Fixed(Known):
+    label: str
+    translation: Summary
+
+
+class ForEpochs(Known):
+    random_initialisation: Summary
+    translation: Summary
+    retrained: Summary
+    large: Summary
+    gain: Summary
+
+
+class Losses(Known):
+    loss: Number
+    held_out_loss: Number
+
+
+class Epoch(Losses):
+    epoch: Whole
+
+
+class Curve(Known):
+    """Figure 4's."""
+
+    parameters: Whole
+    multiply_adds: Whole
+    pairs: Whole
+    batch_size: Whole
+    updates: Whole
+    held_out: Whole
+    mean_block: Losses
+    history: Annotated[list[Epoch], Some]
+
+
+class Method(Known):
+    """A row of Table 1."""
+
+    label: str
+    accuracy: Summary
+    parameters: Whole
+    network_parameters: Whole
+    bytes: Whole
+    network_bytes: Whole
+    multiply_adds: Whole
+    images: str
+    once: bool
+    updates: Whole
+    retrains: bool
+    any_architecture: bool
+
+
+class OfWidths(Known):
+    """A translator, measured at some widths."""
+
+    widths: Annotated[list[str], Some]
+    networks: Whole
+    updates: Whole
+    prototypes: Whole
+    measured: Annotated[dict[str, Accuracies], Some]
+
+
+class Block(Known):
+    """Beside which translators are measured at a width."""
+
+    accuracies: Accuracies
+    selection: Percent = LEFT_OUT
+    images: Whole = LEFT_OUT
+    prototypes: Whole = LEFT_OUT
+    updates: Whole = LEFT_OUT
+    labels: bool = LEFT_OUT
+
+
+class Clocked(Known):
+    """What the clock says of a row of Table 1."""
+
+    latency_us: Number
+    seconds: Number
+    once_seconds: Number
+
+
+def named(kind: Any) -> Any:
+    """Of several, by name."""
+    return Annotated[dict[str, kind], Some]
+
+
+KINDS: dict[str, Any] = {
+    "ablation": Trained,
+    "curve": Trained,
+    "epochs": ForEpochs,
+    "figure4": Curve,
+    "fixed": named(Fixed),
+    "merge": Trained,
+    "table1": named(Method),
+    "table3": Trained,
+    "table4": Trained,
+    "table5": Trained,
+    "table6": ToTarget,
+    "widths": OfWidths,
+    "widths/blocks": named(Block),
+}
+"""By the beginning of a cell's name; the longest that fits counts."""
+SECONDS: dict[str, Any] = {"": named(Number), "table1": named(Clocked)}
+"""Of what the clock said, likewise."""
+
+
+def kind_of(name: str, kinds: dict[str, Any]) -> Any:
+    """What a cell of this name holds."""
+    words = name.split("/")
+    beginnings = ("/".join(words[:count]) for count in range(len(words), -1, -1))
+    return next(kinds[beginning] for beginning in beginnings if beginning in kinds)
