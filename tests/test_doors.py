@@ -161,12 +161,6 @@ def test_images_of_another_set_than_the_parameters_name_are_refused(here):
     refused(generate_transfer, "transfer.safetensors holds images of 'glyphs', not of 'digits'")
 
 
-def test_a_store_in_the_place_of_another_is_refused(here):
-    shutil.rmtree(PAIRS / "selection")
-    (PAIRS / "test").rename(PAIRS / "selection")
-    refused(augment, "selection is damaged .its networks were made as 'test'")
-
-
 def test_a_link_in_a_stores_place_is_replaced_and_what_it_leads_to_stays(here):
     shutil.rmtree(PAIRS / "selection")
     Path("own").mkdir()
@@ -223,12 +217,6 @@ def test_a_cell_that_is_none_is_refused(here, name):
 def test_a_store_that_is_none_is_refused(here, name):
     with pytest.raises(KTError, match=r"is no store|is no table: these are: .*ablation"):
         store.main(params.load(), Compute(), name)
-
-
-def test_small_blocks_of_another_target_are_refused(here):
-    here.params["target"] = "conv_bias"
-    here.write_params()
-    refused(evaluate_baselines, "was made with target 'conv', but the parameters say 'conv_bias'")
 
 
 @pytest.mark.parametrize(

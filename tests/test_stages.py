@@ -222,7 +222,8 @@ def test_checkpoints_are_pairs_behind_the_trained_networks(prepared):
     tiny["recipe"]["epochs"], tiny["pairs"] = 3, 20
     prepared.params["generate"]["checkpoints"] = [1, 2]
     prepared.write_params()
-    prepared.succeed("generate_train", "augment", "train_translator", "evaluate_baselines")
+    prepared.succeed("generate_train", "generate_val", "augment")
+    prepared.succeed("train_translator", "evaluate_baselines")
     assert len(Pairs(prepared.folder / "data/pairs/train")) == 24
 
 
@@ -262,7 +263,7 @@ def test_a_mixer_learns_from_all_parts_of_the_loss_together(prepared):
     every |= {"align": True, "standardise": True, "difference": True}
     train |= {"symmetry": True, "loss": train["loss"] | every}
     prepared.write_params()
-    prepared.succeed("train_translator")
+    prepared.succeed("generate_train", "generate_val", "augment", "train_translator")
     first = prepared.files("results/train")
     prepared.succeed("train_translator", KT_WORKERS="3", KT_CHUNK="1")
     again = prepared.files("results/train")
