@@ -35,7 +35,7 @@ def main(params: Params, compute: Compute) -> None:
         if name == "translation" or name in baselines
     }
     model = translator(TRANSLATOR, params, compute.device)
-    translated = read_table("train/accuracies.csv", "translation")["translation"]
+    translated = column("train/accuracies.csv", "translation")
     drawn = figures(params, accuracies, transfer)
     features = feature_maps.draw(params, compute, model, translated)
     page = "\n".join(
@@ -63,10 +63,10 @@ def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style
     )
     kind = params.model.kind
     histograms = {
-        LABELS["random_initialisation"]: read_table(
+        LABELS["random_initialisation"]: column(
             "baselines/accuracies.csv", "random_initialisation"
-        )["random_initialisation"],
-        f"translation by {kind}": read_table("train/accuracies.csv", "translation")["translation"],
+        ),
+        f"translation by {kind}": column("train/accuracies.csv", "translation"),
     }
     colours = [style.colour(name) for name in ("random_initialisation", kind)]
     measured = ("large", "large_ci95", "small", "small_ci95")
@@ -244,6 +244,11 @@ def table_of(results: dict, paper: dict[str, str] | None = None) -> list[str]:
         cells += [str(r["n"])] + ([] if paper is None else [paper.get(name, "not printed")])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def column(name: str, of: str) -> pd.Series:
+    """Accuracies of networks, in percent."""
+    return inputs.read_table(RESULTS / name, of, percent=True)[of]
 
 
 def read_table(name: str, *columns: str) -> pd.DataFrame:

@@ -8,18 +8,21 @@ import torch
 import yaml
 
 from kt.ensemble import Compute
+from kt.images import ImageSet
 from kt.images.files import write_sets
 from kt.real import files
 from kt.run.errors import KTError
 from stages.common.base import outputs
-from stages.common.base.params import Params
+from stages.common.base.params import Params, settings_of, stores
 from stages.factor_transfer import learning
 from stages.factor_transfer import settings as factor_transfer
 from stages.networks import ceiling, content, tune
 from stages.networks import cell as measurement
 from stages.networks import settings as networks
 from stages.tables import factor_transfer as comparison
+from stages.tables import figure7, output, page, redraw
 from stages.tables.cells import cell as cells
+from stages.tables.cells.settings import Curve
 from tests.conftest import ROOT, usual_params
 from tests.test_cifar import colour_images
 from tests.test_doors import flip_in
@@ -87,6 +90,7 @@ TRAINED = {
     "training": SUMMARY,
     "networks": 8,
     "updates": 16,
+    "evaluations": [{"epoch": 1, "loss": 0.5, "selection": 50.0, "test": 50.0}],
 }
 COUNTS = ("parameters", "network_parameters", "bytes", "network_bytes", "multiply_adds", "updates")
 FLAGS = ("once", "retrains", "any_architecture")
@@ -219,3 +223,85 @@ def test_a_cell_of_the_networks_table_without_a_share_is_refused(here):
         rows = [row | {name: value} for row in content["rows"]]
         outputs.write_json(path(), content | {"rows": rows})
         refused(f"is damaged .rows.0.{name}: got {value}; ", read)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (colour_images(4), "holds unlabelled images 4 x 3 x 32 x 32, not 1,000 of cifar10"),
+        (
+            ImageSet(torch.zeros(1000, 28, 28, dtype=torch.uint8), torch.zeros(1000).long()),
+            "holds unlabelled images 1000 x 28 x 28, not 1,000 of cifar10",
+        ),
+    ],
+)
+def test_other_images_than_the_networks_tables_parameters_say_are_refused(here, images, message):
+    chosen = networks.load()
+    seed = chosen.seeds[0]
+    write_sets(chosen.unlabelled(seed), {"unlabelled": images})
+    refused(f"unlabelled-{seed}.safetensors {message}: run `dvc repro`", chosen.shown, seed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": [0.501, 0.499]}, r"keep: got \[50, 50\]; each must be another"),
+        ({"networks": {"a-b": 1}}, "scales.cifar10.networks.a-b.*: .*pattern"),
+        ({"networks": {"images": 1}}, "networks.images.*: got 'images', the name of another"),
+        ({"colours": True}, "networks.resnet20: for images of cifar10 it has no training.widths"),
+        ({"unlabelled": 20}, "unlabelled is 20, but a method that trains on them takes 64"),
+    ],
+)
+def test_parameters_of_an_impossible_networks_table_are_refused(here, change, message):
+    path = here / networks.TABLE / "params.yaml"
+    tree = yaml.safe_load(path.read_text()) | {"scale": "cifar10"}
+    scale = tree["scales"]["cifar10"]
+    if "keep" in change:
+        tree |= change
+    elif "unlabelled" in change:
+        tree["methods"] = ["labelled"]
+        scale |= change
+    elif "networks" in change:
+        scale["networks"] = {name: scale["networks"]["resnet20"] for name in change["networks"]}
+    else:
+        scale["networks"]["resnet20"]["training"] = {"widths": [4, 4, 4], "epochs": 1, "lr": 0.1}
+    path.write_text(yaml.safe_dump(tree))
+    refused(f"params.yaml: .*{message}", networks.load)
+
+
+@pytest.mark.parametrize("name", ["..", "../train", "a/b", ""])
+def test_a_store_whose_name_leads_elsewhere_is_refused(here, name):
+    """It would replace other networks."""
+    path = here / "tables/curve/params.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump({"networks": [4], "stores": {name: {}}}))
+    refused("curve/params.yaml: stores.*pattern", stores, "curve")
+    refused("curve/params.yaml: stores.*pattern", settings_of, "curve", Curve)
+
+
+@pytest.mark.parametrize("value", ["x", [], {"mean": "x"}, None])
+def test_tables_with_values_of_another_type_are_not_drawn(here, value):
+    folder = output.TABLES / "quick"
+    shutil.copytree(ROOT / folder, folder)
+    for name in redraw.DRAWN:
+        path = folder / f"{name}.json"
+        whole = json.loads(path.read_text())
+        path.write_text(json.dumps(whole | {next(iter(whole)): value, "large": value}))
+        refused("is damaged", redraw.main, TINY, Compute(), "quick")
+        path.write_text(json.dumps(whole))
+
+
+def test_accuracies_beyond_all_percent_are_refused(here):
+    path = here / "accuracies.csv"
+    path.write_text("network,translation\n0,50.0\n1,100.1\n")
+    refused("translation is not percent, from 0 to 100", figure7.column, here, "translation")
+
+
+def test_pages_that_are_no_text_are_refused(here):
+    folder = output.TABLES / "quick"
+    shutil.copytree(ROOT / folder, folder)
+    (folder / "ablation.md").write_bytes(b"\xff")
+    refused("ablation.md is damaged .*utf-8", page.section, folder, "ablation")
+    page.NOTES.mkdir(parents=True)
+    (page.NOTES / "ablation.md").write_bytes(b"\xff")
+    refused("notes/ablation.md is damaged .*utf-8", page.note, "ablation")

@@ -120,6 +120,16 @@ def read_bytes(path: Path, remedy: str = "", count: int = -1) -> bytes:
         return file.read(count)
 
 
+def read_text(path: Path, remedy: str = "") -> str:
+    """The content of a text file in UTF-8.
+
+    Raises:
+        KTError: it cannot be read, or is something else.
+    """
+    with reading(path, remedy):
+        return path.read_bytes().decode()
+
+
 def load_tensors(
     path: Path, names: Iterable[str] | None = None, remedy: str = "", sealed: bool = False
 ) -> dict[str, Tensor]:

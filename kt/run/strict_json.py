@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kt.run.errors import NotFiniteError
-from kt.run.files import reading, save_text
+from kt.run.files import read_text, reading, save_text
 
 
 def load_json(path: Path, remedy: str = "") -> Any:
@@ -17,8 +17,9 @@ def load_json(path: Path, remedy: str = "") -> Any:
         KTError: it cannot be read, or is no JSON: NaN and infinity are none.
     """
 
+    text = read_text(path, remedy)
     with reading(path, remedy):
-        return parsed(path.read_bytes().decode())
+        return parsed(text)
 
 
 def parsed(text: str) -> Any:

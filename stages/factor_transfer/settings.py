@@ -84,7 +84,7 @@ class Settings(Strict):
     seed: Seed
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
-    settings: dict[str, Method]
+    settings: dict[Name, Method]
     paraphraser: Paraphrase
     training: Common
     scales: dict[Name, Scale]

@@ -6,7 +6,7 @@ import torch
 
 from kt.ensemble import Compute
 from kt.real import Schedule, compress
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.cell import accuracy, answers, measured
@@ -19,12 +19,9 @@ def main(params: Params, compute: Compute, name: str) -> None:
     chosen = settings.load()
     chosen.to_be_tuned(name)
     tuning, network = chosen.active.tuning, chosen.trained(name).to(compute.device)
-    test, labelled = (
-        inputs.images_of(chosen.data / "images.safetensors", split).to(compute.device)
-        for split in ("test", "labelled")
-    )
+    test, labelled = (chosen.stored(split).to(compute.device) for split in ("test", "labelled"))
     seed = chosen.seeds[0]
-    unlabelled = inputs.images_of(chosen.unlabelled(seed), "unlabelled").to(compute.device)
+    unlabelled = chosen.shown(seed).to(compute.device)
     images, pictures, unseen = (pixels(s.images) for s in (unlabelled, labelled, test))
     own = answers(network, unseen)
     held, shown = slice(tuning.held_out), slice(tuning.held_out, None)

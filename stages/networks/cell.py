@@ -9,7 +9,7 @@ from kt.ensemble import Compute
 from kt.real import cost
 from kt.real.graph import Graph
 from kt.run.errors import KTError
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.methods import METHODS, Task
@@ -21,8 +21,7 @@ def main(params: Params, compute: Compute, cell: str) -> None:
     name, key, seed = _parts(cell, chosen)
     wanted, method = chosen.active.networks[name], METHODS[key]
     network = chosen.trained(name).to(compute.device)
-    shown = inputs.images_of(chosen.unlabelled(seed), "unlabelled")
-    stored = inputs.images_of(chosen.data / "images.safetensors", "test")
+    shown, stored = chosen.shown(seed), chosen.stored("test")
     images, test = (pixels(given.images.to(compute.device)) for given in (shown, stored))
     known = shown.labels.to(compute.device)
     labels, own = stored.labels, answers(network, test)

@@ -39,7 +39,7 @@ def main(params: Params, compute: Compute) -> None:
     pool = torch.randperm(len(train), generator=draw)
     labelled, rest = pool.tensor_split([tuning.held_out + tuning.labelled])
     stored = {"labelled": train.subset(labelled), "test": test}
-    write_sets(chosen.data / "images.safetensors", stored)
+    write_sets(chosen.images, stored)
     for seed in chosen.seeds:
         draw = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(rest), generator=draw)[: chosen.active.unlabelled]

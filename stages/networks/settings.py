@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from kt.images import ImageSet
 from kt.real import Schedule, files
 from kt.run.errors import KTError
+from kt.run.files import problem
 from stages.common.base.checks import none_of, read_yaml
-from stages.common.base.inputs import REMEDY
+from stages.common.base.inputs import REMEDY, images_of
 from stages.common.base.params import (
     Count,
     Epochs,
@@ -21,10 +23,28 @@ from stages.common.base.params import (
 )
 from stages.networks.methods import METHODS
 from stages.networks.resnet import ResNet
+from stages.networks.training import BATCH
 
 TABLE = Path("tables/networks")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+STORED = ("images", "unlabelled")
+"""Names of other files beside those of the networks."""
+
+
+def _of_a_file(name: str) -> str:
+    if name in STORED:
+        raise ValueError(f"got {name!r}, the name of another file")
+    return name
+
+
+NetworkName = Annotated[str, Field(pattern=r"^\w+$"), AfterValidator(_of_a_file)]
+"""It names files, and stands before a hyphen in a cell's name."""
+
+
+def _different_percent(values: list[float]) -> list[float]:
+    different([round(100 * value) for value in values])
+    return values
 
 
 class Steps(Strict):
@@ -80,8 +100,21 @@ class Tuning(Strict):
 class Scale(Strict):
     images: Literal["cifar10", "digits"]
     unlabelled: Annotated[int, Field(ge=20)]
-    networks: dict[str, Network]
+    networks: dict[NetworkName, Network]
     tuning: Tuning
+
+    @model_validator(mode="after")
+    def _of_these_images(self) -> "Scale":
+        for name, network in self.networks.items():
+            if network.is_published != (self.images == "cifar10"):
+                needed = "no training.widths" if self.images == "cifar10" else "training.widths"
+                raise ValueError(f"networks.{name}: for images of {self.images} it has {needed}")
+        return self
+
+    @property
+    def colours(self) -> int:
+        """Of the images."""
+        return 3 if self.images == "cifar10" else 1
 
 
 class Settings(Strict):
@@ -89,7 +122,7 @@ class Settings(Strict):
 
     scale: str
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
-    keep: Annotated[list[Share], Field(min_length=1), AfterValidator(different)]
+    keep: Annotated[list[Share], Field(min_length=1), AfterValidator(_different_percent)]
     networks: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     tuned: Annotated[list[str], AfterValidator(different)]
@@ -107,6 +140,11 @@ class Settings(Strict):
             for name in names:
                 if name not in known:
                     raise ValueError(none_of(key, name, known))
+        if self.active.unlabelled < BATCH and any(METHODS[name].labels for name in self.methods):
+            raise ValueError(
+                f"scales.{self.scale}.unlabelled is {self.active.unlabelled}, but a method that "
+                f"trains on them takes {BATCH} at a time"
+            )
         return self
 
     @property
@@ -142,9 +180,42 @@ class Settings(Strict):
             raise KTError(f"{error}: {REMEDY}") from None
         return network.eval()
 
+    @property
+    def images(self) -> Path:
+        """The labelled and the test images."""
+        return self.data / "images.safetensors"
+
     def unlabelled(self, seed: int) -> Path:
         """The unlabelled images of a seed."""
         return self.data / f"unlabelled-{seed}.safetensors"
+
+    def shown(self, seed: int) -> ImageSet:
+        """The unlabelled images of a seed.
+
+        Raises:
+            KTError: their file is missing or damaged, or holds others than the parameters ask for.
+        """
+        return self._stored(self.unlabelled(seed), "unlabelled", self.active.unlabelled)
+
+    def stored(self, split: str) -> ImageSet:
+        """The images that are "labelled", those held out first, or "test".
+
+        Raises:
+            KTError: as `shown`.
+        """
+        tuning = self.active.tuning
+        count = tuning.held_out + tuning.labelled if split == "labelled" else None
+        return self._stored(self.images, split, count)
+
+    def _stored(self, path: Path, split: str, count: int | None) -> ImageSet:
+        found = images_of(path, split)
+        colours = found.images.shape[1] if found.images.dim() == 4 else 1
+        if colours != self.active.colours or count not in (None, len(found)):
+            shape = " x ".join(map(str, found.images.shape))
+            wanted = "" if count is None else f"{count:,} of "
+            what = f"holds {split} images {shape}, not {wanted}{self.active.images}"
+            raise problem(path, what, REMEDY)
+        return found
 
     def cell(self, network: str, method: str, seed: int) -> Path:
         """The measurements of a method on a network."""

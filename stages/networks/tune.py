@@ -10,7 +10,7 @@ from kt.ensemble import Compute
 from kt.real import compress, surgery
 from kt.real.blocks import find
 from kt.real.graph import Graph
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
 from stages.networks import settings
 from stages.networks.cell import accuracy, answers
@@ -22,12 +22,9 @@ def main(params: Params, compute: Compute, name: str) -> None:
     chosen = settings.load()
     wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
     network = chosen.trained(name).to(compute.device)
-    file = chosen.data / "images.safetensors"
-    stored = {
-        split: inputs.images_of(file, split).to(compute.device) for split in ("test", "labelled")
-    }
+    stored = {split: chosen.stored(split).to(compute.device) for split in ("test", "labelled")}
     seed = chosen.seeds[0]
-    unlabelled = inputs.images_of(chosen.unlabelled(seed), "unlabelled").to(compute.device)
+    unlabelled = chosen.shown(seed).to(compute.device)
     test, labelled = (pixels(stored[split].images) for split in ("test", "labelled"))
     labels = stored["labelled"].labels
     shown, unseen = slice(tuning.held_out, None), slice(tuning.held_out)

@@ -15,7 +15,8 @@ SIZE = "base"
 
 def main(params: Params, compute: Compute) -> None:
     model = mixers.load(params, SIZE, compute)
-    accuracies = inputs.read_table(mixers.folder(params, SIZE) / "accuracies.csv", "translation")
+    path = mixers.folder(params, SIZE) / "accuracies.csv"
+    accuracies = inputs.read_table(path, "translation", percent=True)
     drawn = feature_maps.draw(params, compute, model, accuracies["translation"])
     caption = (
         f"{output.protocol(params)}; the translation is by {mixers.named(params, SIZE)}. "

@@ -48,7 +48,7 @@ def main(params: Params, compute: Compute) -> None:
 
 def column(folder: Path, name: str) -> pd.Series:
     """Accuracies that a stage kept in a folder."""
-    return inputs.read_table(folder / "accuracies.csv", name)[name]
+    return inputs.read_table(folder / "accuracies.csv", name, percent=True)[name]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """How a table is written: JSON (DVC's metrics), CSV and Markdown, in a folder per scale."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from kt.run.statistics import gap_closed
 from kt.translators.merge import MergeConfig
+from stages.common.base import inputs, outputs
 from stages.common.base import metrics as measured
-from stages.common.base import outputs
 from stages.common.base.params import Params
 from stages.tables.cells import mixers
 
@@ -27,6 +29,20 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
     outputs.write_json(path.with_suffix(".json"), metrics)
     outputs.write_csv(path.with_suffix(".csv"), table)
     outputs.write_markdown(path.with_suffix(".md"), caption, table)
+
+
+@contextlib.contextmanager
+def computing(path: Path) -> Iterator[None]:
+    """Compute with what a table's JSON and CSV files say.
+
+    Raises:
+        KTError: it cannot be done: they do not belong together, or say something else.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        what = f"it is not that of {path.with_suffix('.csv').name}: {error}"
+        raise inputs.damaged(path, what) from error
 
 
 ACCURACY = (

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from kt.ensemble import Compute
+from kt.run import files
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
@@ -83,12 +84,9 @@ def section(folder: Path, name: str) -> list[str]:
         lines += [""]
     metrics = inputs.read_json(page.with_suffix(".json"))
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
-    lines.append(page.read_text().rstrip())
-    try:
+    lines.append(files.read_text(page, inputs.REMEDY).rstrip())
+    with output.computing(page.with_suffix(".json")):
         said = findings(name, metrics, table)
-    except (ValueError, LookupError, TypeError, StopIteration) as error:
-        what = f"it is not that of {page.with_suffix('.csv').name}: {error}"
-        raise inputs.damaged(page.with_suffix(".json"), what) from error
     if said:
         lines += ["", "The numbers say:", "", *(f"* {words}" for words in said)]
     return lines
@@ -103,7 +101,7 @@ def note(name: str) -> list[str]:
     path = NOTES / f"{name}.md"
     if not path.exists():
         return []
-    if (found := HEAD.fullmatch(path.read_text().rstrip())) is None:
+    if (found := HEAD.fullmatch(files.read_text(path).rstrip())) is None:
         raise KTError(f"{path}: begins with no line like `2026-11-27 · quick, mnist`")
     head = f"**Note of {found['date']} (scales {found['scales']}).**"
     return ["", f"{head} {found['text']}"]

@@ -24,10 +24,12 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     if not folder.is_dir():
         raise KTError(f"there are no tables of {scale!r}: {folder} is no folder")
     for name, module in DRAWN.items():
-        if (folder / f"{name}.json").exists():
-            module.draw(folder)
-    if (times.TIMES / scale).exists():
-        times.draw(times.TIMES / scale)
+        if (path := folder / f"{name}.json").exists():
+            with output.computing(path):
+                module.draw(folder)
+    if (kept := times.TIMES / scale).exists():
+        with output.computing(kept / "times.json"):
+            times.draw(kept)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,11 @@ def _is_summary(found: dict) -> bool:
 
 
 def read_table(
-    path: Path, *columns: str, words: Sequence[str] = (), kind: type | None = None
+    path: Path,
+    *columns: str,
+    words: Sequence[str] = (),
+    kind: type | None = None,
+    percent: bool = False,
 ) -> pd.DataFrame:
     """Read a table of plot data, CSV or, named .tsv, with tabs.
 
@@ -109,6 +113,7 @@ def read_table(
         columns: of numbers that a stage may write, which there must be.
         words: of anything, which there must be.
         kind: of all columns; None: as each looks.
+        percent: the numbers are percent, from 0 to 100.
 
     Raises:
         KTError: the file is missing, empty or no such table.
@@ -123,6 +128,8 @@ def read_table(
     for name in columns:
         if table[name].dtype.kind not in "if" or not (table[name].abs() < LARGEST).all():
             raise damaged(path, f"{name} is not made of possible numbers")
+        if percent and not table[name].between(0, 100).all():
+            raise damaged(path, f"{name} is not percent, from 0 to 100")
     return table
 
 

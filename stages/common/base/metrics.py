@@ -32,7 +32,15 @@ class Summary(Known):
     ci95: float
 
 
-class Best(Summary):
+class Accuracy(Summary):
+    """In percent."""
+
+    mean: Percent
+    min: Percent
+    max: Percent
+
+
+class Best(Accuracy):
     epoch: int
 
 
@@ -42,28 +50,28 @@ class Seed(Known):
 
 
 class Training(Known):
-    translation: Summary
-    selection: Summary
+    translation: Accuracy
+    selection: Accuracy
     epoch: int
     loss: float
     paper_rule_best_on_test: Best
     seeds: Annotated[dict[str, Seed], Field(min_length=1)]
-    over_seeds: Summary
+    over_seeds: Accuracy
 
 
 class Baselines(Known):
-    random_initialisation: Summary
-    random_replacement: Summary = LEFT_OUT
-    greedy_replacement: Summary = LEFT_OUT
-    identity: Summary
-    retrained: Summary
-    large: Summary
+    random_initialisation: Accuracy
+    random_replacement: Accuracy = LEFT_OUT
+    greedy_replacement: Accuracy = LEFT_OUT
+    identity: Accuracy
+    retrained: Accuracy
+    large: Accuracy
 
 
 class Compared(Known):
-    random_initialisation: Summary
-    translation: Summary
-    large: Summary
+    random_initialisation: Accuracy
+    translation: Accuracy
+    large: Accuracy
     gain: Summary
 
 

@@ -197,6 +197,8 @@ class Scale(Strict):
 Change = dict[str, Any]
 """Nested parameters to replace. Under `scales` and under a `schedule` scales other than the active
 one are left alone."""
+Stores = dict[Name, Change]
+"""Of a table: parameters to replace, by the folders that the networks come into."""
 
 
 class Params(Strict):
@@ -392,6 +394,6 @@ def stores(name: str) -> dict[str, Change]:
     if name not in known and TABLES.is_dir():
         raise KTError(f"{name!r} is no table: these are: {', '.join(known)}")
     try:
-        return TypeAdapter(dict[str, Change]).validate_python(read_yaml(path).get("stores", {}))
+        return TypeAdapter(Stores).validate_python(read_yaml(path).get("stores", {}))
     except ValidationError as error:
-        raise KTError(f"{path}: {explain(error, dict[str, Change], ('stores',))}") from None
+        raise KTError(f"{path}: {explain(error, Stores, ('stores',))}") from None

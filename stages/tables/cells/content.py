@@ -4,40 +4,58 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from stages.common.base.metrics import LEFT_OUT, Best, Known, Number, Percent, Summary, Whole
+from stages.common.base.metrics import (
+    LEFT_OUT,
+    Accuracy,
+    Best,
+    Known,
+    Number,
+    Percent,
+    Summary,
+    Whole,
+)
 
 Some = Field(min_length=1)
 Accuracies = Annotated[list[Percent], Some]
 
 
+class Evaluation(Known):
+    """Of a translator, while it is trained."""
+
+    epoch: Whole
+    loss: Number
+    selection: Percent
+    test: Percent
+
+
 class Trained(Known):
     """Of a translator that was trained for the cell, and measured."""
 
-    translation: Summary
-    selection: Summary
+    translation: Accuracy
+    selection: Accuracy
     paper_rule_best_on_test: Best
-    training: Summary
+    training: Accuracy
     networks: Whole
     updates: Whole
-    random_initialisation: Summary = LEFT_OUT
+    evaluations: Annotated[list[Evaluation], Some]
 
 
 class ToTarget(Trained):
     """Table 6's: beside other blocks' random initialisation."""
 
-    random_initialisation: Summary
+    random_initialisation: Accuracy
 
 
 class Fixed(Known):
     label: str
-    translation: Summary
+    translation: Accuracy
 
 
 class ForEpochs(Known):
-    random_initialisation: Summary
-    translation: Summary
-    retrained: Summary
-    large: Summary
+    random_initialisation: Accuracy
+    translation: Accuracy
+    retrained: Accuracy
+    large: Accuracy
     gain: Summary
 
 
@@ -67,7 +85,7 @@ class Method(Known):
     """A row of Table 1."""
 
     label: str
-    accuracy: Summary
+    accuracy: Accuracy
     parameters: Whole
     network_parameters: Whole
     bytes: Whole

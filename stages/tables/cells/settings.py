@@ -15,6 +15,7 @@ from stages.common.base.params import (
     Name,
     NotNegative,
     Params,
+    Stores,
     Strict,
     at_scale,
     different,
@@ -50,9 +51,9 @@ class Ablation(Strict):
     """Rows that add to each other, and rows that each change one thing."""
 
     refine_steps: Count
-    stores: dict[str, Change]
-    mixers: dict[str, Row]
-    merges: dict[str, Row]
+    stores: Stores
+    mixers: dict[Name, Row]
+    merges: dict[Name, Row]
 
     @model_validator(mode="after")
     def _each_once(self) -> "Ablation":
@@ -87,7 +88,7 @@ class Ablation(Strict):
 
 class Curve(Strict):
     networks: Few
-    stores: dict[str, Change]
+    stores: Stores
 
 
 class Epochs(Strict):
@@ -160,7 +161,7 @@ class Targets(Strict):
         AfterValidator(different),
     ]
     epochs: ByScale
-    stores: dict[str, Change]
+    stores: Stores
 
 
 class Sizes(Strict):
@@ -207,7 +208,7 @@ class Widths(Strict):
     selection: Count
     networks: Count
     steps: Count
-    stores: dict[str, Change]
+    stores: Stores
 
     @model_validator(mode="after")
     def _of_every_width_as_many(self) -> "Widths":
@@ -231,7 +232,7 @@ class OfOneCost(Strict):
     compared: Translators
     epochs: Count
     batch_size: ByScale
-    stores: dict[str, Change]
+    stores: Stores
 
 
 def epochs_of(params: Params, name: str, values: ByScale) -> int:
