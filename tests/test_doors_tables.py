@@ -50,14 +50,16 @@ def refused(message, work, *arguments):
 )
 def test_a_flipped_pixel_stops_the_stages_of_the_networks_table(here, name, split):
     path = here / networks.TABLE / "params.yaml"
-    path.write_text(
-        yaml.safe_dump(yaml.safe_load(path.read_text()) | {"scale": "cifar10", "seeds": [1]})
-    )
-    chosen, given = networks.load(), colour_images(4)
+    tree = yaml.safe_load(path.read_text())
+    tree |= {"scale": "cifar10", "seeds": [1], "methods": ["ours"]}
+    scale = tree["scales"]["cifar10"]
+    scale["unlabelled"], scale["tuning"] = 20, scale["tuning"] | {"held_out": 1, "labelled": 64}
+    path.write_text(yaml.safe_dump(tree))
+    chosen = networks.load()
     network = chosen.tuned[0]
     files.save(chosen.active.networks[network].fresh(), chosen.data / f"{network}.safetensors")
-    write_sets(chosen.data / "images.safetensors", {"labelled": given, "test": colour_images(4)})
-    write_sets(chosen.unlabelled(1), {"unlabelled": given})
+    write_sets(chosen.images, {"labelled": colour_images(65), "test": colour_images(4)})
+    write_sets(chosen.unlabelled(1), {"unlabelled": colour_images(20)})
     flip_in(chosen.data / f"{name}.safetensors", f"{split}.images")
     message = f"{name}.safetensors is damaged .the checksum of '{split}' .*: run `dvc repro`"
     stages = [(tune, network), (ceiling, network)]
@@ -280,15 +282,16 @@ def test_a_store_whose_name_leads_elsewhere_is_refused(here, name):
 
 
 @pytest.mark.parametrize("value", ["x", [], {"mean": "x"}, None])
-def test_tables_with_values_of_another_type_are_not_drawn(here, value):
+@pytest.mark.parametrize(
+    ("name", "key"), [("table1", "adam"), ("curve", "2_networks"), ("widths", "6_to_2")]
+)
+def test_tables_with_values_of_another_type_are_not_drawn(here, monkeypatch, name, key, value):
     folder = output.TABLES / "quick"
     shutil.copytree(ROOT / folder, folder)
-    for name in redraw.DRAWN:
-        path = folder / f"{name}.json"
-        whole = json.loads(path.read_text())
-        path.write_text(json.dumps(whole | {next(iter(whole)): value, "large": value}))
-        refused("is damaged", redraw.main, TINY, Compute(), "quick")
-        path.write_text(json.dumps(whole))
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    monkeypatch.setattr(redraw, "DRAWN", {name: redraw.DRAWN[name]})
+    refused(f"{name}.json is damaged", redraw.main, TINY, Compute(), "quick")
 
 
 def test_accuracies_beyond_all_percent_are_refused(here):

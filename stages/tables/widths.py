@@ -11,6 +11,7 @@ from kt.ensemble import Compute
 from kt.run.statistics import gap_closed, summary
 from stages.common.base import inputs, runtime
 from stages.common.base.inputs import Found
+from stages.common.base.metrics import checked, several
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
@@ -139,7 +140,7 @@ def in_words(width: str, label: str, one: dict, results: dict, name: str) -> dic
 
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
-    metrics = inputs.read_json(folder / "widths.json")
+    metrics = checked(folder / "widths.json", several(several(dict)))
     table = inputs.read_table(folder / "widths.csv", words=("width", "block"))
     names = [name for name in next(iter(metrics.values())) if name != SHARES]
     shown = [name for name in names if name not in ("random_initialisation", "large")]

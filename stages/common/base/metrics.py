@@ -15,6 +15,11 @@ LEFT_OUT: Any = None
 """Where there are no small blocks to replace by."""
 
 
+def several(kind: Any) -> Any:
+    """One or more of a kind, by name."""
+    return Annotated[dict[str, kind], Field(min_length=1)]
+
+
 class Known(BaseModel):
     """What is read of a section; there may be more."""
 
@@ -84,7 +89,7 @@ KINDS: dict[str, Any] = {
     "train": Training,
     "baselines": Baselines,
     "transfer": Transfer,
-    "partial": Annotated[dict[str, Compared], Field(min_length=1)],
+    "partial": several(Compared),
 }
 """By the folder of results/."""
 

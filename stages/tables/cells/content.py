@@ -127,28 +127,23 @@ class Clocked(Known):
     once_seconds: Number
 
 
-def named(kind: Any) -> Any:
-    """Of several, by name."""
-    return Annotated[dict[str, kind], Some]
-
-
 KINDS: dict[str, Any] = {
     "ablation": Trained,
     "curve": Trained,
     "epochs": ForEpochs,
     "figure4": Curve,
-    "fixed": named(Fixed),
+    "fixed": several(Fixed),
     "merge": Trained,
-    "table1": named(Method),
+    "table1": several(Method),
     "table3": Trained,
     "table4": Trained,
     "table5": Trained,
     "table6": ToTarget,
     "widths": OfWidths,
-    "widths/blocks": named(Block),
+    "widths/blocks": several(Block),
 }
 """By the beginning of a cell's name; the longest that fits counts."""
-SECONDS: dict[str, Any] = {"": named(Number), "table1": named(Clocked)}
+SECONDS: dict[str, Any] = {"": several(Number), "table1": several(Clocked)}
 """Of what the clock said, likewise."""
 
 
