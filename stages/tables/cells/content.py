@@ -13,6 +13,7 @@ from stages.common.base.metrics import (
     Percent,
     Summary,
     Whole,
+    several,
 )
 
 Some = Field(min_length=1)
