@@ -156,7 +156,7 @@ def test_the_caption_says_where_translation_is_behind(table):
     ]
     chosen = chosen.model_copy(update={"methods": list(scores)})
     said = summary.behind(pd.DataFrame(rows), chosen)
-    assert "but for: resnet8 at 50%: the same, with steps of Adam (80.0 against 80.0)." in said
+    assert "but for: resnet8 at 50%: translated, steps of Adam (80.0 against 80.0)." in said
     alone = chosen.model_copy(update={"methods": ["norm", "ours"]})
     assert summary.behind(pd.DataFrame(rows), alone).endswith("is ahead of every rival.")
     assert summary.behind(pd.DataFrame(rows), chosen.model_copy(update={"methods": ["norm"]})) == ""

@@ -41,15 +41,13 @@ def main(params: Params, compute: Compute) -> None:
             trained.append(f"{row.pop('epochs')} ({network}, {row['keep']:.0%})")
             rows.append(known | row)
     measured = pd.DataFrame(rows)
-    # The network itself is the same for all seeds.
-    measured = measured[(measured["keep"] < 1) | (measured["seed"] == chosen.seeds[0])]
+    whole = measured[measured["keep"] == 1].groupby("network").first()
     results = settings.TABLE / "results" / chosen.scale
     outputs.write_csv(results / "networks.csv", measured)
     words = caption(chosen, trained) + behind(measured, chosen)
-    outputs.write_markdown(results / "networks.md", words, table(measured, chosen))
+    outputs.write_markdown(results / "networks.md", words, table(measured, whole, chosen))
     chart(measured, chosen).savefig(results / "accuracy.png")
     tuned(chosen)
-    whole = measured[measured["keep"] == 1].groupby("network").first()
     metrics = {
         network: {"whole": float(whole.loc[network, "accuracy"])}
         | {
@@ -65,9 +63,12 @@ def main(params: Params, compute: Compute) -> None:
     outputs.write_json(results / "metrics.json", metrics)
 
 
-def table(measured: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
-    """One row for each method, network and share kept: means over seeds."""
-    whole = measured[measured["keep"] == 1].groupby("network").first()
+def table(measured: pd.DataFrame, whole: pd.DataFrame, chosen: settings.Settings) -> pd.DataFrame:
+    """One row for each method, network and share kept: means over seeds.
+
+    Args:
+        whole: the networks themselves, by name.
+    """
     rows = []
     for network in chosen.networks:
         full = whole.loc[network]
@@ -195,8 +196,8 @@ def caption(chosen: settings.Settings, trained: list[str]) -> str:
     words = (
         f"Scale `{chosen.scale}`: accuracy and agreement with the network itself, in percent, on "
         f"all test images; means over {seeds} (of the images and of all draws; ± is the standard "
-        "deviation). Rivals narrow all blocks by the same share. Seconds are those of the machine "
-        "that ran the table, whatever else it did."
+        "deviation). Rivals narrow all blocks by the same share. Times are those of the machine "
+        "that ran the cell, whatever else it did."
     )
     if trained:
         words += (
