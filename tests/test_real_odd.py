@@ -295,3 +295,18 @@ def test_moments_from_noise_are_added_up_as_they_come(monkeypatch):
     network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     compress(network, ROWS, {"0": 8}, weights_alone=True)
     assert len(seen) > 10 and most <= 3
+
+
+def test_a_layer_that_asks_for_its_version_is_loaded(tmp_path):
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state, prefix, metadata, *more):
+            assert metadata["version"] == 2
+            super()._load_from_state_dict(state, prefix, metadata, *more)
+
+    def made():
+        return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), Versioned(3, 3))
+
+    files.save(compress(made(), ROWS, {"0": 8}, weights_alone=True), tmp_path / "s.safetensors")
+    assert kt.load(made, tmp_path / "s.safetensors")[0].out_features == 8
