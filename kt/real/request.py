@@ -44,7 +44,6 @@ def require_possible(
     """
     if not isinstance(model, nn.Module):
         raise KTError(f"model is a {type(model).__name__}; it accepts a torch.nn.Module")
-    _require_traceable(model)
     given = tensors(example)
     require_plain("example", given)
     if not given or not given[0].ndim or not size(example):
@@ -69,6 +68,7 @@ def require_possible(
     if progress is not None and not accepts(progress, 3):
         raise refused("progress", progress, "a function of what is done, how much, and of how much")
     with users_code("the network's weights cannot be read"):
+        _require_traceable(model)
         _require_weights(model)
 
 
