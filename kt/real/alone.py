@@ -80,17 +80,18 @@ def imagined(subject: Subject, example: Example) -> Iterator[Moments]:
         out = model.get_submodule(block.out)
         rows = BATCH * min(subject.positions, places_in(out, graph.shapes[block.outcome]))
         wanted = max(FEWEST, ROWS * out.weight[0].numel())
-        parts = []
+        moments = None
         for _ in range(min(BATCHES, -(-wanted // rows))):
             inside = [walk.branch(alive)]
             inside[0].change(source, partial(_noise, spatial=spatial, draw=draw))
             alone = replace(block, shortcut=None)
-            parts.append(gather(alone, graph, model, inside, inside, subject.positions, draw))
-        yield replace(
-            parts[0],
-            inputs=sum(part.inputs for part in parts),
-            crossed=sum(part.crossed for part in parts),
-        )
+            part = gather(alone, graph, model, inside, inside, subject.positions, draw)
+            if moments is None:
+                moments = part
+            else:
+                moments.inputs += part.inputs
+                moments.crossed += part.crossed
+        yield moments
 
 
 def unexplained(moments: Moments, weights: Tensor, kept: list[int]) -> float:

@@ -12,27 +12,32 @@ from kt.real.graph import Graph
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 MAPS = (*CONVOLUTIONS, nn.Linear)
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+"""All that the report names: what is of another kind than `MAPS` is left."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 # Each treats every number by itself.
 ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
     nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid,
+    nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Threshold,
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
 ELEMENTWISE_FUNCTIONS = (
     F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.tanh,
     F.sigmoid, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.logsigmoid,
     F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, torch.relu, torch.tanh, torch.sigmoid,
-    torch.clamp,
+    torch.clamp, torch.sin, torch.cos, torch.exp, torch.abs, torch.square, torch.erf, torch.neg,
+    operator.neg,
 )  # fmt: skip
 ELEMENTWISE_METHODS = (
     "relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "clamp", "clamp_", "contiguous",
-    "clone",
+    "clone", "sin", "cos", "exp", "abs", "square", "erf", "neg",
 )  # fmt: skip
 ARITHMETIC = (
     operator.add, operator.mul, operator.sub, operator.truediv, operator.iadd, operator.imul,
-    torch.add, torch.mul, torch.sub, torch.div,
+    torch.add, torch.mul, torch.sub, torch.div, "add", "mul", "sub", "div", "add_", "mul_", "sub_",
+    "div_", operator.pow, torch.pow, "pow",
 )  # fmt: skip
 # Each treats every channel by itself, the same way.
 POOLING_MODULES = (
@@ -45,6 +50,8 @@ POOLING_FUNCTIONS = (
     F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d,
     F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.interpolate,
 )  # fmt: skip
+MOST_READ = 2**14
+"""Numbers that a second map may read for an output: least squares solves for so many at once."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +112,46 @@ def find(model: nn.Module, graph: Graph) -> tuple[list[Block], dict[str, str]]:
             except _LeftError as reason:
                 left[node.target] = str(reason)
     called = {node.target for node in graph.nodes if node.op == "call_module"}
+    known = {block.into for block in blocks} | set(left)
     for name, module in model.named_modules():
-        if isinstance(module, MAPS) and name not in called and name not in left:
-            inside = any(name.startswith(f"{outer}.") for outer in called)
-            left[name] = "inside another layer" if inside else "never called by itself"
+        if not isinstance(module, LAYERS) or name in known:
+            continue
+        if any(name.startswith(f"{outer}.") for outer in called):
+            left[name] = "inside another layer"
+        elif type(module) not in MAPS:
+            left[name] = f"a {type(module).__name__}, which is not translated"
+        else:
+            left[name] = "never called by itself"
     return blocks, left
 
 
-def norm_behind(model: nn.Module, node: fx.Node) -> str | None:
-    """The name of the batch norm that alone reads a map's outcome, if there is one."""
+def norm_behind(model: nn.Module, graph: Graph, node: fx.Node) -> str | None:
+    """The name of the batch norm over channels that alone reads a map's outcome, if there is one.
+
+    What a linear layer gives for several places has its channels on another axis than the norm's.
+    """
     users = list(node.users)
     if len(users) == 1 and users[0].op == "call_module":
         name = str(users[0].target)
-        norm = model.get_submodule(name)
-        if type(norm) in NORMS and norm.running_mean is not None:
+        norm, layer = model.get_submodule(name), model.get_submodule(str(node.target))
+        elsewhere = isinstance(layer, nn.Linear) and len(graph.shapes[node]) > 2
+        if type(norm) in NORMS and norm.running_mean is not None and not elsewhere:
             return name
     return None
 
 
 class _Search:
     def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.model = model
+        self.graph = graph
         self.nodes = graph.nodes
         self.shapes = graph.shapes
         self.modules = dict(model.named_modules(remove_duplicate=False))
         called = [node for node in graph.nodes if node.op == "call_module"]
-        self.calls = Counter(id(self.modules[node.target]) for node in called)
+        # What another layer holds is called with it.
+        self.calls = Counter(
+            id(inner) for node in called for inner in self.modules[node.target].modules()
+        )
         holders: dict[int, set[int]] = {}
         for module in model.modules():
             for tensor in module.parameters(recurse=False):
@@ -154,12 +176,15 @@ class _Search:
         axis = len(self.shapes[first]) - 1 if isinstance(into, nn.Linear) else 1
         chain, between, ends = {first: (axis, 1)}, [], []
         for node in self.nodes:  # operands come before what reads them
-            if not any(source in chain for source in node.all_input_nodes) or self._size(node):
+            source = next((n for n in node.all_input_nodes if n in chain), None)
+            if source is None or self._size(node, chain[source][0]):
                 continue
             place = self._through(node, chain, channels)
             if place is None:
                 ends.append(node)
                 continue
+            if node not in self.shapes:
+                raise _LeftError(f"{node.name} gives more than one tensor")
             chain[node] = place
             if node.op == "call_module":
                 module = self.modules[node.target]
@@ -168,7 +193,11 @@ class _Search:
         if len(ends) != 1:
             raise _LeftError("read by several layers" if ends else "nothing reads its output")
         end = ends[0]
-        hidden = end.args[0]
+        reader = self.modules[end.target]
+        numbers = reader.weight[0].numel()
+        if numbers > MOST_READ:
+            raise _LeftError(f"{end.target} reads {numbers:,} numbers at once: too many to fit")
+        hidden = next(n for n in end.all_input_nodes if n in chain)
         _, repeat = chain[hidden]
         return Block(
             first.target, tuple(between), end.target, channels, repeat, first, hidden,
@@ -192,9 +221,9 @@ class _Search:
 
         Nothing if the node is a map, which ends the block.
         """
-        inputs = node.all_input_nodes
         if node.op == "output":
             raise _LeftError("its output is the network's")
+        inputs = [n for n in node.all_input_nodes if n in self.shapes]  # numbers tell no channels
         source = next(n for n in inputs if n in chain)
         (axis, repeat), shape = chain[source], self.shapes[source]
         last = axis == len(shape) - 1
@@ -233,9 +262,10 @@ class _Search:
         if node.target in ARITHMETIC:
             if not all(n in chain for n in inputs):
                 others = [n for n in inputs if n not in chain]
-                if any(self.shapes.get(n) for n in others):
+                if any(self.shapes[n] for n in others):
                     raise _LeftError(f"combined with another value ({node.name})")
-            if any(chain.get(n, (axis, repeat)) != (axis, repeat) for n in inputs):
+            own = [(*chain[n], len(self.shapes[n])) for n in inputs if n in chain]
+            if any(where != own[0] for where in own):
                 raise _LeftError(f"combined with another value ({node.name})")
             return axis, repeat
         if len(inputs) > 1:
@@ -257,14 +287,25 @@ class _Search:
         """A call's arguments, by place and by name."""
         return {**dict(enumerate(node.args)), **node.kwargs}
 
-    def _size(self, node: fx.Node) -> bool:
-        """Whether a node only asks for the number of examples."""
-        if node.target == "size":
-            return node.args[1:] == (0,)
-        if node.target is getattr:
-            asked = [user.args[1] for user in node.users if user.target is operator.getitem]
-            return node.args[1] == "shape" and asked == [0] * len(node.users)
+    def _size(self, node: fx.Node, axis: int) -> bool:
+        """Whether a node only asks for sizes, and not for the number of channels, on that axis."""
+        if node.target == "size" and (asked := self._options(node)).keys() - {0}:
+            return self._other(asked.get("dim", asked.get(1)), node, axis)
+        if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+            return all(
+                user.target is operator.getitem
+                and (not user.users or self._other(user.args[1], node, axis))
+                for user in node.users
+            )
         return False
+
+    def _other(self, asked: object, node: fx.Node, axis: int) -> bool:
+        """Whether sizes asked for, by a number or a slice, are those of other axes."""
+        axes = range(len(self.shapes[node.all_input_nodes[0]]))
+        if isinstance(asked, slice):
+            parts = (asked.start, asked.stop, asked.step)
+            return all(isinstance(p, int | None) for p in parts) and axis not in axes[asked]
+        return isinstance(asked, int) and axes[asked] != axis
 
     def _flattens(self, node: fx.Node) -> bool:
         """Whether a node makes rows of all numbers of each example, however many there are."""
@@ -273,18 +314,22 @@ class _Search:
             start, end = options.get("start_dim", options.get(1, 0)), options.get("end_dim", -1)
             return start == 1 and options.get(2, end) == -1
         if node.target in (torch.reshape, "reshape", "view"):
-            size = node.args[1:] if isinstance(node.args[1], int | fx.Node) else tuple(node.args[1])
-            return len(size) == 2 and size[1] == -1 and len(self.shapes[node]) == 2
+            size = (*node.args[1:], *node.kwargs.values())
+            size = size[0] if len(size) == 1 else size
+            rows = (
+                len(self.shapes[node.all_input_nodes[0]])
+                and self.shapes[node.all_input_nodes[0]][0]
+            )
+            plain = isinstance(size, list | tuple) and len(size) == 2 and size[1] == -1
+            return plain and self.shapes[node][0] == rows
         return False
 
     def _residual(self, end: fx.Node) -> tuple[fx.Node | None, str | None]:
         """What is added to a map's outcome, the batch norm that it passes before."""
-        node, norm, users = end, None, list(end.users)
-        if len(users) == 1 and users[0].op == "call_module":
-            module = self.modules[users[0].target]
-            if type(module) in NORMS and module.running_mean is not None:
-                node, norm = users[0], users[0].target
-                users = list(node.users)
+        node, norm = end, norm_behind(self.model, self.graph, end)
+        if norm is not None:
+            (node,) = end.users
+        users = list(node.users)
         if len(users) == 1 and users[0].target in (operator.add, operator.iadd, torch.add):
             others = [other for other in users[0].all_input_nodes if other is not node]
             plain = len(others) == 1 and not users[0].kwargs

@@ -120,6 +120,8 @@ def export_onnx(network: nn.Module, example: Example, path: Path) -> float:
         raise KTError(
             f"ONNX needs the packages onnx, onnxscript and onnxruntime ({error})"
         ) from None
+    # The exporter takes one tensor in two places for one input.
+    example = _filled(example, (tensor.clone() for tensor in tensors(example)))
     positional, named = arguments(example)
     network = network.eval()
     with replacing(path) as partial:

@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 from kt.run.errors import KTError
 from kt.run.guard import lacks_memory
 
+STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one input, several in their order, or several by their names."""
 
@@ -130,7 +132,10 @@ class Graph:
 
     def inputs(self, example: Example) -> list[Any]:
         """The values of all parameters of the network's `forward`, in their order."""
-        return list(self._bound(example).values())
+        kinds = self._signature.parameters
+        given = self._bound(example)
+        # torch.fx puts *inputs and **inputs last.
+        return [given[name] for name in sorted(given, key=lambda name: kinds[name].kind in STARRED)]
 
     def _bound(self, example: Example) -> dict[str, Any]:
         positional, named = arguments(example)
@@ -196,7 +201,7 @@ class Walk:
         return kept
 
     def _restart(self) -> None:
-        self._runner = fx.Interpreter(
+        self._runner = _Interpreter(
             self._model, garbage_collect_values=False, graph=self._graph.graph
         )
         self._runner.args_iter = iter(self._graph.inputs(self._example))
@@ -210,6 +215,12 @@ class Walk:
             self._runner.env.pop(done, None)
         self._at += 1
         return node, value
+
+
+class _Interpreter(fx.Interpreter):
+    def placeholder(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """The next input: all of *inputs, or of **inputs, at once."""
+        return next(self.args_iter)
 
 
 class _Tracer(fx.Tracer):

@@ -1,11 +1,12 @@
 """What a block's second map reads, and what it should give, gathered over images."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from kt.real.blocks import Block
@@ -62,9 +63,9 @@ def gather(
         ours = {node: given for node in (block.shortcut,) if node is not None}
         ours[block.hidden] = partial(read_at, out, places=places)
         if first is second:
-            was = seen = first.branch().read(theirs | ours)
+            was = seen = _read(first.branch(), block, graph, theirs | ours)
         else:
-            was, seen = first.branch().read(theirs), second.branch().read(ours)
+            was, seen = first.branch().read(theirs), _read(second.branch(), block, graph, ours)
         target = was[block.outcome]
         if block.shortcut is not None:
             missing = was[block.shortcut] - seen[block.shortcut]
@@ -77,6 +78,15 @@ def gather(
     each = (len(inputs) - 1) // block.channels
     importance = scale.square().to(crossed).expand(crossed.shape[1])
     return Moments(inputs, crossed, each, importance)
+
+
+def _read(walk: Walk, block: Block, graph: Graph, wanted: Mapping[fx.Node, Callable]) -> dict:
+    """Values on a walk; the hidden ones as `out` reads them, after all that is done in place."""
+    reads = graph.places[block.outcome]
+    early = {n: how for n, how in wanted.items() if n != block.hidden and graph.places[n] < reads}
+    seen = walk.read(early)
+    walk.before(block.outcome)
+    return seen | walk.read({node: how for node, how in wanted.items() if node not in seen})
 
 
 def norm_scale(norm: nn.Module) -> Tensor:

@@ -49,8 +49,8 @@ def probe(
         positions: drawn at random in each example, at most, for the moments.
     """
     model = copy.deepcopy(model).requires_grad_(False)
-    _fold(model, block.into, norm_behind(model, block.first))
-    _fold(model, block.out, norm_behind(model, block.outcome))
+    _fold(model, block.into, norm_behind(model, graph, block.first))
+    _fold(model, block.out, norm_behind(model, graph, block.outcome))
     plain = replace(block, norm=None)
     with torch.no_grad():
         walks = [Walk(graph, model, examples)]

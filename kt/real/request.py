@@ -12,6 +12,10 @@ from kt.run.errors import KTError
 from kt.run.finite import is_finite
 from kt.run.given import accepts, is_number, is_whole, refused, require_flag, require_seed
 
+WRAPPERS = {
+    "DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
+}  # fmt: skip
+"""By the names of their types, since importing the compiler takes seconds."""
 OF = ("multiply-adds", "parameters")
 RATIOS = ("harm", "even")
 MOST_STEPS = 10**9
@@ -64,7 +68,23 @@ def require_possible(
     if progress is not None and not accepts(progress, 3):
         raise refused("progress", progress, "a function of what is done, how much, and of how much")
     with users_code("the network's weights cannot be read"):
+        _require_traceable(model)
         _require_weights(model)
+
+
+def _require_traceable(model: nn.Module) -> None:
+    """Refuse what hides a network's code from torch.fx.
+
+    Raises:
+        KTError: saying what to pass instead.
+    """
+    wrapper = type(model).__name__
+    if wrapper in WRAPPERS:
+        raise KTError(f"model is wrapped in {wrapper}: pass model.{WRAPPERS[wrapper]}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = name or "model"
+            raise KTError(f"{where} is scripted; torch.fx reads the code of Python modules alone")
 
 
 def require_plain(name: str, given: list[Tensor]) -> None:

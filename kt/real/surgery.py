@@ -1,5 +1,6 @@
 """Make layers smaller, in place, and fit layers to the tensors of a smaller network."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -62,7 +63,10 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     counters = {name for name in expected if name.endswith(COUNTER)}
     if missing := [name for name in expected if name not in tensors and name not in counters]:
         raise KTError(f"the weights lack {missing[0]}: they are another network's")
-    model.load_state_dict(dict(tensors), strict=False)
+    state = OrderedDict(tensors)
+    # Versions of the layers, which files do not hold: some layers refuse weights without.
+    state._metadata = expected._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state, strict=False)
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kt.real import alone, cost, drawing, shown, steps, widths
-from kt.real.blocks import find
+from kt.real.blocks import Block, find
 from kt.real.files import state_of
 from kt.real.graph import Example, Graph, as_floats, call, size, tensors, users_code
 from kt.real.images import collect, split, take
@@ -100,7 +100,7 @@ def compress(
         weights_alone: translate each block from its own weights (`kt.real.alone`), in seconds
             for networks of CIFAR's size. No image is given or drawn and no steps are taken, so
             `vary` and `normalise` do not matter; it answers less alike.
-        of: the cost that `keep` is a share of, counted over convolutions and linear layers.
+        of: the cost that `keep` is a share of: that of the whole network, what is left included.
         ratios: widths where they do the least harm, or the same share for all blocks.
         round_to: widths are multiples of it.
         schedule: the steps on the answers; `Schedule(0)` is none.
@@ -140,21 +140,24 @@ def compress(
     example = as_floats(example)
     graph = Graph(original, example)
     answer = _first_answer(original, example)
-    blocks, left = find(original, graph)
+    blocks, left = _found(original, graph, example)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
     draw = torch.Generator().manual_seed(seed)
-    costs = cost.shares(original, graph, of)
+    costs = cost.shares(original, graph, example, of)
+    budget = 0.0 if isinstance(keep, Mapping) else keep * sum(costs.values())
+    if of == "parameters":
+        budget -= cost.new_biases(original, blocks)
 
     def chosen(harms: Callable[[], Mapping[str, Mapping[int, float]]]) -> dict[str, int]:
         """The width of each block."""
         if isinstance(keep, Mapping):
             return widths.given(blocks, keep)
-        if ratios == "even":
-            return widths.evenly(blocks, costs, keep * sum(costs.values()), round_to)
         if keep == 1:
             return {block.into: block.channels for block in blocks}
-        return widths.by_harm(blocks, harms(), costs, keep * sum(costs.values()), round_to)
+        if ratios == "even":
+            return widths.evenly(blocks, costs, budget, round_to)
+        return widths.by_harm(blocks, harms(), costs, budget, round_to)
 
     subject = Subject(original, graph, blocks, positions, draw, told)
     made = images is None and not weights_alone
@@ -183,7 +186,7 @@ def compress(
         {block.into: (block.channels, block.width_in(smaller)) for block in blocks},
         left,
         (cost.parameters(original), cost.parameters(smaller)),
-        (cost.multiply_adds(original, graph), cost.multiply_adds(smaller, graph)),
+        (cost.multiply_adds(original, example), cost.multiply_adds(smaller, example)),
         (cost.latency(original, example), cost.latency(smaller, example)),
         agreement,
         used,
@@ -197,6 +200,30 @@ def compress(
             what = "the network's weights, or its images, are too large"
             raise KTError(f"the smaller network's {name} is not finite: {what}")
     return finished
+
+
+def _found(model: nn.Module, graph: Graph, example: Example) -> tuple[list[Block], dict[str, str]]:
+    """The blocks of a network, and what is left: no block that other layers read in training mode.
+
+    A network that can only be traced in evaluation mode is taken to be the same in the other.
+    """
+    blocks, left = find(model, graph)
+    trained = copy.deepcopy(model).train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            other = Graph(trained, take(example, torch.zeros(2, dtype=torch.long)))
+        found, reasons = find(trained, other)
+    except KTError:
+        return blocks, left
+    called = {node.target for node in other.nodes if node.op == "call_module"}
+    same = {(block.into, block.between, block.out) for block in found}
+    for block in list(blocks):
+        if block.into in called and (block.into, block.between, block.out) not in same:
+            blocks.remove(block)
+            why = reasons.get(block.into, "read by another layer")
+            left[block.into] = f"in training mode: {why}"
+    return blocks, left
 
 
 @torch.no_grad()

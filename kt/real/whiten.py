@@ -85,7 +85,7 @@ def whitenings(
         if type(layer) in MAPS and getattr(layer, "groups", 1) == 1
     }
     norms = {
-        str(node.target): norm_behind(model, node)
+        str(node.target): norm_behind(model, graph, node)
         for node in graph.nodes
         if node.op == "call_module" and node.target in maps
     }

@@ -224,7 +224,8 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    # Of one number, any stride is contiguous; a view as bytes wants 1.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 # --- writing --------------------------------------------------------------------------------------

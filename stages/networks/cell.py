@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from kt.ensemble import Compute
 from kt.real import cost
-from kt.real.graph import Graph
 from kt.run.errors import KTError
 from stages.common.base import outputs, runtime
 from stages.common.base.params import Params
@@ -70,7 +69,7 @@ def measured(network: nn.Module, test: Tensor, labels: Tensor, own: Tensor) -> d
     return {
         "accuracy": accuracy(found, labels),
         "agreement": accuracy(found, own),
-        "multiply_adds": cost.multiply_adds(network, Graph(network, test[:2])),
+        "multiply_adds": cost.multiply_adds(network, test[:2]),
         "parameters": cost.parameters(network),
         "milliseconds": cost.latency(network, test[:64]),
     }

@@ -77,7 +77,7 @@ def _fitted(pointwise: bool) -> Callable[[Task], nn.Module]:
 def _evenly(task: Task) -> tuple:
     graph = Graph(task.network, task.images[:2])
     blocks, _ = find(task.network, graph)
-    costs = cost.shares(task.network, graph, "multiply-adds")
+    costs = cost.shares(task.network, graph, task.images[:2], "multiply-adds")
     return graph, blocks, evenly(blocks, costs, task.keep * sum(costs.values()), 1)
 
 
