@@ -72,7 +72,7 @@ def test_the_pipeline_runs_on_digits_and_translation_leads(table):
     assert set(small[small["labels"] > 0]["method"]) == {"labelled"}
     mean = small[small["labels"] == 0].groupby("method")["accuracy"].mean()
     assert mean.idxmax() == "ours"
-    assert mean["ours_adapted"] > mean[["norm", "ours_drawn"]].max() + 20  # without any image
+    assert mean["ours_adapted"] > mean["norm"] + 20  # without any image
     assert mean["ours_weights"] > mean["norm"]
     assert ceiling["accuracy"] > mean["least_squares"] and ceiling["labels"] == 600
     assert "until nothing is gained | 50%" in (results / "networks.md").read_text()
@@ -110,7 +110,7 @@ def test_digits_are_at_hand():
 
 
 def test_a_published_network_is_trained_further(table):
-    root = with_colours(table, train=13, test=2)
+    root = with_colours(table, train=15, test=2)
     published, result = root / "models/cifar10_resnet8.safetensors", "data/networks/cifar10"
     published.parent.mkdir()
     files.save(ResNet(8), published)
@@ -118,7 +118,7 @@ def test_a_published_network_is_trained_further(table):
     further = network | {"training": {"epochs": 1, "lr": 0.01}}
     table.table |= {"scale": "cifar10", "networks": ["as_is", "further"], "tuned": []}
     scale = table.table["scales"]["cifar10"]
-    scale |= {"unlabelled": 20, "networks": {"as_is": network, "further": further}}
+    scale |= {"unlabelled": 64, "networks": {"as_is": network, "further": further}}
     scale["tuning"] |= {"labelled": 64, "held_out": 10}
     (table.folder / "tables/networks/params.yaml").write_text(yaml.safe_dump(table.table))
     table.succeed("networks.networks", KT_DATA_ROOT=str(root))
