@@ -1,6 +1,6 @@
 """What the main job's metrics files hold, checked as they are read."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -47,13 +47,25 @@ class Training(Known):
     over_seeds: Summary
 
 
-class Baselines(Known):
+class Ceiling(Summary):
+    """The better re-training: `stages.common.ceiling.Choice`, and its summary on test networks."""
+
+    by: Literal["retrained", "adam"]
+    rate: float
+
+
+class Blocks(Known):
     random_initialisation: Summary
     random_replacement: Summary = LEFT_OUT
     greedy_replacement: Summary = LEFT_OUT
     identity: Summary
     retrained: Summary
     large: Summary
+
+
+class Baselines(Blocks):
+    adam: Summary
+    ceiling: Ceiling
 
 
 class Compared(Known):
@@ -63,7 +75,7 @@ class Compared(Known):
     gain: Summary
 
 
-class Transfer(Baselines, Compared):
+class Transfer(Blocks, Compared):
     of: str = Field(alias="from")
     to: str
 
