@@ -199,7 +199,8 @@ def int8(setting: Setting) -> Row:
     """Whole networks, written to files and read again."""
     names = {name: name.replace("large.", "block.") for name in setting.networks}
     names = {k: v for k, v in names.items() if not k.startswith("small.")}
-    stored, loaded = {}, []
+    stored: Weights = {}
+    loaded: list[Weights] = []
 
     def through_files(count: int) -> None:
         loaded.clear()
