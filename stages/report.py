@@ -20,7 +20,7 @@ PAPER = printed.BASELINES | {"translation": printed.GRIDS["table4"]["large"][1]}
 """The paper's accuracies (Tables 3 and 4); its translation's epoch is the best on the test set."""
 TRANSLATORS = {
     "mixer": "the paper's MLP-Mixer, which reads the large block's convolutions",
-    "merge": "merge (ours), which reads the whole network and keeps prototype images of its own",
+    "merge": "merge (ours), which reads the whole network and stores training prototypes",
 }
 
 
