@@ -340,7 +340,7 @@ def test_table_1_counts_what_methods_leave(prepared):
     for name in ("large", "retrained", "adam"):  # the ceiling's blocks, trained once more
         assert found[name]["mean"] == baselines[name]["mean"]
     best = found[baselines["ceiling"]["by"]]["beside_ceiling"]
-    assert (best["mean"], best["ci95"], best["n"]) == (0, 0, 3)
+    assert abs(best["mean"]) < 0.001 and best["ci95"] < 0.001 and best["n"] == 3
     assert found["large"]["mean"] == baselines["large"]["mean"]
     assert found["quantised_8"]["mean"] == pytest.approx(found["large"]["mean"], abs=2)
     small = [name for name, row in found.items() if row["parameters"] == 324]
