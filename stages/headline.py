@@ -17,15 +17,21 @@ def main(params: Params, compute: Compute) -> None:
         metrics.read(name) for name in ("train", "baselines", "transfer", "partial")
     )
     mean = train["translation"]["mean"]
-    low, high = (baselines[name]["mean"] for name in ("random_initialisation", "retrained"))
+    over = train["over_seeds"]
+    low, high = (baselines[name]["mean"] for name in ("random_initialisation", "ceiling"))
     fewest = next(iter(partial.values()))
     numbers = {
         "translation": mean,
         "translation_ci95": train["translation"]["ci95"],
+        "translation_over_seeds": over["mean"],
+        "translation_std_over_seeds": over["std"],
+        "seeds": over["n"],
         "selection": train["selection"]["mean"],
         "random_initialisation": low,
-        "retrained": high,
-        "gap_closed": round(gap_closed(mean, low, high), 2),
+        "retrained": baselines["retrained"]["mean"],
+        "ceiling": high,
+        "ceiling_by": baselines["ceiling"]["by"],
+        "gap_closed": round(gap_closed(over["mean"], low, high), 2),
         "transfer_gain": transfer["gain"]["mean"],
         "fewest_images_gain": fewest["gain"]["mean"],
     }

@@ -4,7 +4,6 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from kt.networks.blocks import Sizes
-from kt.run.statistics import gap_closed
 from stages import feature_maps
 from stages.common.base import inputs, metrics, outputs, runtime
 from stages.common.base.inputs import RESULTS, TRANSLATOR
@@ -13,7 +12,7 @@ from stages.common.evaluation import translator
 from stages.figures import accuracies as of_accuracies
 from stages.figures import lines, style
 from stages.figures.style import LABELS
-from stages.tables import printed
+from stages.tables import output, printed
 
 FIGURES = RESULTS / "figures"
 """Where the report's figures are."""
@@ -21,7 +20,7 @@ PAPER = printed.BASELINES | {"translation": printed.GRIDS["table4"]["large"][1]}
 """The paper's accuracies (Tables 3 and 4); its translation's epoch is the best on the test set."""
 TRANSLATORS = {
     "mixer": "the paper's MLP-Mixer, which reads the large block's convolutions",
-    "merge": "merge (ours), which reads the whole network and keeps prototype images of its own",
+    "merge": "merge (ours), which reads the whole network and stores training prototypes",
 }
 
 
@@ -29,19 +28,17 @@ def main(params: Params, compute: Compute) -> None:
     baselines, train, transfer, partial = (
         metrics.read(name) for name in ("baselines", "train", "transfer", "partial")
     )
-    accuracies = {
-        name: train["translation"] if name == "translation" else baselines[name]
-        for name in LABELS
-        if name == "translation" or name in baselines
-    }
     model = translator(TRANSLATOR, params, compute.device)
     translated = column("train/accuracies.csv", "translation")
+    beside = output.references()
+    beside["translation"] = train["translation"] | output.beside(translated.tolist())
+    accuracies = {name: beside[name] for name in LABELS if name in beside}
     drawn = figures(params, accuracies, transfer)
     features = feature_maps.draw(params, compute, model, translated)
     page = "\n".join(
         [
             *introduction(params, train),
-            *main_table(params, accuracies, train),
+            *main_table(params, accuracies, train, baselines),
             *features_section(features),
             *transfer_table(params, transfer),
             *partial_table(partial),
@@ -129,12 +126,18 @@ def introduction(params: Params, train: dict) -> list[str]:
     ]
 
 
-def main_table(params: Params, accuracies: dict, train: dict) -> list[str]:
-    rule = train["paper_rule_best_on_test"]
-    low, high = (accuracies[k]["mean"] for k in ("random_initialisation", "retrained"))
-    closed = gap_closed(accuracies["translation"]["mean"], low, high)
+def main_table(params: Params, accuracies: dict, train: dict, baselines: dict) -> list[str]:
+    """The test networks' blocks, `output.beside` the ceiling."""
+    rule, over = train["paper_rule_best_on_test"], train["over_seeds"]
+    closed = output.gap(over["mean"], baselines)
     comparable = params.active.images.main == "mnist"
-    rows = table_of(accuracies, PAPER if comparable else None)
+    labels = {name: output.label(name, baselines) for name in accuracies}
+    if params.model.kind == "merge":
+        labels["translation"] += f" (has {output.prototypes(params)})"
+    if over["n"] > 1:
+        labels["over_seeds"] = f"translation, the means of {over['n']} seeds"
+        accuracies = accuracies | {"over_seeds": over}
+    rows = table_of(accuracies, PAPER if comparable else None, labels)
     if "random_replacement" not in accuracies:
         rows += ["", "Random and greedy replacement need trained small blocks; none were made."]
     if comparable:
@@ -148,11 +151,14 @@ def main_table(params: Params, accuracies: dict, train: dict) -> list[str]:
         "",
         *rows,
         "",
+        f"{output.yardstick(baselines)} Re-training and the large block have seen all labelled "
+        "training images.",
+        "",
         f"The selection networks and held-back training images chose epoch {train['epoch']} "
         f"({train['selection']['mean']:.2f} % there). The paper takes the best evaluation on the "
         f"test networks and images themselves; that would be {rule['mean']:.2f} % at epoch "
-        f"{rule['epoch']}. Translation closes {closed:.0f} % of the gap from random initialisation "
-        "to the re-trained small block.",
+        f"{rule['epoch']}. Translation closes {closed:.0f} % of the gap, by the mean over seeds "
+        f"({over['n']}).",
         "",
         *spread_over_seeds(train),
         "![accuracy of the test networks](figures/accuracy.png)",
@@ -233,15 +239,23 @@ def augmentation() -> list[str]:
     ]
 
 
-def table_of(results: dict, paper: dict[str, str] | None = None) -> list[str]:
-    """A Markdown table of summaries, with the paper's numbers if given."""
+def table_of(
+    results: dict, paper: dict[str, str] | None = None, labels: dict[str, str] = LABELS
+) -> list[str]:
+    """A Markdown table of summaries, `output.told` of those that have it, and the paper's numbers
+    if they are given.
+    """
+    told = {name: output.told(r) for name, r in results.items() if "beside_ceiling" in r}
     columns = ["block", "mean", "± 95 %", "std", "min", "max", "n"]
+    nothing = dict.fromkeys(next(iter(told.values()), {}), "")
+    columns += nothing
     columns += [] if paper is None else ["the paper's"]
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     for name, r in results.items():
-        cells = [LABELS[name]]
+        cells = [labels[name]]
         cells += [f"{r[key]:.2f}" for key in ("mean", "ci95", "std", "min", "max")]
-        cells += [str(r["n"])] + ([] if paper is None else [paper.get(name, "not printed")])
+        cells += [str(r["n"]), *told.get(name, nothing).values()]
+        cells += [] if paper is None else [paper.get(name, "not printed")]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -25,9 +25,11 @@ def places(content, way=()):
 def page(found):
     """What the report says of metrics."""
     params, train, transfer = usual_params(), found["train"], found["transfer"]
-    blocks = found["baselines"] | {"translation": train["translation"]}
+    baselines = found["baselines"]
+    blocks = baselines | {"translation": train["translation"]}
     blocks = {name: blocks[name] for name in LABELS if name in blocks}
-    lines = [*report.introduction(params, train), *report.main_table(params, blocks, train)]
+    lines = report.introduction(params, train)
+    lines += report.main_table(params, blocks, train, baselines)
     lines += report.transfer_table(params, transfer)
     return [*lines, *report.partial_table(found["partial"])]
 
@@ -38,7 +40,11 @@ def found(tmp_path, monkeypatch):
     for name in metrics.KINDS:
         path = tmp_path / RESULTS / name / "metrics.json"
         path.parent.mkdir(parents=True)
-        path.write_text((ROOT / RESULTS / name / "metrics.json").read_text())
+        content = json.loads((ROOT / RESULTS / name / "metrics.json").read_text())
+        if name == "baselines":  # the results may be older than the ceiling
+            best = content.setdefault("adam", content["retrained"])
+            content.setdefault("ceiling", best | {"by": "adam", "rate": 0.01})
+        path.write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
     return {name: metrics.read(name) for name in metrics.KINDS}
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kt.ensemble import Probe
-from kt.images import pixels
+from kt.ensemble import Probe, Recipe
+from kt.images import pixels, training_batches
 from kt.networks.blocks import initial_weights
 from kt.networks.weights import part
 from kt.rivals import retraining
@@ -75,6 +75,17 @@ def test_it_is_the_plain_loop_for_each_network(method, kind, networks, images):
         plain_loop(student.block, 3, batches(images, 3, 4), on_answers)
     for name, tensor in student.block.state_dict().items():
         assert_trained_alike(trained[name][i], tensor, start[name][i], retraining.BATCH)
+
+
+def test_on_step_2s_budget_it_is_the_plain_loop_over_the_same_stream(networks, images):
+    start, recipe, i = fresh(), Recipe(2, 32, 0.1), 1
+    trained = retraining.on_budget("conv", networks, images, start, 4, recipe, retraining.RATE)
+    student = assembled("conv", networks, start, i)
+    stream = list(training_batches(images, 32, 2, True, 4))
+    assert len(stream) == 6  # the last of a pass is smaller
+    plain_loop(student.block, 6, stream, lambda x, labels: F.cross_entropy(student(x), labels))
+    for name, tensor in student.block.state_dict().items():
+        assert_trained_alike(trained[name][i], tensor, start[name][i], recipe.batch_size)
 
 
 def test_factor_transfer_is_the_plain_loop_with_paraphraser_and_translator(networks, images):

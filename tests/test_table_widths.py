@@ -45,7 +45,10 @@ def test_the_table_holds_every_cell_and_the_networks_are_those_of_the_stores(pre
     measured = take(store, slice(0, 3))
     accuracies = ensemble.evaluate("large", images, measured, part(measured, "large"))
     assert blocks["large"]["accuracies"] == pytest.approx(accuracies.tolist(), abs=1e-3)
-    assert {row.get("updates") for row in (blocks["sgd"], blocks["adam"])} == {3, 2}
+    assert {row.get("updates") for row in (blocks["retrained"], blocks["adam"])} == {3}
+    by_rate = {name: mean for name, mean in blocks["ceiling"]["selection"].items() if "_" in name}
+    best = max(by_rate, key=lambda name: by_rate[name])
+    assert best == f"adam_{blocks['ceiling']['rate']:g}".replace(".", "_")
 
     page = (tables / "results" / "tiny" / "widths.md").read_text()
     assert "| 6 -> 2 | merge, learned at 4 -> 2, 6 -> 3 |" in page and "Smoke runs: all" in page
@@ -61,9 +64,7 @@ def test_the_table_holds_every_cell_and_the_networks_are_those_of_the_stores(pre
 
 
 def test_no_network_has_two_roles(monkeypatch):
-    settings = Widths(
-        measured=["6_to_2"], learned={}, test=3, selection=2, networks=4, steps=1, stores={}
-    )
+    settings = Widths(measured=["6_to_2"], learned={}, test=3, selection=2, networks=4, stores={})
 
     class Store:
         def mapped(self, *parts):
@@ -88,11 +89,12 @@ def test_a_share_is_of_the_gap_and_a_difference_is_paired():
         "untrained": {"accuracies": [30.0, 50.0]},
         "several": {"accuracies": [45.0, 65.0]},
         "own": {"accuracies": [50.0, 70.0]},
+        "retrained": {"accuracies": [85.0, 75.0]},
         "large": {"accuracies": [90.0, 90.0]},
     }
     results = widths.compared("8_to_2", found, {"several": SEVERAL})
     gaps = {name: results[name]["gap"] for name in found}
-    random, whole = 20.0, 90.0
+    random, whole = 20.0, 80.0
     expected = {"several": 55.0, "own": 60.0, "untrained": 40.0, "large": 90.0}
     for name, mean in expected.items():
         assert gaps[name] == pytest.approx(100 * (mean - random) / (whole - random), abs=1e-3)
@@ -101,23 +103,27 @@ def test_a_share_is_of_the_gap_and_a_difference_is_paired():
     assert (share["mean"], share["ci95"], share["n"]) == (-5.0, 0.0, 2)
     assert share["learned"] is False
     assert widths.compared("6_to_3", found, {"several": SEVERAL})["of_own"]["several"]["learned"]
-    assert results["own"]["median"] == 60.0
+    assert results["own"]["median"] == 60.0 and results["own"]["below_80"] == 100.0
+    assert results["large"]["below_80"] == 0.0 and results["retrained"]["below_80"] == 50.0
+    apart = results["own"]["beside_ceiling"]  # of -35 and -5
+    assert (apart["mean"], apart["min"], apart["n"]) == (-20.0, -35.0, 2)
 
 
-@pytest.mark.parametrize(("adam", "name"), [(71.0, "Adam"), (69.0, "SGD")])
-def test_the_better_re_training_is_that_of_the_selection_networks(adam, name):
+@pytest.mark.parametrize(("by", "name"), [("adam", "Adam"), ("retrained", "SGD")])
+def test_the_re_training_that_was_chosen_is_shown(by, name):
     blocks = {
         name: {"accuracies": [1.0, 2.0]}
         for name in ("random_initialisation", "pruned", "untrained", "large")
     }
     blocks |= {
-        "sgd": {"accuracies": [99.0, 99.0], "selection": 70.0},
-        "adam": {"accuracies": [80.0, 80.0], "selection": adam},
+        "retrained": {"accuracies": [99.0, 99.0]},
+        "adam": {"accuracies": [80.0, 80.0]},
+        "ceiling": {"by": by},
     }
     one = {"measured": {"6_to_2": [3.0, 4.0]}}
     found, labels = widths.methods("6_to_2", blocks, {"several": one | SEVERAL}, one)
-    assert labels["retrained"] == f"re-trained by {name}"
-    assert found["retrained"] is blocks[name.lower()]
+    assert labels["retrained"] == f"re-trained by {name} (the ceiling)"
+    assert found["retrained"] is blocks[by]
     assert labels["several"] == "merge, learned at 4 -> 2, 6 -> 3" and list(found) == list(labels)
 
 

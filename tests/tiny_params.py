@@ -88,7 +88,7 @@ def shrink_table(name: str, settings: dict) -> dict:
             store["scales"] = {"tiny": {"networks": {"train": 8}, "pairs": 8}}
     elif name == "widths":
         tiny |= {"measured": ["6_to_2"], "learned": {"several": ["4_to_2", "6_to_3"]}}
-        tiny |= {"test": 3, "selection": 2, "networks": 4, "steps": 2}
+        tiny |= {"test": 3, "selection": 2, "networks": 4}
         for store in tiny["stores"].values():
             store["scales"] = {"tiny": {"networks": {"train": 9}, "pairs": 9}}
     return tiny

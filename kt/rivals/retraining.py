@@ -2,7 +2,8 @@
 
 Knowledge distillation in the three forms that the paper compares itself with, and training without
 a teacher. The blocks are trained between frozen former and latter blocks, by Adam, and may be of
-any kind. All of it needs labelled images.
+any kind. All of it needs labelled images. `on_budget` is the paper's step 2 with Adam in place of
+SGD; the others take as many steps as they are given.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,12 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from kt import ensemble
-from kt.ensemble import Compute, Probe
-from kt.images import ImageSet, pixels
+from kt.ensemble import Compute, Probe, Progress, Recipe
+from kt.images import ImageSet, pixels, training_batches
 from kt.networks.blocks import initial_weights
-from kt.networks.weights import Weights, network_count, part, prefixed
+from kt.networks.weights import Weights, network_count, part, prefixed, take
 from kt.rivals import distillation, factor_transfer
 from kt.run import seeds
+from kt.run.finite import finite_networks
 from kt.run.optimizer import minimise
 from kt.run.threads import one_thread
 from kt.translators import losses
@@ -29,6 +31,8 @@ BATCH = 32
 """Images in a step."""
 RATE = 0.01
 """Adam's learning rate in the first step; it falls linearly to zero."""
+RATES = (0.003, 0.01)
+"""Those among which selection networks choose, where Adam has the budget of step 2."""
 TEMPERATURE, SHARE = 4.0, 0.9
 """Of the teacher's softened answers, and what they count beside the labels."""
 FACTOR_WEIGHT, NORM = 500.0, 1
@@ -105,6 +109,45 @@ class Retraining:
         draw = seeds.generator(self.seed, "re-training", phase)
         for index in torch.randint(len(self.images), (steps, BATCH), generator=draw):
             yield Batch(self.kind, self.networks, self.images.subset(index), self.compute)
+
+
+def on_budget(
+    kind: str,
+    networks: Weights,
+    data: ImageSet,
+    block: Weights,
+    stream_seed: int,
+    recipe: Recipe,
+    rate: float,
+    compute: Compute = Compute(),
+    progress: Progress = lambda images: None,
+) -> Weights:
+    """Blocks trained as by `kt.ensemble.train_blocks`, but by Adam, whose rate falls linearly to 0.
+
+    Args:
+        networks: stacked `former.*` and `latter.*` (others are ignored), which stay as they are.
+        block: where to start, stacked (N, ...).
+        stream_seed: of the images' order and flips, the same for all networks.
+        recipe: its epochs, batch size and flips count.
+        rate: of the first step.
+
+    Raises:
+        NotFiniteError: one diverges.
+    """
+
+    def loss(learned: Weights, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        probe = Probe(kind, networks, images, compute)
+        progress(len(labels) * network_count(block))
+        return losses.cross_entropy(kind, learned, probe, labels).sum()
+
+    steps = recipe.epochs * -(-len(data) // recipe.batch_size)
+    batches = training_batches(
+        data.to(compute.device), recipe.batch_size, recipe.epochs, recipe.flip, stream_seed
+    )
+    with one_thread():
+        trained = minimise(take(block, device=compute.device), loss, batches, steps, rate)
+    return finite_networks(take(trained, device=torch.device("cpu")))
 
 
 def cross_entropy(retraining: Retraining, block: Weights) -> Weights:

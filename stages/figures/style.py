@@ -37,7 +37,8 @@ LABELS = {
     "greedy_replacement": "greedy replacement",
     "identity": "identity (zero weights)",
     "translation": "translation",
-    "retrained": "re-trained small block",
+    "retrained": "re-trained by SGD",
+    "adam": "re-trained by Adam",
     "large": "large block (uncompressed)",
 }
 """Of the blocks that stand between the former and the latter block, in the order of tables."""

@@ -3,14 +3,14 @@
 import pandas as pd
 
 from kt.ensemble import Compute
+from stages.common.base import metrics as measured
 from stages.common.base import runtime
 from stages.common.base.params import Params, settings_of
-from stages.figures.style import LABELS
 from stages.tables import output
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Ablation
 
-REFERENCES = ("random_initialisation", "retrained", "large")
+REFERENCES = ("random_initialisation", "retrained", "adam", "large")
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -21,15 +21,20 @@ def main(params: Params, compute: Compute) -> None:
         for name, row in settings_of("ablation", Ablation).rows.items()
     }
     rows: dict[str, dict] = {
-        name: {"label": LABELS[name], "translation": baselines[name]} for name in REFERENCES
+        name: {"label": output.label(name, baselines), "translation": baselines[name]}
+        | ({} if name == "random_initialisation" else {"images": "all, labelled"})
+        for name in REFERENCES
     }
-    rows |= trained | fixed
+    for name, row in (trained | fixed).items():
+        rows[name] = row | {"translation": row["translation"] | output.beside(row["accuracies"])}
+    over_seeds = measured.read("train")["over_seeds"]
+    rows["translation"]["translation"]["over_seeds"] = over_seeds
     lines = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (
         f"{output.protocol(params)}. {output.ACCURACY} Selection networks chose each row's epoch. "
-        "*Gap* is the share of the way from random initialisation to the re-trained small block. "
-        "*Seen* is the mean accuracy of networks that the translator was trained on. "
-        f"{output.given(params)} "
+        f"{output.yardstick(baselines)} *Images* are what a block is made from beside the "
+        "network's weights. *Seen* is the mean accuracy of networks that a translator was trained "
+        f"on. {output.over_seeds(params)} {output.given(params)} "
         f"{output.trained_with({'at most': max(row['updates'] for row in trained.values())})}"
     )
     metrics = {
@@ -46,6 +51,8 @@ def in_words(row: dict, baselines: dict) -> dict[str, str]:
         "accuracy": output.spread(test),
         "n": test["n"],
         "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
+        **output.told(test),
+        "images": row.get("images", "none"),
         "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",
         "networks": row.get("networks", ""),
         "updates": row.get("updates", ""),

@@ -14,7 +14,7 @@ from stages.tables import output
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Curve
 
-LEVELS = ("random_initialisation", "retrained")
+LEVELS = ("random_initialisation", "ceiling")
 NETWORKS = "_networks"
 """Suffix of a point's name among the metrics."""
 MARKS = (85, 95)
@@ -26,7 +26,10 @@ def main(params: Params, compute: Compute) -> None:
     counts = settings_of("curve", Curve).networks
     points = {count: cell.read(params, f"curve/{count}") for count in counts}
     metrics = {
-        f"{count}{NETWORKS}": {"unseen": point["translation"], "seen": point["training"]}
+        f"{count}{NETWORKS}": {
+            "unseen": point["translation"] | output.beside(point["accuracies"]),
+            "seen": point["training"],
+        }
         for count, point in points.items()
     }
     metrics |= {name: baselines[name] for name in LEVELS}
@@ -40,6 +43,7 @@ def main(params: Params, compute: Compute) -> None:
             "n": point["translation"]["n"],
             "seen": f"{point['training']['mean']:.2f}",
             "gap, %": f"{gap:.1f}",
+            **output.told(output.beside(point["accuracies"])),
         }
         for (count, point), gap in zip(points.items(), gaps, strict=True)
     )
@@ -49,9 +53,8 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. Every row trains for about as many updates. The table shows "
         "mean accuracy in percent on test images: *unseen* of n test networks, with the 95 % "
         "interval over them (Student), *seen* of networks that the translator was trained on. "
-        "*Gap* is the "
-        "share of the way from random initialisation to the re-trained small block. "
-        f"{said(fitted, needed, counts, gaps)} {output.given(params)} {updates}"
+        f"{output.yardstick(baselines)} {said(fitted, needed, counts, gaps)} "
+        f"{output.given(params)} {updates}"
     )
     metrics["networks_for_gap"] = {f"{share}_percent": needed[share] for share in MARKS}
     output.write(params, "curve", caption, metrics, lines_of)
@@ -70,7 +73,8 @@ def draw(folder: Path) -> None:
         }
         for count, point in counted(metrics).items()
     )
-    levels, fitted = {name: metrics[name]["mean"] for name in LEVELS}, fit(metrics)
+    levels = {metrics[name].get("by", name): metrics[name]["mean"] for name in LEVELS}
+    fitted = fit(metrics)
     along = None if fitted is None else lambda n: levelled(fall(n, *fitted), levels)
     style.save(lines.learning_curve(points, levels, along), folder / "curve.png")
 
@@ -127,7 +131,7 @@ def networks_for(share: float, fitted: tuple[float, float, float] | None) -> int
 
 
 def levelled(gap: np.ndarray, levels: dict[str, float]) -> np.ndarray:
-    low, high = levels["random_initialisation"], levels["retrained"]
+    low, high = levels.values()
     return low + gap / 100 * (high - low)
 
 

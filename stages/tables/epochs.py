@@ -27,7 +27,8 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}, "
         f"{params.updates:,} updates) and learned from such networks; the table shows "
         f"networks trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
-        f"translation over random initialisation. {output.given(params)}"
+        "translation over random initialisation. Re-training is the paper's step 2, with all "
+        f"labelled training images. {output.given(params)}"
     )
     output.write(params, "epochs", caption, results, lines)
 
@@ -35,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
 TITLES = {
     "random_initialisation": "random initialisation",
     "translation": "translation",
-    "retrained": "re-trained",
+    "retrained": "re-trained by SGD",
     "large": "large",
     "gain": "gain, points",
 }

@@ -23,12 +23,18 @@ def main(params: Params, compute: Compute) -> None:
         "the paper's mixer": column(mixers.folder(params, SIZE), "translation"),
         params.model.kind: column(RESULTS / "train", "translation"),
     }
-    summaries = {name: summary(torch.tensor(values.to_numpy())) for name, values in found.items()}
+    summaries = {
+        name: summary(torch.tensor(values.to_numpy())) | output.beside(values.tolist())
+        for name, values in found.items()
+    }
+    kinds = dict(zip(found, ("random_initialisation", "mixer", params.model.kind), strict=True))
     table = pd.DataFrame(
         {
             "block": name,
             "mean": output.spread(result),
             **{key: f"{result[key]:.2f}" for key in ("std", "min", "max")},
+            **output.told(result),
+            "images": output.prototypes(params, kinds[name]),
             "n": result["n"],
         }
         for name, result in summaries.items()
@@ -38,11 +44,13 @@ def main(params: Params, compute: Compute) -> None:
         "images, in bins of 5 %; the table shows means with their 95 % intervals (Student). The "
         f"blocks are random ones, translations by {mixers.named(params, SIZE)}, and "
         f"translations by the main job's translator ({params.model.kind}). Selection networks "
-        f"chose the epochs. {output.trained_beside(params, SIZE)} {output.given(params)}"
+        f"chose the epochs. {output.yardstick(output.references())} *Images* are what a block is "
+        f"made from beside the network's weights. {output.over_seeds(params)} "
+        f"{output.trained_beside(params, SIZE)} {output.given(params)}"
     )
     metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}
     output.write(params, "figure7", caption, metrics, table)
-    colours = [style.colour(name) for name in ("random_initialisation", "mixer", params.model.kind)]
+    colours = [style.colour(kind) for kind in kinds.values()]
     style.save(accuracies.histograms(found, colours), output.folder(params) / "figure7.png")
 
 

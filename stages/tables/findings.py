@@ -223,7 +223,8 @@ BLOCKS = {
     "random_replacement": "random replacement",
     "greedy_replacement": "greedy replacement",
     "identity": "the identity block",
-    "retrained": "re-training",
+    "retrained": "re-training by SGD",
+    "adam": "re-training by Adam",
     "large": "the large block",
 }
 FINDINGS: dict[str, Callable[[dict, pd.DataFrame], list[str]]] = {

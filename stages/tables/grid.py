@@ -8,7 +8,7 @@ from stages.common.base.params import Params, settings_of
 from stages.tables import output, printed
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Grid, epochs_of
-from stages.tables.printed import MERGE as LABEL
+from stages.tables.printed import MERGE
 
 
 def main(params: Params, compute: Compute, table: str) -> None:
@@ -21,15 +21,16 @@ def main(params: Params, compute: Compute, table: str) -> None:
             rows.append(printed.row(f"{size}, dropout {dropout:g}", result, baselines, theirs))
             metrics[f"{size}_dropout_{dropout:g}".replace(".", "_")] = printed.numbers(result)
     merge = cell.read(params, "merge")
-    rows.append(printed.row(LABEL, merge, baselines))
+    rows.append(printed.row(printed.merge(params), merge, baselines))
     metrics["merge"] = printed.numbers(merge)
     epochs = epochs_of(params, f"tables/{table}/params.yaml", grid.epochs)
     caption = (
         f"{output.protocol(params)}. The translators learn from {params.active.pairs:,} "
         f"pairs, the mixers in {epochs} epochs (the paper: 300,000 pairs, "
         f"{printed.EPOCHS[table]:,} epochs). "
-        f"{output.trained_with({'mixers': result['updates'], LABEL: merge['updates']})} "
-        f"{output.given(params)} {printed.RULES}"
+        f"{output.trained_with({'mixers': result['updates'], MERGE: merge['updates']})} "
+        f"{output.given(params)} {printed.RULES} {output.yardstick(baselines)} "
+        f"{output.over_seeds(params)}"
     )
     columns = list(rows[-1])  # blocks that need no translator have fewer columns
     lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")

@@ -1,21 +1,28 @@
 """How a table is written: JSON (DVC's metrics), CSV and Markdown, in a folder per scale."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from kt.run.statistics import gap_closed
+from kt.run.statistics import gap_closed, summary
 from kt.translators.merge import MergeConfig
+from stages.common import ceiling
 from stages.common.base import inputs, outputs
 from stages.common.base import metrics as measured
+from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
-from stages.tables.cells import mixers
+from stages.figures.style import LABELS
+from stages.tables.cells import cell, mixers
 
 TABLES = Path("tables/results")
 SMOKE = 1_000
 """Updates below which a translator's training is called a smoke run."""
+FAILED = 80
+"""Accuracy, in percent, below which a network is counted."""
+BY_NETWORK = RESULTS / "baselines" / "accuracies.csv"
 
 
 def write(params: Params, name: str, caption: str, metrics: dict, table: pd.DataFrame) -> None:
@@ -68,13 +75,91 @@ def parsed(spread: str) -> tuple[float, float]:
 
 
 def references() -> dict[str, dict]:
-    """Summaries of the blocks that need no translator, on the test networks."""
-    return measured.read("baselines")
+    """Summaries of the blocks that need no translator, on the test networks, with `beside`."""
+    found = measured.read("baselines")
+    columns = {name: one.get("by", name) for name, one in found.items()}
+    table = inputs.read_table(BY_NETWORK, *columns.values())
+    return {name: one | beside(table[columns[name]].tolist()) for name, one in found.items()}
+
+
+def beside(values: Sequence[float]) -> dict:
+    """What a mean over test networks does not tell: the median, the share of networks that fail,
+    and the difference to the ceiling, network by network.
+
+    Args:
+        values: accuracies of the first test networks, in percent.
+
+    Raises:
+        KTError: there are more of them than the ceiling's.
+    """
+    column = measured.read("baselines")["ceiling"]["by"]
+    best = inputs.read_table(BY_NETWORK, column)[column].tolist()
+    if len(values) > len(best):
+        raise inputs.damaged(BY_NETWORK, f"it has {len(best)} networks, others {len(values)}")
+    return compared(values, best[: len(values)])
+
+
+def compared(values: Sequence[float], best: Sequence[float]) -> dict:
+    """`beside`, of a ceiling's accuracies of the same networks."""
+    own, highest = (torch.tensor(some, dtype=torch.float64) for some in (values, best))
+    return {
+        "median": round(own.quantile(0.5).item(), 4),
+        "below_80": round((own < FAILED).double().mean().item() * 100, 4),
+        "beside_ceiling": summary(own - highest),
+    }
+
+
+def told(result: dict) -> dict[str, str]:
+    """The columns of what `beside` found."""
+    return {
+        "median": f"{result['median']:.2f}",
+        "below 80, %": f"{result['below_80']:.1f}",
+        "beside the ceiling": spread(result["beside_ceiling"]),
+    }
 
 
 def gap(mean: float, baselines: dict[str, dict]) -> float:
-    """Share in percent of the way from random initialisation to the re-trained small block."""
-    return gap_closed(mean, *(baselines[k]["mean"] for k in ("random_initialisation", "retrained")))
+    """Share in percent of the way from random initialisation to the ceiling."""
+    return gap_closed(mean, *(baselines[k]["mean"] for k in ("random_initialisation", "ceiling")))
+
+
+def yardstick(baselines: dict[str, dict]) -> str:
+    """What a table measures with, in words."""
+    best = baselines["ceiling"]
+    rate = f" (rate {best['rate']:g} falling to 0)" if best["by"] == "adam" else ""
+    return (
+        "The *ceiling* is the small block re-trained with all labelled training images by "
+        f"{ceiling.WAYS[best['by']]}{rate}, {CHOSEN}. *Gap* is the share of the way from random "
+        f"initialisation to the ceiling. {BESIDE}"
+    )
+
+
+CHOSEN = (
+    "the better of the paper's SGD and Adam at the same epochs and batch size, by selection "
+    "networks on held-back images"
+)
+BESIDE = (
+    f"*Below {FAILED}* is the share of networks with less than {FAILED} %, and *beside the "
+    "ceiling* the difference to it in points, network by network."
+)
+
+
+def label(name: str, baselines: dict[str, dict]) -> str:
+    """A block that needs no translator, in words."""
+    is_ceiling = name == baselines["ceiling"]["by"]
+    return LABELS[name] + (" (the ceiling)" if is_ceiling else "")
+
+
+def over_seeds(params: Params) -> str:
+    """How the main job's translator differs by chance, in words."""
+    over = measured.read("train")["over_seeds"]
+    if over["n"] == 1:
+        return f"The main job's translator ({params.model.kind}) was trained from one seed."
+    return (
+        f"The main job's translator ({params.model.kind}), trained from {over['n']} seeds, has "
+        f"{over['mean']:.2f} on average over all test networks, with a standard deviation of "
+        f"{over['std']:.2f} over seeds; rows are of one seed."
+    )
 
 
 def trained_with(counts: dict[str, int]) -> str:
@@ -112,10 +197,16 @@ def protocol(params: Params) -> str:
 
 def given(params: Params) -> str:
     """What translators are given, in words."""
-    merge = params.translators.get("merge", params.translator).model
-    prototypes = merge.get("prototypes", MergeConfig().prototypes)
     return (
         "A mixer is given the large block's weights and learns from pairs of large and small "
-        f"blocks. Merge is given the whole network's weights and its own {prototypes} unlabelled "
-        "prototype images, and learns from networks and unlabelled images, without small blocks."
+        f"blocks. Merge is given the whole network's weights and {prototypes(params)}, without "
+        "labels, and learns from networks and unlabelled images, without small blocks."
     )
+
+
+def prototypes(params: Params, kind: str = "merge") -> str:
+    """The images that a translator of this kind stores, in words."""
+    if kind != "merge":
+        return "none"
+    model = params.translators.get("merge", params.translator).model
+    return cell.stored(model.get("prototypes", MergeConfig().prototypes))

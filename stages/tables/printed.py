@@ -1,5 +1,6 @@
 """The paper's numbers, and rows of ours beside them."""
 
+from stages.common.base.params import Params
 from stages.figures.style import LABELS
 from stages.tables import output
 
@@ -39,9 +40,13 @@ RULES = (
     f"{output.ACCURACY} Selection networks and held-back images chose the translator's epoch. "
     "*Best epoch on test* goes by the paper's rule instead: it takes the best evaluation on the "
     "test networks and images themselves. *The paper's* numbers go by that rule, on MNIST with "
-    "300,000 pairs. *Gap* is the share of the way from random initialisation to the re-trained "
-    "small block. *Seen* is the mean accuracy of networks that the translator was trained on."
+    "300,000 pairs. *Seen* is the mean accuracy of networks that the translator was trained on."
 )
+
+
+def merge(params: Params) -> str:
+    """Our translator in words, with the images that it has and the others lack."""
+    return f"{MERGE}, with {output.prototypes(params)}"
 
 
 def accuracy(table: str, size: str, dropout: float) -> str:
@@ -64,6 +69,7 @@ def row(label: str, result: dict, baselines: dict[str, dict], printed: str = "")
         "the paper's": printed,
         "n": test["n"],
         "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
+        **output.told(output.beside(result["accuracies"])),
         "seen": f"{result['training']['mean']:.2f}",
         "pairs": result["networks"],
     }
@@ -73,11 +79,12 @@ def references(baselines: dict[str, dict]) -> list[dict]:
     """The rows of the blocks that need no translator, as far as they were measured."""
     return [
         {
-            "translator": LABELS[name],
+            "translator": output.label(name, baselines),
             "accuracy": output.spread(baselines[name]),
             "the paper's": BASELINES.get(name, ""),
             "n": baselines[name]["n"],
             "gap, %": f"{output.gap(baselines[name]['mean'], baselines):.0f}",
+            **output.told(baselines[name]),
         }
         for name in LABELS
         if name in baselines
@@ -87,4 +94,5 @@ def references(baselines: dict[str, dict]) -> list[dict]:
 def numbers(result: dict) -> dict:
     """A cell's metrics."""
     kept = ("paper_rule_best_on_test", "training")
-    return result["translation"] | {name: result[name] for name in kept}
+    own = result["translation"] | output.beside(result["accuracies"])
+    return own | {name: result[name] for name in kept}

@@ -19,7 +19,7 @@ NEEDS = {
     "unlabelled images": "unlabelled",
     "labelled images, to train on": "all, labelled",
 }
-"""What a method needs for a network, by the end of what the table says of images."""
+"""What a method needs for a network, by a word of what the table says of images."""
 GROUPS = ["", *NEEDS]
 COLOURS = {
     "large": style.colour("large"),
@@ -41,12 +41,17 @@ def main(params: Params, compute: Compute) -> None:
         "or, if quantised, those of packed codes and of a float32 scale and bias a channel. "
         "Low-rank blocks have 12 biases beside their 324 weights. *Images* are what a method "
         "takes for a network, *updates* the training steps it takes: a translator's are "
-        "taken once. The paper's re-training mirrors images as the networks' own training does; "
-        f"Adam (batch {retraining.BATCH}, rate {retraining.RATE:g} falling to 0) does not. "
-        f"{output.given(params)} {output.trained_with(learned)}"
+        f"taken once. {output.yardstick(output.references())} Re-training by SGD and by Adam, in "
+        "epochs, is the ceiling's and mirrors images as the networks' own training does; the "
+        f"methods of few steps (Adam at batch {retraining.BATCH}, rate {retraining.RATE:g} falling "
+        f"to 0) do not. {output.over_seeds(params)} {output.given(params)} "
+        f"{output.trained_with(learned)}"
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])
-    metrics = {name: row["accuracy"] | counted(row) for name, row in found.items()}
+    metrics = {
+        name: row["accuracy"] | output.beside(row["accuracies"]) | counted(row)
+        for name, row in found.items()
+    }
     output.write(params, TABLE, caption, metrics, table)
     draw(output.folder(params))
 
@@ -77,7 +82,7 @@ def draw(folder: Path) -> None:
 
 def needs(images: str) -> str:
     """The group of a method, by the images that it takes for a network."""
-    return next(group for group, end in NEEDS.items() if images.endswith(end))
+    return next(group for group, words in NEEDS.items() if words in images)
 
 
 def counted(row: dict) -> dict[str, int]:
@@ -89,6 +94,7 @@ def in_words(row: dict) -> dict[str, str]:
     return {
         "method": row["label"],
         "accuracy": output.spread(row["accuracy"]),
+        **output.told(output.beside(row["accuracies"])),
         "n": row["accuracy"]["n"],
         "parameters": f"{row['parameters']:,}",
         "of network": f"{row['network_parameters']:,}",

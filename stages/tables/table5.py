@@ -8,7 +8,7 @@ from stages.common.base.params import Params, settings_of
 from stages.tables import output, printed
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Augmentation, Grid, cell_of_table3, epochs_of
-from stages.tables.printed import MERGE as LABEL
+from stages.tables.printed import MERGE
 
 TABLE = "table5"
 IN_WORDS = {"none": "no augmentation", "masking": "masking, m = {}", "noise": "noise, n = {}"}
@@ -31,11 +31,11 @@ def main(params: Params, compute: Compute) -> None:
             metrics[name.replace("/", "_").replace(".", "_")] = printed.numbers(result)
         metrics[f"{kind}_chosen"] = printed.numbers(found[best])
     merge = cell.read(params, "merge")
-    rows.append(printed.row(f"{LABEL}, all pairs", merge, baselines))
+    rows.append(printed.row(f"{printed.merge(params)}, all pairs", merge, baselines))
     metrics["merge"] = printed.numbers(merge)
     epochs = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
     updates = {"the mixer on all pairs": whole["updates"], "on fewer": result["updates"]}
-    updates |= {LABEL: merge["updates"]}
+    updates |= {MERGE: merge["updates"]}
     caption = (
         f"{output.protocol(params)}. The {table.size} mixer learns from "
         f"{params.active.pairs:,} pairs in {epochs} epochs, or from one in {table.share} of "
@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute) -> None:
         "weights that are set to 0, n the standard deviation of the noise added to them. *Chosen* "
         "is what did best on selection networks; the paper's number stands beside it, without its "
         f"m and n, which are not printed. {output.trained_with(updates)} {output.given(params)} "
-        f"{printed.RULES}"
+        f"{printed.RULES} {output.yardstick(baselines)} {output.over_seeds(params)}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

@@ -20,6 +20,9 @@ def main(params: Params, compute: Compute) -> None:
     accuracies = subjects.compared(model, params.seed, compute)
     mixer = {name: summary(values) for name, values in accuracies.items()}
     ours = metrics.read("transfer")
+    ours_in_words = f"{params.model.kind} (the main job's)"
+    if params.model.kind == "merge":
+        ours_in_words += f", with {output.prototypes(params)}"
     rows = [
         {
             "translator": label,
@@ -28,7 +31,7 @@ def main(params: Params, compute: Compute) -> None:
                 for key, title in (
                     ("random_initialisation", "random initialisation"),
                     ("translation", "translation"),
-                    ("retrained", "re-trained"),
+                    ("retrained", "re-trained by SGD"),
                     ("gain", "gain, points"),
                 )
                 if key in result
@@ -38,7 +41,7 @@ def main(params: Params, compute: Compute) -> None:
         }
         for label, result, theirs in (
             (mixers.named(params, SIZE), mixer, printed.USPS_GAIN),
-            (f"{params.model.kind} (the main job's)", ours, ""),
+            (ours_in_words, ours, ""),
         )
     ]
     images = params.active.images
@@ -46,8 +49,9 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. Here the former and latter blocks are trained on "
         f"{images.transfer} around the test networks' large blocks, which stay as they are. "
         f"Accuracy is in percent on the test images of {images.transfer}: the mean over n networks "
-        "and its 95 % interval (Student). Gains are over random initialisation; the paper's is "
-        f"from MNIST to USPS. {output.trained_beside(params, SIZE)} {output.given(params)}"
+        "and its 95 % interval (Student). Re-training is the paper's step 2 with all labelled "
+        f"training images of {images.transfer}. Gains are over random initialisation; the paper's "
+        f"is from MNIST to USPS. {output.trained_beside(params, SIZE)} {output.given(params)}"
     )
     output.write(params, "usps", caption, {"mixer": mixer}, pd.DataFrame(rows).fillna(""))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kt.ensemble import Compute
 from kt.run.statistics import gap_closed, summary
+from stages.common import ceiling
 from stages.common.base import inputs, runtime
 from stages.common.base.inputs import Found
 from stages.common.base.metrics import checked, several
@@ -19,7 +20,6 @@ from stages.tables.cells import cell
 from stages.tables.cells.settings import Widths
 from stages.tables.findings import SHARES
 
-RETRAINED = {"sgd": "SGD", "adam": "Adam"}
 GIVEN = ("networks", "updates", "images", "prototypes")
 """What a block was given, as cells say it and as the table heads its columns."""
 LABELS = {
@@ -49,12 +49,13 @@ def main(params: Params, compute: Compute) -> None:
     updates |= {f"merge, learned at {named(c['widths'])}": c["updates"] for c in learned.values()}
     caption = (
         f"{output.protocol(params)}. At the width 6 -> 2 networks have six channels and small "
-        f"blocks two hidden ones. {output.ACCURACY} *Gap* is the share of the way from random "
-        "initialisation to the large block. *Of own* is the share of the gap that merge closes "
+        f"blocks two hidden ones. {output.ACCURACY} The *ceiling* is the small block re-trained "
+        f"with all labelled training images by {output.CHOSEN} of each width. *Gap* is the share "
+        f"of the way from random initialisation to the ceiling. {output.BESIDE} *Of own* is the "
+        "share of the gap that merge closes "
         "when it has learned the very width, and *beside own* the difference in points, network by "
         f"network. Every merge that learned had as many networks in all ({own['networks']}) and as "
-        "many updates. The re-trained block is the better of the paper's SGD and "
-        f"{settings.steps:,} steps of Adam, by the selection networks of each width. *Images* are "
+        "many updates. *Images* are "
         "those that a block was given beside the networks' weights; merge's prototypes are in its "
         f"file. {output.trained_with(updates)}"
     )
@@ -81,7 +82,7 @@ def named(widths: list[str]) -> str:
 
 def methods(width: str, blocks: dict, learned: dict, own: dict) -> tuple[dict, dict[str, str]]:
     """Each block's `accuracies` and what it was given, and its label, in the table's order."""
-    better = max(RETRAINED, key=lambda name: blocks[name]["selection"])
+    better = blocks["ceiling"]["by"]
     found = {name: blocks[name] for name in ("random_initialisation", "pruned", "untrained")}
     labels = {name: LABELS[name] for name in found}
     for name, one in learned.items():
@@ -90,23 +91,24 @@ def methods(width: str, blocks: dict, learned: dict, own: dict) -> tuple[dict, d
     found["own"] = own | {"accuracies": own["measured"][width]}
     found |= {"retrained": blocks[better], "large": blocks["large"]}
     labels |= {name: LABELS[name] for name in ("own", "retrained", "large")}
-    labels["retrained"] += f" by {RETRAINED[better]}"
+    labels["retrained"] += f" by {ceiling.WAYS[better]} (the ceiling)"
     return found, labels
 
 
 def compared(width: str, found: dict[str, dict], learned: Mapping[str, dict]) -> dict[str, dict]:
-    """Summaries by block, with the share of the gap and the median; and shares of what the
+    """Summaries by block, with the share of the gap and `output.compared`; and shares of what the
     translator closes that has learned the width.
     """
     accuracies = {name: torch.tensor(one["accuracies"]).double() for name, one in found.items()}
-    low, high = (accuracies[name].mean().item() for name in ("random_initialisation", "large"))
+    low, high = (accuracies[name].mean().item() for name in ("random_initialisation", "retrained"))
 
     def gap(values: Tensor) -> float:
         return gap_closed(values.mean().item(), low, high)
 
     results: dict[str, dict] = {
         name: summary(values)
-        | {"median": round(values.quantile(0.5).item(), 4), "gap": round(gap(values), 4)}
+        | output.compared(values.tolist(), accuracies["retrained"].tolist())
+        | {"gap": round(gap(values), 4)}
         for name, values in accuracies.items()
     }
     whole = gap(accuracies["own"])
@@ -129,7 +131,7 @@ def in_words(width: str, label: str, one: dict, results: dict, name: str) -> dic
         "width": named([width]),
         "block": label,
         "accuracy": output.spread(results[name]),
-        "median": f"{results[name]['median']:.2f}",
+        **output.told(results[name]),
         "n": results[name]["n"],
         "gap, %": f"{results[name]['gap']:.1f}",
         "of own, %": f"{share['percent']:.1f}" if share else "",

@@ -1,7 +1,7 @@
 """What JSON files of stages hold, checked as they are read; those of the main job by name."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -64,13 +64,25 @@ class Training(Known):
     over_seeds: Accuracy
 
 
-class Baselines(Known):
+class Ceiling(Accuracy):
+    """The better re-training: `stages.common.ceiling.Choice`, and its summary on test networks."""
+
+    by: Literal["retrained", "adam"]
+    rate: float
+
+
+class Blocks(Known):
     random_initialisation: Accuracy
     random_replacement: Accuracy = LEFT_OUT
     greedy_replacement: Accuracy = LEFT_OUT
     identity: Accuracy
     retrained: Accuracy
     large: Accuracy
+
+
+class Baselines(Blocks):
+    adam: Accuracy
+    ceiling: Ceiling
 
 
 class Compared(Known):
@@ -80,7 +92,7 @@ class Compared(Known):
     gain: Summary
 
 
-class Transfer(Baselines, Compared):
+class Transfer(Blocks, Compared):
     of: str = Field(alias="from")
     to: str
 

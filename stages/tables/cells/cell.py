@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterable
 from inspect import signature
 from pathlib import Path
 
+from torch import Tensor
+
 from kt.ensemble import Compute
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
 from kt.run.statistics import summary
+from kt.translators import own_images
 from stages.common import translation
 from stages.common.base import metrics, outputs
 from stages.common.base.inputs import PAIRS, Found, image_set
@@ -69,12 +72,23 @@ def require_words(name: str, make: Callable, *arguments: object) -> None:
         raise KTError(f"{name!r} is no cell: its name has too many or too few words") from None
 
 
+def listed(accuracies: Tensor) -> list[float]:
+    """Accuracies by network (N,), as a cell keeps them."""
+    return [round(accuracy, 4) for accuracy in accuracies.tolist()]
+
+
+def stored(prototypes: int) -> str:
+    """What images a translator with so many prototypes brings along, in words."""
+    return f"{prototypes} prototypes of the training images, in its file" if prototypes else "none"
+
+
 def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]:
     """Train the translator of `params` on a store's networks and measure it.
 
     Returns:
-        `Trained.metrics`, the accuracy of `training` networks on the test images, and the
-        evaluations on the way; and the seconds of training, evaluations aside.
+        `Trained.metrics`, the accuracies of all test networks, the accuracy of `training` networks
+        on the test images, and the evaluations on the way; and the seconds of training, evaluations
+        aside.
     """
     trained = translation.train(params, compute, store=PAIRS / store)
     count = params.active.pairs
@@ -98,6 +112,8 @@ def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]
             )
     found = {
         **trained.metrics(),
+        "accuracies": listed(trained.test),
+        "images": stored(0 if (kept := own_images(trained.model)) is None else len(kept)),
         "training": summary(seen.translated(trained.model, compute)),
         "networks": count,
         "updates": params.updates,

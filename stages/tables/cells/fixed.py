@@ -39,70 +39,86 @@ def make(params: Params, compute: Compute, of: str) -> None:
     def refined(images: ImageSet | None, start: str = "translation") -> Weights:
         return refine.refine(target, networks, blocks[start], images, steps, seed, compute)
 
-    rows: dict[str, tuple[str, Callable[[], Weights]]] = {
+    shown, own = f"{len(few)} unlabelled", cell.stored(len(prototypes))
+    rows: dict[str, tuple[str, Callable[[], Weights], str]] = {
         "prune_norm": (
             "pruning by norm",
             lambda: pruning.by_norm(target, test.large, hidden),
+            "none",
         ),
         "prune_best": (
             f"best of the {ways:,} prunings, on {pruning.IMAGES} unlabelled images",
             lambda: pruning.best_subset(target, networks, few, compute, hidden=hidden),
+            shown,
         ),
         "prune_refit": (
             "the same, second convolutions refitted by least squares",
             lambda: pruning.best_subset(target, networks, few, compute, True, hidden),
+            shown,
         ),
         "prune_best_bias": (
             f"best of the {ways:,} prunings with biases (conv_bias)",
             lambda: pruning.best_subset("conv_bias", networks, few, compute, hidden=hidden),
+            shown,
         ),
         "prune_refit_bias": (
             "the same, refitted",
             lambda: pruning.best_subset("conv_bias", networks, few, compute, True, hidden),
+            shown,
         ),
         "prune_prototypes": (
             "pruning, refitted on merge's own prototypes",
             lambda: pruning.best_subset(target, networks, prototypes, compute, True, hidden),
+            own,
         ),
         "prune_prototypes_refined": (
             f"the same, then {steps} steps on them",
             lambda: refined(prototypes, "prune_prototypes"),
+            own,
         ),
         "weights_alone": (
             f"from the weights alone: pruning, refitted on strokes, then {alone.STEPS} steps",
             lambda: alone.from_weights(target, networks, seed, compute, hidden),
+            "none",
         ),
         "merge_untrained": (
             "merge before any training: steps of fixed, falling size",
             lambda: translate(untrained, networks, compute),
+            own,
         ),
         "translation": (
             "merge (the default translator)",
             lambda: translate(model, networks, compute),
+            own,
         ),
         "refined_prototypes": (
             f"merge, then {steps} steps on the translator's own images",
             lambda: refined(prototypes),
+            own,
         ),
         "refined_strokes": (
             f"merge, then {steps} steps on random strokes that fit batch norm's statistics",
             lambda: refined(None),
+            own,
         ),
         "refined_images": (
             f"merge, then {steps} steps on unlabelled images",
             lambda: refined(unlabelled),
+            f"{own}; all, unlabelled",
         ),
     }
     results, took = {}, {}
     with runtime.progress_bar(len(rows), "fixed rows", "row") as bar:
-        for name, (label, make) in rows.items():
+        for name, (label, make, images) in rows.items():
             blocks[name], seconds = timed(make)
             biased = "conv1.bias" in blocks[name]
             judge = dataclasses.replace(test, target="conv_bias") if biased else test
             accuracy: Tensor = judge.with_small(blocks[name], compute)
             results[name] = {
                 "label": label,
+                "images": images,
                 "translation": summary(accuracy),
+                "accuracies": cell.listed(accuracy),
             }
             took[name] = round(seconds / len(test), 5)
             bar.update()

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.blocks import BLOCKS, TARGETS, Former, LargeBlock, Latter, weights
-from kt.networks.weights import Weights, part, prefixed
+from kt.networks.weights import Weights, concatenated, part, prefixed, take
 from kt.pairs import generate
 from kt.rivals import low_rank, pruning, quantisation, retraining
 from kt.rivals.low_rank import LowRankBlock, bottleneck, separable
@@ -25,12 +24,13 @@ from kt.rivals.retraining import Retraining
 from kt.run import seeds
 from kt.run.files import load_tensors
 from kt.translators import baselines, translate
-from stages.common import translation
+from stages.common import ceiling, translation
+from stages.common.base import metrics
 from stages.common.base.generation import plan
 from stages.common.base.inputs import image_set
 from stages.common.base.params import Params, settings_of
 from stages.common.evaluation import Subjects
-from stages.tables.cells import mixers
+from stages.tables.cells import cell, mixers
 from stages.tables.cells.settings import Merge, Table1
 
 TABLE = "table1"
@@ -50,7 +50,8 @@ class Row:
         label: the method in words.
         networks: stacked `former.*`, `block.*` and `latter.*`.
         module: a block as it is kept and run, with any values.
-        seconds: of compute for a network.
+        seconds: of compute for a network among many.
+        alone: of compute for a single network.
         images: that it takes, in words.
         updates: training steps for it; of a translator, those of its own training.
         retrains: whether a network is trained anew for it.
@@ -63,6 +64,7 @@ class Row:
     networks: Weights
     module: nn.Module
     seconds: float
+    alone: float
     images: str = "none"
     updates: int = 0
     retrains: bool = False
@@ -94,16 +96,24 @@ class Setting:
     def __len__(self) -> int:
         return len(self.networks["latter.fc.bias"])
 
-    def row(self, label: str, make: Callable[[], Weights], module: nn.Module, **about: Any) -> Row:
+    @property
+    def first(self) -> "Setting":
+        """With one network alone."""
+        return dataclasses.replace(self, networks=take(self.networks, slice(1)))
+
+    def row(
+        self, label: str, make: Callable[["Setting"], Weights], module: nn.Module, **about: Any
+    ) -> Row:
         """The row of a method that changes blocks alone.
 
         Args:
-            make: gives the blocks that come in place of the large ones, stacked.
+            make: gives the blocks that come in place of a setting's large ones, stacked.
         """
-        block, seconds = timed(make)
+        block, seconds = timed(partial(make, self))
+        _, alone = timed(partial(make, self.first))
         networks = {k: t for k, t in self.networks.items() if k.startswith(("former.", "latter."))}
         networks |= prefixed("block", block)
-        return Row(label, networks, module, seconds / len(self), **about)
+        return Row(label, networks, module, seconds / len(self), alone, **about)
 
     def small(self) -> nn.Module:
         return BLOCKS[self.params.target](self.params.sizes)
@@ -118,7 +128,7 @@ def timed(make: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def large(setting: Setting) -> dict[str, Row]:
-    return {"large": setting.row("large block", lambda: setting.large, setting.large_module())}
+    return {"large": setting.row("large block", lambda some: some.large, setting.large_module())}
 
 
 def low_rank_blocks(setting: Setting) -> dict[str, Row]:
@@ -130,8 +140,8 @@ def low_rank_blocks(setting: Setting) -> dict[str, Row]:
         "tucker2": ("Tucker-2", low_rank.tucker2, bottleneck, tucker),
     }
 
-    def dense(factorise: Callable[..., Weights], ranks: tuple) -> Weights:
-        return low_rank.dense(factorise(setting.large, ranks))
+    def dense(factorise: Callable[..., Weights], ranks: tuple, some: Setting) -> Weights:
+        return low_rank.dense(factorise(some.large, ranks))
 
     return {
         name: setting.row(
@@ -148,10 +158,13 @@ def prunings(setting: Setting) -> dict[str, Row]:
     target, images = setting.params.target, f"{len(few)} unlabelled"
     sizes = setting.params.sizes
     ways, hidden = comb(sizes.channels, sizes.hidden), sizes.hidden
-    best = partial(
-        pruning.best_subset, target, setting.networks, few, setting.compute, hidden=hidden
-    )
-    norm = partial(pruning.by_norm, target, setting.large, hidden)
+
+    def best(some: Setting, refitted: bool = False) -> Weights:
+        return pruning.best_subset(target, some.networks, few, some.compute, refitted, hidden)
+
+    def norm(some: Setting) -> Weights:
+        return pruning.by_norm(target, some.large, hidden)
+
     best_label = f"pruning: best of {ways:,} subsets"
     refit_label = f"pruning: best of {ways:,}, refitted"
     return {
@@ -164,13 +177,16 @@ def prunings(setting: Setting) -> dict[str, Row]:
 
 
 def quantisations(setting: Setting) -> dict[str, Row]:
+    def quantised(bits: int, some: Setting) -> Weights:
+        return quantisation.quantised(some.large, bits, least_squares=True)
+
     sizes = setting.params.sizes
     around = (Former(sizes), Latter(sizes))
     rest = 4 * sum(t.numel() for part in around for t in weights(part).values())
     rows = {
         f"quantised_{bits}": setting.row(
             f"quantisation: block at {bits} bits",
-            partial(quantisation.quantised, setting.large, bits, least_squares=True),
+            partial(quantised, bits),
             setting.large_module(),
             bytes=(quantisation.block_bytes(bits, sizes), rest),
         )
@@ -183,62 +199,76 @@ def int8(setting: Setting) -> Row:
     """Whole networks, written to files and read again."""
     names = {name: name.replace("large.", "block.") for name in setting.networks}
     names = {k: v for k, v in names.items() if not k.startswith("small.")}
-    stored, loaded = {}, []
+    stored: Weights = {}
+    loaded: list[Weights] = []
 
-    def through_files() -> None:
+    def through_files(count: int) -> None:
+        loaded.clear()
         with TemporaryDirectory() as folder:
-            for i in range(len(setting)):
+            for i in range(count):
                 path = Path(folder) / f"{i}.safetensors"
                 network = {new: setting.networks[name][i] for name, new in names.items()}
                 quantisation.save_int8(path, network)
                 loaded.append(quantisation.load_int8(path))
             stored.update(load_tensors(path))
 
-    _, seconds = timed(through_files)
+    _, alone = timed(partial(through_files, 1))
+    _, seconds = timed(partial(through_files, len(setting)))
     networks = {name: torch.stack([one[name] for one in loaded]) for name in loaded[0]}
     block = sum(t.nbytes for name, t in stored.items() if name.startswith("block."))
     rest = sum(t.nbytes for t in stored.values()) - block
     label = "quantisation: the whole network in int8 files"
-    return Row(label, networks, setting.large_module(), seconds / len(setting), bytes=(block, rest))
+    each = seconds / len(setting)
+    return Row(label, networks, setting.large_module(), each, alone, bytes=(block, rest))
 
 
 def retrained(setting: Setting) -> dict[str, Row]:
-    """Re-training by the paper's step 2, and by fewer steps of Adam."""
-    params = setting.params
-    recipe = plan(params, TABLE, len(setting)).recipe
-    drawn = [seeds.derive(params.seed, TABLE, "small block", i) for i in range(len(setting))]
-    stream = seeds.derive(params.seed, TABLE, "stream")
+    """Re-training by the paper's step 2, by Adam on its budget, and by few steps of Adam.
 
-    def step_2() -> Weights:
-        return ensemble.train_blocks(
-            params.target,
-            setting.images,
-            setting.networks,
-            drawn,
-            stream,
-            recipe,
-            setting.compute,
-            sizes=params.sizes,
-        )
+    The first two are those of the ceiling: the same blocks, trained once more to be timed.
+    """
+    params, images = setting.params, setting.images
+    whole = plan(params, "test", params.active.networks.test)
+    rate = metrics.read("baselines")["ceiling"]["rate"]
 
-    label = f"re-training: the paper's, {recipe.epochs} epochs"
-    adam = distilled(setting, "re-training", retraining.cross_entropy)
-    updates = recipe.epochs * -(-len(setting.images) // recipe.batch_size)
-    paper_way = setting.row(label, step_2, setting.small(), **LEARNED, updates=updates)
-    return {"retrained": paper_way, "adam": adam}
+    def step_2(some: Setting) -> Weights:
+        few = dataclasses.replace(whole, count=len(some))
+        made = [
+            generate.compute_part(few, index, images, some.compute, networks=some.networks)
+            for index in few.parts
+        ]
+        return concatenated([part(one, "small") for one in made])
+
+    def by_adam(some: Setting) -> Weights:
+        return ceiling.adam(params, some.networks, images, rate, "test", some.compute)
+
+    recipe = whole.recipe
+    about = LEARNED | {"updates": recipe.epochs * -(-len(images) // recipe.batch_size)}
+    epochs = f"{recipe.epochs} epochs"
+    return {
+        "retrained": setting.row(
+            f"re-training: the paper's SGD, {epochs}", step_2, setting.small(), **about
+        ),
+        "adam": setting.row(f"re-training: Adam, {epochs}", by_adam, setting.small(), **about),
+        "few_steps": distilled(setting, "re-training", retraining.cross_entropy),
+    }
 
 
 def distilled(
     setting: Setting, label: str, method: Callable[[Retraining, Weights], Weights]
 ) -> Row:
     """Re-training by few steps of Adam, from the same fresh blocks for every method."""
-    params, count = setting.params, len(setting)
+    params = setting.params
     steps, seed = settings_of(TABLE, Table1).steps, seeds.derive(params.seed, TABLE)
-    how = Retraining(params.target, setting.networks, setting.images, steps, seed, setting.compute)
-    fresh = baselines.random_initialisation(params.target, count, seed, params.sizes)
+
+    def learned(some: Setting) -> Weights:
+        how = Retraining(params.target, some.networks, some.images, steps, seed, some.compute)
+        fresh = baselines.random_initialisation(params.target, len(some), seed, params.sizes)
+        return method(how, fresh)
+
     label = f"{label}: {steps} steps"
     about = LEARNED | {"updates": steps}
-    return setting.row(label, lambda: method(how, fresh), setting.small(), **about)
+    return setting.row(label, learned, setting.small(), **about)
 
 
 def merge(setting: Setting) -> dict[str, Row]:
@@ -267,11 +297,11 @@ def translated(setting: Setting, label: str, params: Params) -> Row:
     once = networks * step_1 + (count * step_2 if small_blocks else 0) + training
     any_architecture = set(trained.model.targets) == set(TARGETS)
 
-    def translated() -> Weights:
-        return translate(trained.model, setting.networks, compute)
+    def translated(some: Setting) -> Weights:
+        return translate(trained.model, some.networks, compute)
 
     kept = trained.model.own_images()
-    images = "none" if kept is None else f"{len(kept)} prototypes"
+    images = cell.stored(0 if kept is None else len(kept))
     about = {"images": images, "any_architecture": any_architecture, "once": once}
     about["updates"] = params.updates
     return setting.row(label, translated, setting.small(), **about)

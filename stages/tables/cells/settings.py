@@ -199,7 +199,6 @@ class Widths(Strict):
         learned: the widths that each learns, by name.
         test, selection, networks: how many networks of each number of channels are measured,
             choose, and are learned from.
-        steps: of re-training by Adam.
     """
 
     measured: Annotated[list[Width], Field(min_length=1), AfterValidator(different)]
@@ -207,7 +206,6 @@ class Widths(Strict):
     test: Annotated[int, Field(ge=2, le=MOST)]
     selection: Count
     networks: Count
-    steps: Count
     stores: Stores
 
     @model_validator(mode="after")

@@ -43,6 +43,7 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
     return {
         "label": row.label,
         "accuracy": summary(accuracy),
+        "accuracies": cell.listed(accuracy),
         "parameters": parameter_count(module),
         "network_parameters": parameter_count(module) + parameter_count(around),
         "bytes": block_bytes,
@@ -68,6 +69,7 @@ def times(row: Row, params: Params) -> dict[str, float]:
     return {
         "latency_us": round(latency(row.module.eval(), maps) * 1e6, 2),
         "seconds": row.seconds,
+        "alone_seconds": row.alone,
         "once_seconds": row.once,
     }
 

@@ -18,14 +18,13 @@ from kt import ensemble
 from kt.ensemble import Compute
 from kt.images import ImageSet
 from kt.networks.weights import Weights, concatenated, network_count, take
-from kt.rivals import pruning, retraining
-from kt.rivals.retraining import Retraining
+from kt.rivals import pruning
 from kt.run import seeds
 from kt.translators import baselines, translate
 from kt.translators.fit import Record, fit
 from kt.translators.merge import Merge
 from kt.translators.objectives import BehaviourObjective, SeveralWidths
-from stages.common import translation
+from stages.common import ceiling, translation
 from stages.common.base import runtime
 from stages.common.base.generation import plan
 from stages.common.base.inputs import PAIRS, image_set
@@ -151,7 +150,7 @@ def trained(setting: Setting, widths: list[str], measured: list[str]) -> Cell:
         model.load_state_dict(fitted.weights)
         model.eval()
         found = {
-            width: listed(translated(model, setting.subjects(width, "test"), setting.compute))
+            width: cell.listed(translated(model, setting.subjects(width, "test"), setting.compute))
             for width in measured
         }
     content = {
@@ -181,6 +180,7 @@ def blocks(setting: Setting, width: str) -> Cell:
     fresh = baselines.random_initialisation(target, count, params.seed, params.sizes)
     model = setting.prepared([width], [setting.networks(width, "networks")], images)
     recipe = plan(params, TABLE, count).recipe
+    budget = labelled | {"updates": recipe.epochs * -(-len(images) // recipe.batch_size)}
 
     def step_2() -> Weights:
         drawn = [seeds.derive(seed, "small block", i) for i in range(count)]
@@ -188,11 +188,6 @@ def blocks(setting: Setting, width: str) -> Cell:
         return ensemble.train_blocks(
             target, images, networks, drawn, stream, recipe, compute, sizes=params.sizes
         )
-
-    def adam() -> Weights:
-        steps = setting.widths.steps
-        how = Retraining(target, networks, images, steps, seed, compute)
-        return retraining.cross_entropy(how, fresh)
 
     made: dict[str, tuple[Callable[[], Weights], dict[str, Any]]] = {
         "random_initialisation": (lambda: fresh, {}),
@@ -204,24 +199,24 @@ def blocks(setting: Setting, width: str) -> Cell:
             lambda: translate(model, networks, compute, hidden),
             {"prototypes": len(model.own_images())},
         ),
-        "sgd": (
-            step_2,
-            labelled | {"updates": recipe.epochs * -(-len(images) // recipe.batch_size)},
-        ),
-        "adam": (adam, labelled | {"updates": setting.widths.steps}),
+        "retrained": (step_2, budget),
     }
     found: dict[str, dict[str, Any]] = {}
-    found["large"] = {"accuracies": listed(subjects["test"].with_large(compute))} | labelled
-    seconds = {}
+    found["large"] = {"accuracies": cell.listed(subjects["test"].with_large(compute))} | labelled
+    seconds, tested = {}, slice(len(subjects["test"]))
     for name, (make, given) in made.items():
         started = time.perf_counter()
         block = make()
         seconds[name] = round((time.perf_counter() - started) / count, 4)
-        tested = slice(len(subjects["test"]))
         on_test = subjects["test"].with_small(take(block, tested), compute)
-        rest = take(block, slice(tested.stop, None))
-        on_selection = subjects["selection"].with_small(rest, compute).mean().item()
-        found[name] = {"accuracies": listed(on_test), "selection": round(on_selection, 4)} | given
+        found[name] = {"accuracies": cell.listed(on_test)} | given
+    rest = take(block, slice(tested.stop, None))  # of SGD, the last
+    choice = ceiling.choose(params, subjects["selection"], rest, images, compute)
+    started, test = time.perf_counter(), subjects["test"]
+    block = ceiling.adam(params, test.networks, images, choice.rate, "test", compute)
+    seconds["adam"] = round((time.perf_counter() - started) / len(test), 4)
+    found["adam"] = {"accuracies": cell.listed(test.with_small(block, compute))} | budget
+    found["ceiling"] = choice.about()
     return found, seconds
 
 
@@ -233,10 +228,6 @@ def translated(model: Merge, subjects: Subjects, compute: Compute) -> Tensor:
     """Accuracies with small blocks as wide as the subjects' are to be, (N,)."""
     block = translate(model, subjects.networks, compute, subjects.sizes.hidden)
     return subjects.with_small(block, compute)
-
-
-def listed(accuracies: Tensor) -> list[float]:
-    return [round(accuracy, 4) for accuracy in accuracies.tolist()]
 
 
 MADE: dict[str, Callable[[Setting, str], Cell]] = {
