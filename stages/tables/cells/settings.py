@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
-from kt.translators.mixer import PAPER_SIZES
+from kt.translators.mixer import SIZES
 from stages.common.base.params import (
     MOST,
     Change,
@@ -25,8 +25,8 @@ from stages.common.base.params import (
 if TYPE_CHECKING:
     Size = str
 else:
-    Size = Literal[tuple(PAPER_SIZES)]
-"""A size of the paper's translator (its Table 2)."""
+    Size = Literal[tuple(SIZES)]
+"""A size of the paper's translator (its Table 2), or a third of its small one."""
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
 ByScale = dict[str, Count]
