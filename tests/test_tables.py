@@ -22,6 +22,7 @@ from stages.tables.cells.settings import (
     Curve,
     Epochs,
     Grid,
+    MixerCurves,
     OfOneCost,
     Targets,
 )
@@ -104,6 +105,8 @@ def test_rows_that_extend_nothing_or_each_other_are_refused(bases, message):
     [
         (Curve, "curve", "networks", [8, 8]),
         (Epochs, "epochs", "epochs", [1, 1]),
+        (MixerCurves, "mixer_curves", "rows", ["mixer", "mixer"]),
+        (MixerCurves, "mixer_curves", "shares", [1, 2, 1]),
         (Grid, "table3", "sizes", ["small", "small"]),
         (Grid, "table4", "dropout", [0, 0.0]),
         (Augmentation, "table5", "masking", [0.1, 0.1]),

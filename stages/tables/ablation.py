@@ -30,7 +30,7 @@ def main(params: Params, compute: Compute) -> None:
         "*Gap* is the share of the way from random initialisation to the re-trained small block. "
         "*Seen* is the mean accuracy of networks that the translator was trained on. "
         f"{output.given(params)} "
-        f"{output.trained_with({'at most': max(row['updates'] for row in trained.values())})}"
+        f"{output.trained_with({'translators': list(trained.values())})}"
     )
     metrics = {
         name: row["translation"] | ({"training": row["training"]} if "training" in row else {})

@@ -24,10 +24,11 @@ def main(params: Params, compute: Compute) -> None:
         for name, result in results.items()
     )
     caption = (
-        f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}, "
-        f"{params.updates:,} updates) and learned from such networks; the table shows "
-        f"networks trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
-        f"translation over random initialisation. {output.given(params)}"
+        f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}) "
+        f"and learned from {params.active.pairs:,} such networks; the table shows networks "
+        f" trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
+        f"translation over random initialisation. {output.given(params)} "
+        f"{output.trained_with({params.model.kind: [output.main_job(params)]})}"
     )
     output.write(params, "epochs", caption, results, lines)
 

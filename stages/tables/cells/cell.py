@@ -7,7 +7,9 @@ from pathlib import Path
 from kt.ensemble import Compute
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
+from kt.run.files import problem
 from kt.run.statistics import summary
+from kt.translators import Translator
 from stages.common import translation
 from stages.common.base import inputs, outputs
 from stages.common.base.inputs import PAIRS, image_set
@@ -33,8 +35,15 @@ def write(params: Params, name: str, content: dict, seconds: dict | None = None)
 
 
 def read(params: Params, name: str) -> dict:
-    """Read the cell that `write` wrote."""
-    return inputs.read_json(CELLS / params.scale / f"{name}.json")
+    """Read the cell that `write` wrote.
+
+    Raises:
+        KTError: it is missing, damaged or empty: the scale did not have it when it was made.
+    """
+    path = CELLS / params.scale / f"{name}.json"
+    if found := inputs.read_json(path):
+        return found
+    raise problem(path, "is empty: it was no cell of this scale", "run `dvc repro -f -s` on it")
 
 
 def seconds_of(params: Params, name: str) -> dict:
@@ -57,14 +66,19 @@ def require_words(name: str, make: Callable, *arguments: object) -> None:
         raise KTError(f"{name!r} is no cell: its name has too many or too few words") from None
 
 
-def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]:
+def measured(
+    params: Params, compute: Compute, store: str, also: Callable[[Translator], dict] | None = None
+) -> tuple[dict, float]:
     """Train the translator of `params` on a store's networks and measure it.
+
+    Args:
+        also: measures what else the evaluations on the way are to hold.
 
     Returns:
         `Trained.metrics`, the accuracy of `training` networks on the test images, and the
         evaluations on the way; and the seconds of training, evaluations aside.
     """
-    trained = translation.train(params, compute, store=PAIRS / store)
+    trained = translation.train(params, compute, store=PAIRS / store, also=also)
     count = params.active.pairs
     seen = Subjects(
         Pairs(PAIRS / store).read("former", "large", "latter", first=min(count, MEASURED)),
@@ -83,6 +97,7 @@ def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]
                     "selection": record["selection_accuracy"],
                     "test": summary(record["test"])["mean"],
                 }
+                | record.get("also", {})
             )
     found = {
         **trained.metrics(),
