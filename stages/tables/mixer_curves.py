@@ -139,15 +139,16 @@ def draw(folder: Path) -> None:
     labels = inputs.read_table(folder / f"{TABLE}.csv", words=("mixer",))["mixer"].unique()
     rows = [name for name in metrics if name not in LEVELS]
     levels = {name: metrics[name]["mean"] for name in LEVELS}
-    tables = {
-        by: pd.DataFrame(
+
+    def table(by: str) -> pd.DataFrame:
+        return pd.DataFrame(
             {"mixer": label, "at": int(name.partition("_")[0])} | flat(point)
             for row, label in zip(rows, labels, strict=True)
             for name, point in metrics[row][by].items()
         )
-        for by in ("by_pairs", "by_updates")
-    }
-    style.save(lines.mixer_curves(*tables.values(), levels), folder / f"{TABLE}.png")
+
+    figure = lines.mixer_curves(table("by_pairs"), table("by_updates"), levels)
+    style.save(figure, folder / f"{TABLE}.png")
 
 
 def flat(point: dict) -> dict[str, float]:

@@ -19,7 +19,8 @@ def main(params: Params, compute: Compute) -> None:
     swept = swept_at(params, table)
     whole = cell.read(params, cell_of_table3(params, swept.size, 0.0))
     rows = [printed.row("all pairs", whole, baselines, printed.AUGMENTATION["full"])]
-    metrics, few = {"all_pairs": printed.numbers(whole)}, []
+    metrics = {"all_pairs": printed.numbers(whole)}
+    few: list[dict] = []
     for kind, names in swept.by_kind().items():
         found = {name: cell.read(params, f"{TABLE}/{name}") for name in names}
         few += found.values()
