@@ -60,10 +60,10 @@ def test_every_cell_and_store_is_valid():
         change, store = trained.ablation(loaded, name)
         loaded.changed(change, name)
         assert store == row.store and store.removeprefix("ablation/") in ("train", *ablation.stores)
-    grids = {table: params.settings_of(table, Grid).grids for table in ("table3", "table4")}
+    grids = {t: params.settings_of(t, Grid).grids[loaded.scale] for t in ("table3", "table4")}
     cells = [
         *(trained.curve(loaded, str(n)) for n in params.settings_of("curve", Curve).networks),
-        *(trained.grid(loaded, t, s, "0.1") for t, g in grids.items() for s in g[loaded.scale].sizes),
+        *(trained.grid(loaded, t, s, "0.1") for t, g in grids.items() for s in g.sizes),
         *(trained.augmentation(loaded, *name) for name in (("none",), ("noise", "0.1"))),
         *(trained.target(loaded, kind) for kind in KINDS),
         trained.merge(loaded),
