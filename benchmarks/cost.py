@@ -30,7 +30,17 @@ from stages.common.base.params import Params, at_scale, settings_of
 from stages.common.translation import make_model
 from stages.tables import output
 from stages.tables.cells import figure4, mixers, paper, trained
-from stages.tables.cells.settings import Augmentation, Grid, Kept, Merge, OfOneCost, Size, Targets
+from stages.tables.cells.settings import (
+    Augmentation,
+    Grid,
+    Kept,
+    Merge,
+    OfOneCost,
+    Size,
+    Targets,
+    grid_of,
+    swept_at,
+)
 
 Work = Counter[str]
 """Units of work by the name of their rate."""
@@ -64,15 +74,15 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         return Work({name: epochs * count, "evaluation": evaluations * judged})
 
     def grid(table: str) -> Work:
-        cells = settings_of(table, Grid)
-        epochs = at_scale(params, f"{table}: epochs", cells.epochs)
+        cells = grid_of(params, table)
+        epochs = at_scale(params, f"{table}: epochs", settings_of(table, Grid).epochs)
         rows = [mixer(s, d, epochs, active.pairs) for s in cells.sizes for d in cells.dropout]
         return sum(rows, Work())
 
     few, kinds = settings_of("table5", Augmentation), settings_of("table6", Targets)
-    swept = sum(map(len, few.names().values()))
+    swept = swept_at(params, few)
     longer = few.share * at_scale(params, "table3: epochs", settings_of("table3", Grid).epochs)
-    on_few = mixer(few.size, 0, longer, active.pairs // few.share)
+    on_few = mixer(swept.size, 0, longer, active.pairs // few.share)
     pairs = max(
         params.changed(trained.target(params, target)[0], "table6").active.pairs
         for target in kinds.targets
@@ -98,7 +108,7 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
         "merge": sum([merge] * active.repeats, Work()),
         "table3": grid("table3"),
         "table4": grid("table4"),
-        "table5": sum([on_few] * swept, Work()),
+        "table5": sum([on_few] * len(swept.names()), Work()),
         "table6": sum(
             (
                 made(pairs, images["train"], f"step 2 {target}")

@@ -7,7 +7,7 @@ from torch import nn
 
 from kt.networks.blocks import initial_weights
 from kt.pairs.store import Pairs, write_store
-from kt.translators.fit import Training, fit
+from kt.translators.fit import Training, fit, late_fall
 from kt.translators.mixer import Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 from tests.rounding import assert_near, bound
@@ -191,3 +191,19 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(data, tmp_path):
     network.layer.register_forward_hook(lambda *hook: seen.append(hook[2].dtype))
     run(network, data, TRAINING, tmp_path / "c", precision="bfloat16")
     assert set(seen) == {torch.bfloat16} and network.layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("losses", "fall"),
+    [
+        ([4.0], None),
+        ([4.0, 3.0], 25.0),
+        ([9.0, 4.0, 3.0], 25.0),
+        ([1.0] * 16 + [4.0, 6.0, 3.0, 1.0], 60.0),
+        ([1.0] * 18 + [1.0, 1.5], -25.0),
+        ([0.0, 0.0], 0.0),
+    ],
+)
+def test_a_late_fall_compares_the_last_tenth_of_the_epochs_with_the_tenth_before(losses, fall):
+    found = late_fall(losses)
+    assert found is None if fall is None else abs(found - fall) < 1e-9

@@ -48,9 +48,17 @@ def test_a_table_writes_and_reads_a_mean_with_its_interval():
 
 
 def test_few_updates_are_called_a_smoke_run():
-    assert output.trained_with({"mixer": 999}).endswith("Smoke runs: all of these.")
-    assert output.trained_with({"mixer": 6, "merge": 1000}).endswith("Smoke runs: mixer.")
-    assert "smoke" not in output.trained_with({"mixer": 1000})
+    few, many = ({"updates": count, "late_fall": 0.5} for count in (999, 1000))
+    assert output.trained_with({"mixer": [few]}).endswith("Smoke runs: all of these.")
+    assert output.trained_with({"mixer": [few], "merge": [many]}).endswith("Smoke runs: mixer.")
+    assert "smoke" not in output.trained_with({"mixer": [few, many]})
+
+
+def test_a_caption_counts_trainings_whose_loss_had_stopped_falling():
+    falls = (None, 1.5, 0.5, -3.0)
+    cells = [{"updates": 1000, "late_fall": fall} for fall in falls]
+    said = output.trained_with({"mixers": cells, "merge": cells[1:2]})
+    assert "less than 1 % below" in said and said.endswith(": mixers 2 of 4, merge 0 of 1.")
 
 
 def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatch):

@@ -20,9 +20,21 @@ def load(tmp_path, raw):
     return params.load(path)
 
 
-@pytest.mark.parametrize("scale", ["quick", "mnist", "paper"])
-def test_every_scale_is_valid(tmp_path, scale):
-    assert load(tmp_path, RAW | {"scale": scale}).active.networks.train > 0
+@pytest.mark.parametrize("scale", RAW["scales"])
+@pytest.mark.parametrize("kind", RAW["translators"])
+def test_every_scale_is_valid_for_every_kind_of_translator(tmp_path, scale, kind):
+    model = RAW["model"] | {"kind": kind}
+    loaded = load(tmp_path, RAW | {"scale": scale, "model": model})
+    assert loaded.active.networks.train > 0 and loaded.schedule.evaluate_every > 0
+    assert kinds.configuration(loaded).layers == 8 and kinds.learning(loaded).lr > 0
+
+
+def test_a_mixer_is_trained_at_scale_study():
+    loaded = params.Params.model_validate(
+        RAW | {"scale": "study", "model": RAW["model"] | {"kind": "mixer"}}
+    )
+    assert loaded.updates == 10_240
+    assert loaded.active.networks.train == loaded.active.pairs + 64
 
 
 def test_the_paper_scale_is_the_papers_protocol():

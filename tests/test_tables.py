@@ -22,6 +22,7 @@ from stages.tables.cells.settings import (
     Curve,
     Epochs,
     Grid,
+    MixerCurves,
     OfOneCost,
     Targets,
 )
@@ -59,10 +60,10 @@ def test_every_cell_and_store_is_valid():
         change, store = trained.ablation(loaded, name)
         loaded.changed(change, name)
         assert store == row.store and store.removeprefix("ablation/") in ("train", *ablation.stores)
-    grids = {table: params.settings_of(table, Grid) for table in ("table3", "table4")}
+    grids = {t: params.settings_of(t, Grid).grids[loaded.scale] for t in ("table3", "table4")}
     cells = [
         *(trained.curve(loaded, str(n)) for n in params.settings_of("curve", Curve).networks),
-        *(trained.grid(loaded, t, s, "0.1") for t, grid in grids.items() for s in grid.sizes),
+        *(trained.grid(loaded, t, s, "0.1") for t, g in grids.items() for s in g.sizes),
         *(trained.augmentation(loaded, *name) for name in (("none",), ("noise", "0.1"))),
         *(trained.target(loaded, kind) for kind in KINDS),
         trained.merge(loaded),
@@ -104,6 +105,8 @@ def test_rows_that_extend_nothing_or_each_other_are_refused(bases, message):
     [
         (Curve, "curve", "networks", [8, 8]),
         (Epochs, "epochs", "epochs", [1, 1]),
+        (MixerCurves, "mixer_curves", "rows", ["mixer", "mixer"]),
+        (MixerCurves, "mixer_curves", "shares", [1, 2, 1]),
         (Grid, "table3", "sizes", ["small", "small"]),
         (Grid, "table4", "dropout", [0, 0.0]),
         (Augmentation, "table5", "masking", [0.1, 0.1]),

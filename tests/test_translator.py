@@ -13,7 +13,7 @@ from kt.run.files import save_tensors
 from kt.translators import load_translator, save_translator, translate
 from kt.translators.attention import Attention, AttentionConfig, SelfAttention
 from kt.translators.convolution import Convolution
-from kt.translators.mixer import PAPER_SIZES, Mixer, MixerConfig
+from kt.translators.mixer import PAPER_SIZES, SIZES, Mixer, MixerConfig
 from kt.translators.objectives import WeightObjective
 from kt.translators.sequence import PIECE
 from tests.rounding import assert_near
@@ -144,6 +144,22 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(*training)
     translated = [translate(model, large)["conv1.weight"] for _ in range(2)]
     assert torch.equal(*translated) and model.training
+
+
+def test_dropout_acts_in_the_layers_and_not_in_the_head():
+    model = Mixer(MixerConfig(layers=1, hidden_size=8, dropout=0.5)).train()
+    rates = {n: m.p for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert {p for name, p in rates.items() if "head" in name} == {0.0}
+    assert [p for name, p in rates.items() if "head" not in name] == [0.5] * 4
+    x = torch.randn(3, 72, 8)
+    assert torch.equal(model.sequence_head(x), model.sequence_head(x))
+
+
+def test_the_third_of_a_mixer_costs_a_third():
+    large = part(large_blocks([1]), "large")
+    small, third = (multiply_adds(Mixer(SIZES[size]), large) for size in ("small", "third"))
+    assert parameter_count(Mixer(SIZES["third"])) == 593_581
+    assert 0.30 < third / small < 0.36
 
 
 @pytest.mark.parametrize("target", TARGETS)

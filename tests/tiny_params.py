@@ -69,6 +69,8 @@ def shrink_table(name: str, settings: dict) -> dict:
     elif name == "curve":
         tiny["networks"] = [4, 8]
         tiny["stores"]["networks"]["scales"] = {"tiny": {"networks": {"train": 8}}}
+    elif name == "mixer_curves":
+        tiny["shares"] = [2, 1]
     elif name == "epochs":
         tiny["epochs"] = [2]
     elif name == "figure4":
@@ -79,9 +81,11 @@ def shrink_table(name: str, settings: dict) -> dict:
     elif name == "table1":
         tiny = {"networks": 3, "steps": 2}
     elif name in ("table3", "table4"):
-        tiny |= few | {"sizes": ["small"], "dropout": [0, 0.1]}
+        tiny |= few | {"sizes": ["small", "wide"], "dropout": [0, 0.1]}
+        tiny["grids"] = {"tiny": {"sizes": ["small"], "dropout": [0, 0.1]}}
     elif name == "table5":
-        tiny |= {"size": "small", "share": 2, "masking": [0.1], "noise": [0.01, 0.1]}
+        swept = {"masking": [0.1], "noise": [0.01, 0.1]}
+        tiny |= {"share": 2, "grids": {"tiny": swept | {"size": "small"}}} | swept
     elif name == "table6":
         tiny |= few | {"size": "small"}
         for store in tiny["stores"].values():

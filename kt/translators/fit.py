@@ -1,7 +1,7 @@
 """The translator's training loop: deterministic, checkpointed, resumable (Section 4.2)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,6 +80,30 @@ class Fitted:
     history: list[Record]
     best: Record
     weights: Weights
+
+    @property
+    def late_fall(self) -> float | None:
+        """`late_fall` of its losses, rounded."""
+        fall = late_fall([record["loss"] for record in self.history])
+        return None if fall is None else round(fall, 4)
+
+
+def late_fall(losses: Sequence[float]) -> float | None:
+    """Whether a training had come to an end: how far its loss still fell.
+
+    Args:
+        losses: one an epoch.
+
+    Returns:
+        By how many percent the mean of the last tenth of them, one at least, is below that of the
+        tenth before; None for a single epoch.
+    """
+    tenth = max(1, len(losses) // 10)
+    last, before = losses[-tenth:], losses[-2 * tenth : -tenth]
+    if not before:
+        return None
+    mean = sum(before) / tenth
+    return 100 * (1 - sum(last) / tenth / mean) if mean else 0.0
 
 
 def fit(

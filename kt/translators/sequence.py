@@ -160,9 +160,9 @@ class SequenceTranslator(Translator):
         layers = (Layer(config, self.token_mixing()) for _ in range(config.layers))
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.sequence_head = SequenceMLP(
-            config.sequence, config.sequence_dim, -(-numbers // config.kernel), config.dropout
-        )
+        tokens = -(-numbers // config.kernel)
+        # No dropout in the heads, as in the authors' scripts.
+        self.sequence_head = SequenceMLP(config.sequence, config.sequence_dim, tokens, 0.0)
         self.head = nn.Linear(config.hidden_size, config.kernel)
 
     def token_mixing(self) -> nn.Module:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def train(
     out: Path | None = None,
     store: Path = TRAINING,
     repeats: int = 1,
+    also: Callable[[Translator], Record] | None = None,
 ) -> Trained:
     """Train the translator, choose its epoch on selection networks, measure it on test networks.
 
@@ -71,6 +72,7 @@ def train(
         store: the networks to learn from.
         repeats: how many translators are trained, each from its own seed. The first is returned
             and written; the accuracies of all are written.
+        also: measures what else is wanted at every evaluation, kept as `also` in the history.
 
     Raises:
         KTError: the training is impossible or fails, or its results cannot be written.
@@ -98,6 +100,7 @@ def train(
             "test_accuracy": on_test.mean().item(),
             "selection": on_selection,
             "test": on_test,
+            **({"also": also(model)} if also else {}),
         }
 
     key: list[Any] = [
@@ -107,6 +110,7 @@ def train(
     ]
     key += [params.train.precision, params.augment.model_dump(), material.checksums]
     key.append(runtime.fingerprint(*selection.tensors(), *test.tensors()))
+    key.append(also is not None)
     work = runtime.scratch("translator", TRAINS_TRANSLATORS, *key)
     with (
         work if first else contextlib.nullcontext(Path()) as kept,
@@ -217,13 +221,14 @@ def over_seeds(trained: list[Trained]) -> dict:
 
 
 def epochs(fitted: Fitted) -> dict:
-    """The result of our rule for the epoch, and of the paper's."""
+    """The result of our rule for the epoch, and of the paper's; and whether the loss still fell."""
     evaluated = [record for record in fitted.history if "test_accuracy" in record]
     best_on_test = max(evaluated, key=lambda record: record["test_accuracy"])
     return {
         "epoch": fitted.best["epoch"],
         "loss": fitted.best["loss"],
         "final_loss": fitted.history[-1]["loss"],
+        "late_fall": fitted.late_fall,
         "paper_rule_best_on_test": {
             "epoch": best_on_test["epoch"],
             **summary(best_on_test["test"]),

@@ -141,6 +141,39 @@ def learning_curve(
     return figure
 
 
+def mixer_curves(
+    by_pairs: pd.DataFrame, by_updates: pd.DataFrame, levels: dict[str, float]
+) -> Figure:
+    """Accuracy and error of mixers by pairs and by updates, on unseen and on training networks.
+
+    Args:
+        by_pairs, by_updates: columns `mixer`, `at`, `unseen`, `seen`, `unseen_error` and
+            `seen_error`, the last two in percent of the mean small block's.
+        levels: mean accuracies of references, by the names in `style.LABELS`.
+    """
+    figure, axes = style.new(9, 7.4, 2, rows=2)
+    shades = (style.BLUE, style.ORANGE, style.PURPLE, style.VERMILLION)
+    for column, (table, what) in enumerate(((by_pairs, "pairs"), (by_updates, "updates"))):
+        for ax, suffix in ((axes[column], ""), (axes[2 + column], "_error")):
+            for (mixer, own), shade, marker in zip(
+                table.groupby("mixer", sort=False), shades, MARKERS, strict=False
+            ):
+                how = {"color": shade, "marker": marker}
+                ax.plot(own["at"], own["unseen" + suffix], "-", label=mixer, **how)
+                ax.plot(own["at"], own["seen" + suffix], "--", markerfacecolor="white", **how)
+            style.count_axis(ax, sorted(table["at"].unique()))
+            ax.set(xlabel=what)
+        for name, level in levels.items():
+            how = {"color": style.colour(name), "linestyle": ":", "label": style.LABELS[name]}
+            axes[column].axhline(level, **how)
+        axes[2 + column].axhline(100, color="black", linestyle=":", label="mean small block")
+    axes[0].set_ylabel("mean accuracy, %")
+    axes[2].set_ylabel("error of weights,\n% of the mean small block's")
+    axes[0].plot([], "k--", marker="o", markerfacecolor="white", label="networks learned from")
+    style.legend(figure)
+    return figure
+
+
 def gaps_by_width(widths: list[str], gaps: dict[str, list[float]]) -> Figure:
     """Share of the gap between random initialisation and large blocks closed, by width.
 

@@ -65,11 +65,11 @@ def colour(method: str) -> str:
 
 
 def new(
-    width: float = 6.4, height: float = 3.8, columns: int = 1, **options: object
+    width: float = 6.4, height: float = 3.8, columns: int = 1, rows: int = 1, **options: object
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with axes side by side, sizes in inches; `options` are those of `subplots`."""
+    """A figure with axes row by row, sizes in inches; `options` are those of `subplots`."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -35,7 +35,7 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.yardstick(baselines)} *Images* are what a block is made from beside the "
         "network's weights. *Seen* is the mean accuracy of networks that a translator was trained "
         f"on. {output.over_seeds(params)} {output.given(params)} "
-        f"{output.trained_with({'at most': max(row['updates'] for row in trained.values())})}"
+        f"{output.trained_with({'translators': list(trained.values())})}"
     )
     metrics = {
         name: row["translation"] | ({"training": row["training"]} if "training" in row else {})

@@ -47,8 +47,7 @@ def main(params: Params, compute: Compute) -> None:
         }
         for (count, point), gap in zip(points.items(), gaps, strict=True)
     )
-    most = max(point["updates"] for point in points.values())
-    updates = output.trained_with({"at most": most})
+    updates = output.trained_with({params.model.kind: list(points.values())})
     caption = (
         f"{output.protocol(params)}. Every row trains for about as many updates. The table shows "
         "mean accuracy in percent on test images: *unseen* of n test networks, with the 95 % "

@@ -28,7 +28,6 @@ def main(params: Params, compute: Compute) -> None:
             raise inputs.damaged(curve.path, what)
     curves = {LABELS[kind]: result["history"] for kind, result in found.items()}
     result, sizes = found["mixer"], chosen.compared
-    counts = {LABELS[kind]: at["updates"] for kind, at in found.items()}
     caption = (
         f"{output.protocol(params)}. Translators learn the weights of small blocks from "
         f"{result['pairs']:,} training pairs in {chosen.epochs} epochs at batch "
@@ -43,7 +42,7 @@ def main(params: Params, compute: Compute) -> None:
         + ". Always answering with the mean small block of the training pairs has errors of "
         f"{result['mean_block']['loss']:.6f} and {result['mean_block']['held_out_loss']:.6f}. In "
         "the paper (1,024 pairs, batch 128, 100 epochs) the MLP's training loss is the lowest. "
-        f"{output.trained_with(counts)}"
+        f"{output.trained_with({LABELS[kind]: [at] for kind, at in found.items()})}"
     )
     metrics = {kind: numbers(at) for kind, at in found.items()}
     metrics[MEAN_BLOCK] = result["mean_block"]

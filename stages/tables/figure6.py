@@ -15,10 +15,9 @@ from stages.tables.cells.settings import Compared, cell_of_table3
 
 def main(params: Params, compute: Compute) -> None:
     chosen = settings_of("figure6", Compared)
-    names = {s: cell_of_table3(s, chosen.dropout) for s in chosen.sizes}
+    names = {s: cell_of_table3(params, s, chosen.dropout) for s in chosen.sizes}
     cells = {size: cell.read(params, name) for size, name in names.items()}
     found = {size: result["evaluations"] for size, result in cells.items()}
-    updates = max(result["updates"] for result in cells.values())
     table = pd.DataFrame(
         {
             "translator": size,
@@ -34,7 +33,7 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. The translators are the paper's mixers of Table 3 with "
         f"dropout {chosen.dropout:g} on {params.active.pairs:,} pairs. Accuracies are means "
         "in percent: of selection networks on held-back images, and of test networks on test "
-        f"images. {output.trained_with({'each mixer': updates})}"
+        f"images. {output.trained_with({'mixers': list(cells.values())})}"
     )
     last = {size: way[-1] for size, way in found.items()}
     metrics = {s: {"loss": at["loss"], "test_accuracy": at["test"]} for s, at in last.items()}

@@ -7,28 +7,29 @@ from stages.common.base import runtime
 from stages.common.base.params import Params, settings_of
 from stages.tables import output, printed
 from stages.tables.cells import cell
-from stages.tables.cells.settings import Grid, epochs_of
+from stages.tables.cells.settings import Grid, epochs_of, grid_of
 from stages.tables.printed import MERGE
 
 
 def main(params: Params, compute: Compute, table: str) -> None:
-    grid, baselines = settings_of(table, Grid), output.references()
-    rows, metrics = printed.references(baselines), dict(baselines)
+    grid, baselines = grid_of(params, table), output.references()
+    rows, metrics, results = printed.references(baselines), dict(baselines), []
     for size in grid.sizes:
         for dropout in grid.dropout:
             result = cell.read(params, f"{table}/{size}/{dropout}")
+            results.append(result)
             theirs = printed.accuracy(table, size, dropout)
             rows.append(printed.row(f"{size}, dropout {dropout:g}", result, baselines, theirs))
             metrics[f"{size}_dropout_{dropout:g}".replace(".", "_")] = printed.numbers(result)
     merge = cell.read(params, "merge")
     rows.append(printed.row(printed.merge(params), merge, baselines))
     metrics["merge"] = printed.numbers(merge)
-    epochs = epochs_of(params, f"tables/{table}/params.yaml", grid.epochs)
+    epochs = epochs_of(params, f"tables/{table}/params.yaml", settings_of(table, Grid).epochs)
     caption = (
         f"{output.protocol(params)}. The translators learn from {params.active.pairs:,} "
         f"pairs, the mixers in {epochs} epochs (the paper: 300,000 pairs, "
         f"{printed.EPOCHS[table]:,} epochs). "
-        f"{output.trained_with({'mixers': result['updates'], MERGE: merge['updates']})} "
+        f"{output.trained_with({'mixers': results, MERGE: [merge]})} "
         f"{output.given(params)} {printed.RULES} {output.yardstick(baselines)} "
         f"{output.over_seeds(params)}"
     )

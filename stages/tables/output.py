@@ -14,6 +14,7 @@ from stages.common.base import inputs, outputs
 from stages.common.base import metrics as measured
 from stages.common.base.inputs import RESULTS
 from stages.common.base.params import Params
+from stages.common.translation import METRICS
 from stages.figures.style import LABELS
 from stages.tables.cells import cell, mixers
 
@@ -23,6 +24,8 @@ SMOKE = 1_000
 FAILED = 80
 """Accuracy, in percent, below which a network is counted."""
 BY_NETWORK = RESULTS / "baselines" / "accuracies.csv"
+STEADY = 1.0
+"""Percent by which a loss that has stopped falling still falls, at most."""
 
 
 def write(params: Params, name: str, caption: str, metrics: dict, table: pd.DataFrame) -> None:
@@ -162,27 +165,45 @@ def over_seeds(params: Params) -> str:
     )
 
 
-def trained_with(counts: dict[str, int]) -> str:
-    """How many updates translators were trained with, and whether these are smoke runs.
+def trained_with(found: dict[str, list[dict]]) -> str:
+    """How many updates translators were trained with, which were smoke runs, and which converged.
 
     Args:
-        counts: updates by the translators' names in words.
+        found: the cells with `updates` and `late_fall` by the translators' names in words.
     """
-    words = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    few = [name for name, count in counts.items() if count < SMOKE]
-    if not few:
-        return f"Updates in training: {words}."
-    which = "all of these" if len(few) == len(counts) else ", ".join(few)
-    return (
-        f"Updates in training: {words}. A *smoke run* has fewer than {SMOKE:,}: it shows what so "
-        f"little training reaches, not what the translator can reach. Smoke runs: {which}."
+    most = {name: max(cell["updates"] for cell in cells) for name, cells in found.items()}
+    ended = {name: sum(converged(cell) for cell in cells) for name, cells in found.items()}
+    words = ", ".join(f"{name} {count:,}" for name, count in most.items())
+    counted = ", ".join(f"{name} {ended[name]} of {len(cells)}" for name, cells in found.items())
+    said = (
+        f"Updates in training, at most: {words}. It had *converged* if the mean loss of the last "
+        f"tenth of its epochs is less than {STEADY:g} % below that of the tenth before: {counted}."
     )
+    few = [name for name, count in most.items() if count < SMOKE]
+    if not few:
+        return said
+    which = "all of these" if len(few) == len(most) else ", ".join(few)
+    return (
+        f"{said} A *smoke run* has fewer than {SMOKE:,} updates: it shows what so little training "
+        f"reaches, not what the translator can reach. Smoke runs: {which}."
+    )
+
+
+def converged(cell: dict) -> bool:
+    """Whether the loss had stopped falling; a single epoch cannot say."""
+    return cell["late_fall"] is not None and cell["late_fall"] < STEADY
 
 
 def trained_beside(params: Params, size: str) -> str:
     """How many updates a mixer and the main job's translator were trained with, in words."""
-    mixer = mixers.changed(params, size).updates
-    return trained_with({"the mixer": mixer, params.model.kind: params.updates})
+    mixer = inputs.read_json(mixers.folder(params, size) / METRICS)
+    mixer["updates"] = mixers.changed(params, size).updates
+    return trained_with({"the mixer": [mixer], params.model.kind: [main_job(params)]})
+
+
+def main_job(params: Params) -> dict:
+    """What `trained_with` says of the main job's translator."""
+    return measured.read("train") | {"updates": params.updates}
 
 
 def protocol(params: Params) -> str:

@@ -25,13 +25,17 @@ TITLES = {
     "figure8": "Figure 8: networks trained on part of the images",
     "usps": "Section 5.5: transfer to another set of images",
     "ablation": "From the paper's translator to merge",
+    "mixer_curves": "How many pairs translation from weights alone takes",
     "curve": "How many networks it takes",
     "epochs": "Networks trained for other numbers of epochs",
     "widths": "Widths that a translator has never seen",
     "cost": "What all of this costs",
 }
-COMMANDS = {"cost": "python -m benchmarks.cost paper"}
-"""The command behind numbers that no stage makes."""
+COMMANDS = {
+    "cost": "python -m benchmarks.cost paper",
+    "mixer_curves": "dvc repro tables/mixer_curves/dvc.yaml",
+}
+"""The commands behind tables that tables/dvc.yaml does not make."""
 NOTES = Path("tables/notes")
 """What people conclude from a table: `<table>.md`, which begins with `<date> · <scales>`."""
 FEW_PAIRS = "few_pairs"

@@ -7,7 +7,17 @@ from kt.ensemble import Compute
 from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params
-from stages.tables import curve, figure4, figure6, figure8, output, table1, times, widths
+from stages.tables import (
+    curve,
+    figure4,
+    figure6,
+    figure8,
+    mixer_curves,
+    output,
+    table1,
+    times,
+    widths,
+)
 
 DRAWN = {
     "table1": table1,
@@ -15,6 +25,7 @@ DRAWN = {
     "figure6": figure6,
     "figure8": figure8,
     "curve": curve,
+    "mixer_curves": mixer_curves,
     "widths": widths,
 }
 

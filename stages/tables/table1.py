@@ -34,7 +34,7 @@ def main(params: Params, compute: Compute) -> None:
     found: dict[str, dict] = {}
     for family in FAMILIES:
         found |= cell.read(params, f"{TABLE}/{family}")
-    learned = {found[kt]["label"]: found[kt]["updates"] for kt in ("kt_merge", "kt_mixer")}
+    learned = {found[kt]["label"]: [found[kt]] for kt in ("kt_merge", "kt_mixer")}
     caption = (
         f"{output.protocol(params)}. No method saw these networks before. {output.ACCURACY} "
         "Parameters, bytes and multiply-adds are those of one block. Bytes are float32's, "

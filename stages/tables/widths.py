@@ -35,18 +35,19 @@ LABELS = {
 def main(params: Params, compute: Compute) -> None:
     settings = settings_of("widths", Widths)
     learned = {name: cell.read(params, f"widths/learned/{name}") for name in settings.learned}
-    metrics, rows = {}, []
+    metrics, rows, owns = {}, [], []
     for width in settings.measured:
         blocks = cell.read(params, f"widths/blocks/{width}")
         own = cell.read(params, f"widths/own/{width}")
         require_networks(width, settings.test, blocks, own, *learned.values())
+        owns.append(own)
         found, labels = methods(width, blocks, learned, own)
         metrics[width] = compared(width, found, learned)
         rows += [
             in_words(width, labels[name], found[name], metrics[width], name) for name in labels
         ]
-    updates = {LABELS["own"]: own["updates"]}
-    updates |= {f"merge, learned at {named(c['widths'])}": c["updates"] for c in learned.values()}
+    trained = {LABELS["own"]: owns}
+    trained |= {f"merge, learned at {named(c['widths'])}": [c] for c in learned.values()}
     caption = (
         f"{output.protocol(params)}. At the width 6 -> 2 networks have six channels and small "
         f"blocks two hidden ones. {output.ACCURACY} The *ceiling* is the small block re-trained "
@@ -57,7 +58,7 @@ def main(params: Params, compute: Compute) -> None:
         f"network. Every merge that learned had as many networks in all ({own['networks']}) and as "
         "many updates. *Images* are "
         "those that a block was given beside the networks' weights; merge's prototypes are in its "
-        f"file. {output.trained_with(updates)}"
+        f"file. {output.trained_with(trained)}"
     )
     output.write(params, "widths", caption, metrics, pd.DataFrame(rows))
     draw(output.folder(params))

@@ -59,6 +59,7 @@ class Training(Known):
     selection: Accuracy
     epoch: int
     loss: float
+    late_fall: float | None = None
     paper_rule_best_on_test: Best
     seeds: Annotated[dict[str, Seed], Field(min_length=1)]
     over_seeds: Accuracy

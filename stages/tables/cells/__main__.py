@@ -20,6 +20,7 @@ MODULES = {
     "figure4": "figure4",
     "fixed": "fixed",
     "merge": "trained",
+    "mixer_curves": "mixer_curves",
     "mixers": "mixers",
     "table1": "table1",
     "table3": "trained",

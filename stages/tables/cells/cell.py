@@ -9,10 +9,11 @@ from torch import Tensor
 from kt.ensemble import Compute
 from kt.pairs.store import Pairs
 from kt.run.errors import KTError
+from kt.run.files import problem
 from kt.run.statistics import summary
-from kt.translators import own_images
+from kt.translators import Translator, own_images
 from stages.common import translation
-from stages.common.base import metrics, outputs
+from stages.common.base import inputs, metrics, outputs
 from stages.common.base.inputs import PAIRS, Found, image_set
 from stages.common.base.params import Params
 from stages.common.evaluation import Subjects
@@ -40,9 +41,12 @@ def read(params: Params, name: str) -> Found:
     """Read the cell that `write` wrote.
 
     Raises:
-        KTError: it is missing or damaged, or does not hold what is read of it.
+        KTError: it is missing or damaged, does not hold what is read of it, or is empty: the scale
+            did not have it when it was made.
     """
     path = CELLS / params.scale / f"{name}.json"
+    if not inputs.read_json(path):
+        raise problem(path, "is empty: it was no cell of this scale", "run `dvc repro -f -s` on it")
     return metrics.checked(path, content.kind_of(name, content.KINDS))
 
 
@@ -82,15 +86,20 @@ def stored(prototypes: int) -> str:
     return f"{prototypes} prototypes of the training images, in its file" if prototypes else "none"
 
 
-def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]:
+def measured(
+    params: Params, compute: Compute, store: str, also: Callable[[Translator], dict] | None = None
+) -> tuple[dict, float]:
     """Train the translator of `params` on a store's networks and measure it.
+
+    Args:
+        also: measures what else the evaluations on the way are to hold.
 
     Returns:
         `Trained.metrics`, the accuracies of all test networks, the accuracy of `training` networks
         on the test images, and the evaluations on the way; and the seconds of training, evaluations
         aside.
     """
-    trained = translation.train(params, compute, store=PAIRS / store)
+    trained = translation.train(params, compute, store=PAIRS / store, also=also)
     count = params.active.pairs
     seen = Subjects(
         Pairs(PAIRS / store).read("former", "large", "latter", first=min(count, MEASURED)),
@@ -109,6 +118,7 @@ def measured(params: Params, compute: Compute, store: str) -> tuple[dict, float]
                     "selection": record["selection_accuracy"],
                     "test": summary(record["test"])["mean"],
                 }
+                | record.get("also", {})
             )
     found = {
         **trained.metrics(),

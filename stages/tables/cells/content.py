@@ -1,6 +1,6 @@
 """What cells hold, checked as they are read."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,8 +36,10 @@ class Trained(Known):
     selection: Accuracy
     paper_rule_best_on_test: Best
     training: Accuracy
+    accuracies: Accuracies
     networks: Whole
     updates: Whole
+    late_fall: Number | None
     evaluations: Annotated[list[Evaluation], Some]
 
 
@@ -47,9 +49,25 @@ class ToTarget(Trained):
     random_initialisation: Accuracy
 
 
+class OnTheWay(Evaluation):
+    """The same, on training networks too."""
+
+    seen: Percent
+    seen_error: Number
+    unseen_error: Number = LEFT_OUT
+
+
+class Mixer(Trained):
+    """A point of the mixer's curves."""
+
+    evaluations: Annotated[list[OnTheWay], Some]
+    mean_block: several(Number)
+
+
 class Fixed(Known):
     label: str
     translation: Accuracy
+    accuracies: Accuracies
 
 
 class ForEpochs(Known):
@@ -120,6 +138,23 @@ class Block(Known):
     labels: bool = LEFT_OUT
 
 
+class Chosen(Known):
+    """The better re-training of a width."""
+
+    by: Literal["retrained", "adam"]
+    rate: Number
+
+
+class Blocks(Known):
+    random_initialisation: Block
+    pruned: Block
+    untrained: Block
+    retrained: Block
+    adam: Block
+    large: Block
+    ceiling: Chosen
+
+
 class Clocked(Known):
     """What the clock says of a row of Table 1."""
 
@@ -135,13 +170,14 @@ KINDS: dict[str, Any] = {
     "figure4": Curve,
     "fixed": several(Fixed),
     "merge": Trained,
+    "mixer_curves": Mixer,
     "table1": several(Method),
     "table3": Trained,
     "table4": Trained,
     "table5": Trained,
     "table6": ToTarget,
     "widths": OfWidths,
-    "widths/blocks": several(Block),
+    "widths/blocks": Blocks,
 }
 """By the beginning of a cell's name; the longest that fits counts."""
 SECONDS: dict[str, Any] = {"": several(Number), "table1": several(Clocked)}

@@ -70,6 +70,7 @@ def make(params: Params, compute: Compute, of: str, kind: str) -> None:
         "pairs": len(store),
         "batch_size": batch_size,
         "updates": len(fitted.history) * -(-len(store) // batch_size),
+        "late_fall": fitted.late_fall,
         "held_out": len(others),
         "mean_block": of_mean_block(part(learned, "small"), small),
         "history": [{name: record[name] for name in shown} for record in fitted.history],

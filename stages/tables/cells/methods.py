@@ -54,6 +54,7 @@ class Row:
         alone: of compute for a single network.
         images: that it takes, in words.
         updates: training steps for it; of a translator, those of its own training.
+        late_fall: of a translator's loss (`kt.translators.fit.late_fall`).
         retrains: whether a network is trained anew for it.
         any_architecture: whether the block may be of another kind than the large one.
         once: seconds of compute in all, however many networks it compresses.
@@ -67,6 +68,7 @@ class Row:
     alone: float
     images: str = "none"
     updates: int = 0
+    late_fall: float | None = None
     retrains: bool = False
     any_architecture: bool = False
     once: float = 0.0
@@ -303,7 +305,7 @@ def translated(setting: Setting, label: str, params: Params) -> Row:
     kept = trained.model.own_images()
     images = cell.stored(0 if kept is None else len(kept))
     about = {"images": images, "any_architecture": any_architecture, "once": once}
-    about["updates"] = params.updates
+    about |= {"updates": params.updates, "late_fall": trained.fitted.late_fall}
     return setting.row(label, translated, setting.small(), **about)
 
 

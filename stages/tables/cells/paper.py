@@ -1,6 +1,6 @@
 """The paper's translators as changes of parameters."""
 
-from kt.translators.mixer import PAPER_SIZES
+from kt.translators.mixer import SIZES
 from stages.common.base.params import Change, Params, merged
 
 EVALUATIONS = 6
@@ -11,11 +11,11 @@ def mixer(params: Params, size: str, epochs: int, change: Change | None = None) 
     """The change of parameters that trains the paper's translator the paper's way.
 
     Args:
-        size: a key of `PAPER_SIZES`.
+        size: a key of `SIZES`.
         epochs: of its training, at the active scale.
         change: further parameters to replace.
     """
-    config = PAPER_SIZES[size]
+    config = SIZES[size]
     usual = params.translators["mixer"].schedule[params.scale].evaluate_every
     schedule = {"epochs": epochs, "evaluate_every": min(usual, -(-epochs // EVALUATIONS))}
     paper = {

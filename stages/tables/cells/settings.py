@@ -1,12 +1,12 @@
 """The typed form of the tables' parameters: tables/*/params.yaml."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
-from kt.translators.mixer import PAPER_SIZES
+from kt.translators.mixer import SIZES
 from stages.common.base.params import (
     MOST,
     Change,
@@ -26,14 +26,15 @@ from stages.common.base.params import (
 if TYPE_CHECKING:
     Size = str
 else:
-    Size = Literal[tuple(PAPER_SIZES)]
-"""A size of the paper's translator (its Table 2)."""
+    Size = Literal[tuple(SIZES)]
+"""A size of the paper's translator (its Table 2), or a third of its small one."""
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
 ByScale = dict[str, Count]
 AUGMENTATIONS = ("masking", "noise")
 
 
+Table = TypeVar("Table", "Grid", "Augmentation")
 Few = Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
 """Numbers that name rows or files."""
 
@@ -91,6 +92,25 @@ class Curve(Strict):
     stores: Stores
 
 
+class MixerCurves(Strict):
+    """Curves of the paper's translator by pairs and updates.
+
+    Attributes:
+        shares: of the pairs, one in so many is learned from, so many times as long; 1: all.
+        rows: of the ablation's mixers, a curve each; the first is what others are compared with.
+    """
+
+    size: Size
+    shares: Few
+    rows: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+
+    @model_validator(mode="after")
+    def _all_pairs(self) -> "MixerCurves":
+        if 1 not in self.shares:
+            raise ValueError(f"shares is {self.shares}: 1, all pairs, must be among them")
+        return self
+
+
 class Epochs(Strict):
     epochs: Few
 
@@ -123,32 +143,61 @@ class Table1(Strict):
     steps: Count
 
 
-class Grid(Strict):
-    """Tables 3 and 4; epochs by scale."""
+class Cells(Strict):
+    """Of Tables 3 and 4."""
 
     sizes: Annotated[list[Size], Field(min_length=1), AfterValidator(different)]
     dropout: Annotated[list[Rate], Field(min_length=1), AfterValidator(different)]
+
+    def names(self) -> list[str]:
+        """As DVC writes them."""
+        return [f"{size}/{dropout}" for size in self.sizes for dropout in self.dropout]
+
+
+class Grid(Cells):
+    """Tables 3 and 4: all cells, which DVC makes at every scale; those of a scale, and epochs."""
+
     epochs: ByScale
+    grids: dict[Name, Cells]
+
+    @model_validator(mode="after")
+    def _within(self) -> "Grid":
+        return require_within(self, {scale: grid.names() for scale, grid in self.grids.items()})
 
 
-class Augmentation(Strict):
-    """Table 5; each strength is a cell.
+class Swept(Strict):
+    """Of Table 5: m and n, drawn afresh for every batch (Section 3.2)."""
+
+    masking: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
+    noise: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(different)]
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """The names of the cells by kind of augmentation, as DVC writes them."""
+        swept = {kind: [f"{kind}/{s}" for s in getattr(self, kind)] for kind in AUGMENTATIONS}
+        return {"none": ["none"]} | swept
+
+    def names(self) -> list[str]:
+        return [name for swept in self.by_kind().values() for name in swept]
+
+
+class SweptAtScale(Swept):
+    size: Size
+
+
+class Augmentation(Swept):
+    """Table 5; each strength is a cell: all of them, and those of a scale.
 
     Attributes:
         share: one `share`-th of Table 3's pairs is learned from, `share` times as long, so that as
             many samples are seen.
-        masking, noise: m and n, drawn afresh for every batch (Section 3.2).
     """
 
-    size: Size
     share: Count
-    masking: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
-    noise: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(different)]
+    grids: dict[Name, SweptAtScale]
 
-    def names(self) -> dict[str, list[str]]:
-        """The names of the cells by kind of augmentation, as DVC writes them."""
-        swept = {kind: [f"{kind}/{s}" for s in getattr(self, kind)] for kind in AUGMENTATIONS}
-        return {"none": ["none"]} | swept
+    @model_validator(mode="after")
+    def _within(self) -> "Augmentation":
+        return require_within(self, {scale: grid.names() for scale, grid in self.grids.items()})
 
 
 class Targets(Strict):
@@ -238,13 +287,32 @@ def epochs_of(params: Params, name: str, values: ByScale) -> int:
     return at_scale(params, f"{name}: epochs", values)
 
 
-def cell_of_table3(size: str, dropout: float) -> str:
+def require_within(table: Table, grids: dict[str, list[str]]) -> Table:
+    """Raise ValueError if a scale's grid has a cell that is none of the table's."""
+    known = set(table.names())
+    for scale, names in grids.items():
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"grids.{scale} has the cell {unknown[0]}, which the table has not")
+    return table
+
+
+def grid_of(params: Params, name: str) -> Cells:
+    """The cells of Table 3 or 4 at the active scale."""
+    return at_scale(params, f"tables/{name}/params.yaml: grids", settings_of(name, Grid).grids)
+
+
+def swept_at(params: Params, settings: Augmentation) -> SweptAtScale:
+    """The cells of Table 5 at the active scale."""
+    return at_scale(params, "tables/table5/params.yaml: grids", settings.grids)
+
+
+def cell_of_table3(params: Params, size: str, dropout: float) -> str:
     """The name of a cell, for a table that shows one of another.
 
     Raises:
         KTError: there is no such cell.
     """
-    grid = settings_of("table3", Grid)
+    grid = grid_of(params, "table3")
     for rate in grid.dropout:
         if size in grid.sizes and rate == dropout:
             return f"table3/{size}/{rate}"

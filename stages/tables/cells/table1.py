@@ -52,6 +52,7 @@ def numbers(row: Row, params: Params, compute: Compute) -> dict:
         "images": row.images,
         "once": bool(row.once),
         "updates": row.updates,
+        "late_fall": row.late_fall,
         "retrains": row.retrains,
         "any_architecture": row.any_architecture,
     }

@@ -17,13 +17,16 @@ from stages.tables.cells.settings import (
     Merge,
     Targets,
     epochs_of,
+    grid_of,
+    swept_at,
 )
 
 EVALUATIONS = 10
 """Of a point of the learning curve, at most."""
 
-Learning = tuple[Change, str]
-"""What a cell changes, and the store that it learns from."""
+Learning = tuple[Change, str] | None
+"""What a cell changes, and the store that it learns from; None for a cell that the scale does not
+have, but DVC, whose lists know no scales, does."""
 
 
 def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
@@ -31,7 +34,9 @@ def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     name = "/".join((of, *keys))
     words = (of, *keys) if of in GRIDS else keys
     cell.require_words(name, LEARNING[of], params, *words)
-    change, store = LEARNING[of](params, *words)
+    if (learning := LEARNING[of](params, *words)) is None:
+        return cell.write(params, name, {})
+    change, store = learning
     changed = params.changed(change, f"tables: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
@@ -75,20 +80,24 @@ def grid(params: Params, of: str, size: str, dropout: str) -> Learning:
     cell.known(size, settings.sizes, f"{place}: sizes")
     cell.known(dropout, settings.dropout, f"{place}: dropout")
     epochs = epochs_of(params, place, settings.epochs)
+    if f"{size}/{dropout}" not in grid_of(params, of).names():
+        return None
     return paper.mixer(params, size, epochs, {"train": {"dropout": float(dropout)}}), "train"
 
 
 def augmentation(params: Params, kind: str, strength: str = "") -> Learning:
-    settings = settings_of("table5", Augmentation)
-    names = [name for swept in settings.names().values() for name in swept]
-    cell.known("/".join(filter(None, (kind, strength))), names, "tables/table5/params.yaml")
+    settings, name = settings_of("table5", Augmentation), "/".join(filter(None, (kind, strength)))
+    cell.known(name, settings.names(), "tables/table5/params.yaml")
+    swept = swept_at(params, settings)
+    if name not in swept.names():
+        return None
     whole = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
     drawn = {} if kind == "none" else {kind: float(strength)}
     change = {
         "translators": {"mixer": {"train": drawn}},
         "scales": {params.scale: {"pairs": max(1, params.active.pairs // settings.share)}},
     }
-    return paper.mixer(params, settings.size, settings.share * whole, change), "train"
+    return paper.mixer(params, swept.size, settings.share * whole, change), "train"
 
 
 def target(params: Params, kind: str) -> Learning:

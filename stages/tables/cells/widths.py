@@ -157,6 +157,7 @@ def trained(setting: Setting, widths: list[str], measured: list[str]) -> Cell:
         "widths": widths,
         "networks": len(objective),
         "updates": training.epochs * -(-len(objective) // training.batch_size),
+        "late_fall": fitted.late_fall,
         "prototypes": len(model.own_images()),
         "epoch": fitted.best["epoch"],
         "loss": fitted.history[-1]["loss"],
