@@ -83,7 +83,7 @@ def test_the_pairs_for_a_level_lie_between_points():
 
 
 def test_the_caption_follows_the_numbers():
-    levels = {"random_initialisation": of(20, 1), "retrained": of(90, 1)}
+    levels = {"random_initialisation": of(20, 1), "ceiling": of(90, 1)}
     labels = {"mixer": "plain", "mended": "mended"}
 
     def said(*means):

@@ -78,8 +78,9 @@ def test_no_network_has_two_roles(monkeypatch):
     roles = [setting.networks("6_to_2", r)["large.x"] for r in ("test", "selection", "networks")]
     assert torch.cat(roles).tolist() == list(range(9)) and list(map(len, roles)) == [3, 2, 4]
     assert setting.networks("6_to_2", "networks", 3)["large.x"].tolist() == [5, 6, 7]
-    (folder, sizes, *_), about = asked[0]
-    assert folder.name == "channels_6" and (sizes.channels, sizes.hidden) == (6, 2)
+    (params, folder, *_), about = asked[0]
+    assert folder.name == "channels_6"
+    assert (params.sizes.channels, params.sizes.hidden) == (6, 2)
     assert about == {"count": 9}
 
 

@@ -63,7 +63,7 @@ def errors(
     """
     parts = ("former", "large", "latter", "small")
     learned, first = changed.active.pairs, params.active.pairs
-    store = pairs(PAIRS / name, params.sizes, *parts, target=params.target, count=first)
+    store = pairs(params, PAIRS / name, *parts, target=params.target, count=first)
     rows, align = store.mapped(*parts), kinds.learning(changed).loss.align
     ends = {"seen": (0, min(learned, cell.MEASURED)), "unseen": (first, first + cell.MEASURED)}
     some = {who: take(rows, slice(*at)) for who, at in ends.items()}
