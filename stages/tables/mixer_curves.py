@@ -1,5 +1,6 @@
 """Curves of the paper's translator by pairs and by updates, as it is and mended."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def main(params: Params, compute: Compute) -> None:
     draw(output.folder(params))
 
 
-def points(cells: dict[int, dict]) -> dict[str, dict]:
+def points(cells: Mapping[int, Mapping]) -> dict[str, dict]:
     """A row's points by pairs, at the chosen epochs; and by updates, on all pairs."""
 
     def errors(at: dict, mean_block: dict) -> dict[str, float]:

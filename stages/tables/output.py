@@ -1,7 +1,7 @@
 """How a table is written: JSON (DVC's metrics), CSV and Markdown, in a folder per scale."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -165,7 +165,7 @@ def over_seeds(params: Params) -> str:
     )
 
 
-def trained_with(found: dict[str, list[dict]]) -> str:
+def trained_with(found: Mapping[str, Sequence[Mapping]]) -> str:
     """How many updates translators were trained with, which were smoke runs, and which converged.
 
     Args:
@@ -189,7 +189,7 @@ def trained_with(found: dict[str, list[dict]]) -> str:
     )
 
 
-def converged(cell: dict) -> bool:
+def converged(cell: Mapping) -> bool:
     """Whether the loss had stopped falling; a single epoch cannot say."""
     return cell["late_fall"] is not None and cell["late_fall"] < STEADY
 

@@ -4,6 +4,7 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import runtime
+from stages.common.base.inputs import Found
 from stages.common.base.params import Params, settings_of
 from stages.tables import output, printed
 from stages.tables.cells import cell
@@ -20,7 +21,7 @@ def main(params: Params, compute: Compute) -> None:
     whole = cell.read(params, cell_of_table3(params, swept.size, 0.0))
     rows = [printed.row("all pairs", whole, baselines, printed.AUGMENTATION["full"])]
     metrics = {"all_pairs": printed.numbers(whole)}
-    few: list[dict] = []
+    few: list[Found] = []
     for kind, names in swept.by_kind().items():
         found = {name: cell.read(params, f"{TABLE}/{name}") for name in names}
         few += found.values()

@@ -1,5 +1,6 @@
 """What cells hold, checked as they are read."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -40,7 +41,7 @@ class Trained(Known):
     networks: Whole
     updates: Whole
     late_fall: Number | None
-    evaluations: Annotated[list[Evaluation], Some]
+    evaluations: Annotated[Sequence[Evaluation], Some]
 
 
 class ToTarget(Trained):
@@ -60,8 +61,8 @@ class OnTheWay(Evaluation):
 class Mixer(Trained):
     """A point of the mixer's curves."""
 
-    evaluations: Annotated[list[OnTheWay], Some]
-    mean_block: several(Number)
+    evaluations: Annotated[Sequence[OnTheWay], Some]
+    mean_block: Annotated[dict[str, Number], Some]
 
 
 class Fixed(Known):
