@@ -90,20 +90,25 @@ TRAINED = {
     "selection": SUMMARY,
     "paper_rule_best_on_test": SUMMARY | {"epoch": 2},
     "training": SUMMARY,
+    "accuracies": [49.0, 50.0, 51.0],
     "networks": 8,
     "updates": 16,
+    "late_fall": 0.5,
     "evaluations": [{"epoch": 1, "loss": 0.5, "selection": 50.0, "test": 50.0}],
 }
 COUNTS = ("parameters", "network_parameters", "bytes", "network_bytes", "multiply_adds", "updates")
 FLAGS = ("once", "retrains", "any_architecture")
 LOSSES = {"loss": 0.5, "held_out_loss": 0.6}
 CURVE = dict.fromkeys(("parameters", "multiply_adds", "pairs", "batch_size", "held_out"), 4)
+WIDTHS_BLOCKS = ("random_initialisation", "pruned", "untrained", "retrained", "adam", "large")
 BLOCKS = ("random_initialisation", "translation", "retrained", "large", "gain")
 CELLS = {
     "ablation/mixer": TRAINED,
     "merge": TRAINED,
     "table6/mlp": TRAINED | {"random_initialisation": SUMMARY},
-    "fixed": {"prune_norm": {"label": "by norm", "translation": SUMMARY}},
+    "fixed": {
+        "prune_norm": {"label": "by norm", "translation": SUMMARY, "accuracies": [49.0, 51.0]}
+    },
     "epochs/3": dict.fromkeys(BLOCKS, SUMMARY),
     "figure4/mixer": CURVE
     | {"updates": 4, "mean_block": LOSSES, "history": [LOSSES | {"epoch": 1}]},
@@ -119,7 +124,8 @@ CELLS = {
         "prototypes": 20,
         "measured": {"6_to_3": [90.0, 91.0]},
     },
-    "widths/blocks/6_to_3": {"sgd": {"accuracies": [90.0], "selection": 80.0, "labels": True}},
+    "widths/blocks/6_to_3": {name: {"accuracies": [90.0], "labels": True} for name in WIDTHS_BLOCKS}
+    | {"ceiling": {"by": "adam", "rate": 0.01}},
 }
 MEASURED = dict.fromkeys(("accuracy", "agreement", "milliseconds", "seconds"), 50.0)
 MEASURED |= {"multiply_adds": 9, "parameters": 9, "images": 0, "seed": 1}
@@ -205,6 +211,8 @@ def test_cells_with_values_of_another_type_are_refused(here, name):
         if way[-1:] == ("cross_entropy",) and name != "student":
             continue
         for value in ({"a": "b"}, [], None, "x" if not isinstance(at(content, way), str) else 3):
+            if value is None and way[-1:] == ("late_fall",):  # of a single epoch
+                continue
             path().write_text(json.dumps(replaced(content, way, value)))
             refused(f"{path().name} is damaged .*: run `dvc repro`", read)
 

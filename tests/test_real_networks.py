@@ -23,7 +23,7 @@ def table(project):
     """A project with the pipeline's parameters at its smallest scale."""
     params = yaml.safe_load((TABLE / "params.yaml").read_text())
     params |= {"scale": "digits", "networks": ["resnet8"], "keep": [0.5], "seeds": [0, 1]}
-    params["tuned"] = ["resnet8"]
+    params |= {"tuned": ["resnet8"], "ceilings": ["resnet8"]}
     params["methods"] = [
         "norm",
         "norm_statistics",
@@ -94,6 +94,7 @@ def test_parameters_are_checked(tmp_path):
         ({"scale": "imagenet"}, "none of cifar10, digits"),
         ({"methods": ["magic"]}, "methods is 'magic', which is none of random"),
         ({"tuned": ["resnet110"]}, "tuned is 'resnet110', which is none of resnet20"),
+        ({"ceilings": ["resnet8"]}, "ceilings is 'resnet8', which is none of resnet20"),
         ({"networks": ["resnet8"]}, "networks is 'resnet8', which is none of resnet20"),
         ({"keep": [1.5]}, r"keep\.0"),
         ({"seeds": [1, 1]}, "each must be another"),
@@ -116,7 +117,8 @@ def test_a_published_network_is_trained_further(table):
     files.save(ResNet(8), published)
     network = {"depth": 8, "steps": {"steps": 1, "batch": 4}}
     further = network | {"training": {"epochs": 1, "lr": 0.01}}
-    table.table |= {"scale": "cifar10", "networks": ["as_is", "further"], "tuned": []}
+    table.table |= {"scale": "cifar10", "networks": ["as_is", "further"]}
+    table.table |= {"tuned": [], "ceilings": []}
     scale = table.table["scales"]["cifar10"]
     scale |= {"unlabelled": 64, "networks": {"as_is": network, "further": further}}
     scale["tuning"] |= {"labelled": 64, "held_out": 10}

@@ -17,7 +17,7 @@ from stages.networks.training import train, until_converged
 def main(params: Params, compute: Compute, name: str) -> None:
     """From where the steps on the answers start, with the labels of the training from starts."""
     chosen = settings.load()
-    chosen.to_be_tuned(name)
+    chosen.among("ceilings", name)
     tuning, network = chosen.active.tuning, chosen.trained(name).to(compute.device)
     test, labelled = (chosen.stored(split).to(compute.device) for split in ("test", "labelled"))
     seed = chosen.seeds[0]

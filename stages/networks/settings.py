@@ -126,6 +126,7 @@ class Settings(Strict):
     networks: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     tuned: Annotated[list[str], AfterValidator(different)]
+    ceilings: Annotated[list[str], AfterValidator(different)]
     scales: dict[Name, Scale]
 
     @model_validator(mode="after")
@@ -136,6 +137,7 @@ class Settings(Strict):
             ("networks", self.networks, self.active.networks),
             ("methods", self.methods, METHODS),
             ("tuned", self.tuned, self.networks),
+            ("ceilings", self.ceilings, self.networks),
         ):
             for name in names:
                 if name not in known:
@@ -152,14 +154,17 @@ class Settings(Strict):
         """The block of the chosen scale."""
         return self.scales[self.scale]
 
-    def to_be_tuned(self, name: str) -> Network:
-        """A network that is trained with labels.
+    def among(self, key: str, name: str) -> Network:
+        """A network that is to be trained with labels.
+
+        Args:
+            key: "tuned" or "ceilings".
 
         Raises:
-            KTError: the name is not among `tuned`.
+            KTError: the name is not among those of the key.
         """
-        if name not in self.tuned:
-            raise KTError(f"{name!r} is not among `tuned` of tables/networks/params.yaml")
+        if name not in getattr(self, key):
+            raise KTError(f"{name!r} is not among `{key}` of tables/networks/params.yaml")
         return self.active.networks[name]
 
     @property

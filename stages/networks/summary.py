@@ -35,7 +35,7 @@ def main(params: Params, compute: Compute) -> None:
                     for row in cell["rows"]
                 ]
     trained = []
-    for network in chosen.tuned:
+    for network in chosen.ceilings:
         known = {"network": network, "method": CEILING}
         for row in content.ceiling(chosen, network)["rows"]:
             trained.append(f"{row.pop('epochs')} ({network}, {row['keep']:.0%})")
@@ -85,7 +85,7 @@ def table(measured: pd.DataFrame, whole: pd.DataFrame, chosen: settings.Settings
             )
         )
         for keep in chosen.keep:
-            for method in chosen.methods + [CEILING] * (network in chosen.tuned):
+            for method in chosen.methods + [CEILING] * (network in chosen.ceilings):
                 own = _rows_of(measured, network, method, keep)
                 mean = own.mean(numeric_only=True)
                 spread = f" ± {own['accuracy'].std():.1f}" if len(own) > 1 else ""

@@ -20,7 +20,7 @@ from stages.networks.training import train
 
 def main(params: Params, compute: Compute, name: str) -> None:
     chosen = settings.load()
-    wanted, tuning = chosen.to_be_tuned(name), chosen.active.tuning
+    wanted, tuning = chosen.among("tuned", name), chosen.active.tuning
     network = chosen.trained(name).to(compute.device)
     stored = {split: chosen.stored(split).to(compute.device) for split in ("test", "labelled")}
     seed = chosen.seeds[0]
