@@ -40,11 +40,7 @@ def found(tmp_path, monkeypatch):
     for name in metrics.KINDS:
         path = tmp_path / RESULTS / name / "metrics.json"
         path.parent.mkdir(parents=True)
-        content = json.loads((ROOT / RESULTS / name / "metrics.json").read_text())
-        if name == "baselines":  # the results may be older than the ceiling
-            best = content.setdefault("adam", content["retrained"])
-            content.setdefault("ceiling", best | {"by": "adam", "rate": 0.01})
-        path.write_text(json.dumps(content))
+        path.write_bytes((ROOT / RESULTS / name / "metrics.json").read_bytes())
     monkeypatch.chdir(tmp_path)
     return {name: metrics.read(name) for name in metrics.KINDS}
 
