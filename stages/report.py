@@ -29,7 +29,7 @@ def main(params: Params, compute: Compute) -> None:
         metrics.read(name) for name in ("baselines", "train", "transfer", "partial")
     )
     model = translator(TRANSLATOR, params, compute.device)
-    translated = column("train/accuracies.csv", "translation")
+    translated = column(params, "train/accuracies.csv", "translation")
     beside = output.references()
     beside["translation"] = train["translation"] | output.beside(translated.tolist())
     accuracies = {name: beside[name] for name in LABELS if name in beside}
@@ -61,9 +61,9 @@ def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style
     kind = params.model.kind
     histograms = {
         LABELS["random_initialisation"]: column(
-            "baselines/accuracies.csv", "random_initialisation"
+            params, "baselines/accuracies.csv", "random_initialisation"
         ),
-        f"translation by {kind}": column("train/accuracies.csv", "translation"),
+        f"translation by {kind}": column(params, "train/accuracies.csv", "translation"),
     }
     colours = [style.colour(name) for name in ("random_initialisation", kind)]
     measured = ("large", "large_ci95", "small", "small_ci95")
@@ -260,9 +260,12 @@ def table_of(
     return lines
 
 
-def column(name: str, of: str) -> pd.Series:
-    """Accuracies of networks, in percent."""
-    return inputs.read_table(RESULTS / name, of, percent=True)[of]
+def column(params: Params, name: str, of: str) -> pd.Series:
+    """Accuracies of the test networks, in percent."""
+    found = inputs.read_table(RESULTS / name, of, percent=True)[of]
+    if len(found) != (count := params.active.networks.test):
+        raise inputs.damaged(RESULTS / name, f"it has {len(found)} networks, not {count}")
+    return found
 
 
 def read_table(name: str, *columns: str) -> pd.DataFrame:

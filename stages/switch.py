@@ -31,6 +31,7 @@ def main(params: Params, compute: Compute, scale: str) -> None:
         raise KTError(f"{scale!r} is no scale; accepts {', '.join(params.scales)}")
     if scale == params.scale:
         raise KTError(f"the project is at scale {scale} already")
+    params.changed({"scale": scale}, "params.yaml")  # else no stage would work there
     path = Path("params.yaml")
     text, found = LINE.subn(f"scale: {scale}", path.read_text())
     if found != 1:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt.images import ImageSet, downloaded, load_images, pixels, training_batches
+from kt.images import ImageSet, downloaded, fitted, load_images, pixels, training_batches
 from kt.images.files import read_set, write_sets
+from kt.run import memory
 from kt.run.errors import KTError, one_line
 
 
@@ -234,3 +235,10 @@ def test_images_that_no_network_reads_are_refused(tmp_path, images, labels, word
     write_sets(tmp_path / "main.safetensors", {"test": ImageSet(images, labels)})
     with pytest.raises(KTError, match=words):
         read_set(tmp_path / "main.safetensors", "test")
+
+
+def test_images_that_no_memory_holds_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 1e9)
+    data = ImageSet(torch.zeros(100, 28, 28, dtype=torch.uint8), torch.zeros(100))
+    with pytest.raises(KTError, match=r"100 images of 4096 x 4096 pixels needs 6\.25 GiB"):
+        fitted(data, 1, 4096)

@@ -297,6 +297,7 @@ def test_metrics_without_a_number_or_a_file_are_refused(tmp_path, monkeypatch):
         ("step\n1\n", "no column loss"),
         ("step\tloss\n1\tnan\n", "loss is not made of possible numbers"),
         ("step\tloss\n1\t-1e308\n", "loss is not made of possible numbers"),
+        ("step\tloss\n1\t0.1", "its end is missing"),
         ("step\tloss\n1\tabc\n", "loss is not made of possible numbers"),
         ("step\tloss\n1\t2\t3\t4\n1\n", "loss.tsv is damaged"),
         ("\udc80", "is damaged"),

@@ -12,8 +12,9 @@ from kt.images import ImageSet
 from kt.images.files import write_sets
 from kt.real import files
 from kt.run.errors import KTError
+from stages import report
 from stages.common.base import outputs
-from stages.common.base.params import Params, settings_of, stores
+from stages.common.base.params import Params, merged, settings_of, stores
 from stages.factor_transfer import learning
 from stages.factor_transfer import settings as factor_transfer
 from stages.networks import ceiling, content, tune
@@ -22,6 +23,7 @@ from stages.networks import settings as networks
 from stages.tables import factor_transfer as comparison
 from stages.tables import figure7, output, page, redraw
 from stages.tables.cells import cell as cells
+from stages.tables.cells import figure4, trained
 from stages.tables.cells.settings import Curve
 from tests.conftest import ROOT, usual_params
 from tests.test_cifar import colour_images
@@ -302,6 +304,9 @@ def test_tables_with_values_of_another_type_are_not_drawn(here, monkeypatch, nam
     refused(f"{name}.json is damaged", redraw.main, TINY, Compute(), "quick")
 
 
+PARAMS = usual_params()
+
+
 def test_accuracies_beyond_all_percent_are_refused(here):
     path = here / "accuracies.csv"
     path.write_text("network,translation\n0,50.0\n1,100.1\n")
@@ -316,3 +321,40 @@ def test_pages_that_are_no_text_are_refused(here):
     page.NOTES.mkdir(parents=True)
     (page.NOTES / "ablation.md").write_bytes(b"\xff")
     refused("notes/ablation.md is damaged .*utf-8", page.note, "ablation")
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "cell_of", "message"),
+    [
+        ("ablation", {"mixers": {"mixer": {"store": "nowhere"}}}, ("mixer",), "none of train, abl"),
+        (
+            "ablation",
+            {"mixers": {"mixer": {"change": {"model": {"layer": 3}}}}},
+            ("mixer",),
+            "ablation/mixer: model.layer: unknown key",
+        ),
+        ("table5", {"share": 1000}, ("masking", "0.02"), "share: got 1000; accepts up to the 128"),
+        (
+            "figure4",
+            {"compared": {"mixer": {"channel_dim": 10**9}}},
+            ("mixer",),
+            "compared.mixer.channel_dim: got 1000000000",
+        ),
+        ("table3", {"epochs": 3}, ("small", "0"), "epochs: got 3; input should be a valid dict"),
+    ],
+)
+def test_what_no_cell_can_be_made_of_is_named_with_its_file(here, table, change, cell_of, message):
+    for name in ("table3", table):
+        shutil.copytree(ROOT / "tables" / name, here / "tables" / name, dirs_exist_ok=True)
+    path = here / "tables" / table / "params.yaml"
+    path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), change)))
+    make = figure4.make if table == "figure4" else trained.make
+    refused(f"tables/{table}/params.yaml: .*{message}", make, PARAMS, Compute(), table, *cell_of)
+
+
+def test_more_or_fewer_accuracies_than_networks_are_refused(here):
+    path = report.RESULTS / "train" / "accuracies.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("network,translation\n0,50.0\n1,60.0\n")
+    name = "train/accuracies.csv"
+    refused(f"{path} is damaged .it has 2 networks", report.column, PARAMS, name, "translation")

@@ -1,5 +1,6 @@
 """Figures as a reader sees them: labels have room, every line can be seen, scales fit the data."""
 
+import importlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -250,3 +251,10 @@ def test_a_block_is_dead_if_it_repeats_its_input():
 def test_the_median_network_is_one_of_the_networks():
     assert feature_maps.median_of(pd.Series([3.0, 1.0, 2.0])) == 2
     assert feature_maps.median_of(pd.Series([4.0, 1.0, 2.0, 3.0])) == 2
+
+
+def test_a_users_matplotlibrc_changes_no_figure():
+    before = dict(style.matplotlib.rcParams)
+    style.matplotlib.rcParams |= {"figure.dpi": 10, "text.usetex": True, "font.size": 40}
+    importlib.reload(style)
+    assert dict(style.matplotlib.rcParams) == before

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -325,3 +326,22 @@ def test_a_translator_does_not_take_a_network_of_other_images(translator, tmp_pa
     save_translator(tmp_path / "t", translator)
     with refused("image"):
         kt.translate(made(image_size=64), kt.load_translator(tmp_path / "t"))
+
+
+def test_numbers_of_numpy_are_numbers():
+    network, layers = made(), nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    rows = torch.randn(20, 6)
+    for ask in (
+        lambda whole, real: kt.translate(
+            network, hidden=whole(2), weights_alone=True, seed=whole(3)
+        ),
+        lambda whole, real: kt.compress(
+            layers, rows[:2], real(0.5), rows, seed=whole(3), round_to=whole(2),
+            schedule=Schedule(whole(2), whole(8), real(0.25)),
+        ),
+        lambda whole, real: kt.compress(
+            layers, rows[:2], {"0": whole(5)}, rows, schedule=Schedule(0)
+        ),
+    ):  # fmt: skip
+        plain, given = ask(int, float).state_dict(), ask(np.int64, np.float32).state_dict()
+        assert all(torch.equal(given[name], tensor) for name, tensor in plain.items())

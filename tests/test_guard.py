@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
         (KTError("a\nb"), 1, "error: a b\n"),
         (KeyboardInterrupt(), 1, "interrupted: kept\n"),
         (OSError(errno.ENOSPC, "No space left"), 1, "No space left: kept\n"),
+        (OSError(errno.EMFILE, "Too many open files"), 1, "Too many open files: kept\n"),
+        (RuntimeError("can't start new thread"), 1, "lower KT_WORKERS: kept\n"),
+        (FileNotFoundError(2, "No usable temporary directory"), 1, "set TMPDIR: kept\n"),
         (MemoryError(), 1, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough memory"),
         (ZeroDivisionError("by\nzero"), 70, "unforeseen ZeroDivisionError (by zero); "),
@@ -42,6 +46,19 @@ def test_whatever_happens_ends_in_one_line(error, status, words, tmp_path):
     assert len(kept) == (status == 70)
     if kept:
         assert str(kept[0]) in line and "Traceback" in kept[0].read_text()
+
+
+def test_a_traceback_that_cannot_be_kept_is_still_one_line(tmp_path, monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    (tmp_path / "file").touch()
+    stream = io.StringIO()
+    with pytest.raises(SystemExit) as end, guard(stream, tmp_path / "file"):
+        raise ZeroDivisionError
+    assert end.value.code == 70
+    assert stream.getvalue().endswith("; its traceback could not be kept\n")
 
 
 @pytest.mark.parametrize("fails", [True, False])

@@ -71,7 +71,7 @@ def test_metrics_of_any_other_type_are_refused_or_of_no_account(name, found):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("partial", "{}", "dictionary should have at least 1 item"),
+        ("partial", "{}", r"\(got {}; dictionary should have at least 1 item"),
         ("train", '{"translation": 5}', "translation: got 5; input should be a valid dictionary"),
         ("transfer", '{"gain": null}', "random_initialisation: missing"),
     ],

@@ -78,6 +78,8 @@ def test_the_paper_scale_is_the_papers_protocol():
         ("augment.noise", 1e308, "augment.noise: got 1e.308; input should be less than"),
         ("seed", 2**64, "seed: got 18446744073709551616; input should be less"),
         ("scale", "huge", "scale is 'huge', which is none of"),
+        ("scales", {}, "scales: got {}; dictionary should have at least 1 item"),
+        ("translators", {}, "translators: got {}; dictionary should have at least 1 item"),
         ("scales.quick.repeats", 0, "scales.quick.repeats: got 0; input should be greater"),
         ("generate.small_init", "same", "generate.small_init: got 'same'.*'fresh' or 'shared'"),
         (
@@ -159,6 +161,14 @@ def test_what_a_kind_cannot_do_is_refused_in_one_line(tmp_path, values, message)
     with pytest.raises(KTError, match=message) as caught:
         kinds.configuration(load(tmp_path, changed(values)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_kind_without_a_class_is_refused_by_its_key(tmp_path):
+    raw = usual(ROOT)
+    raw["translators"]["mine"] = raw["translators"]["merge"]
+    raw["model"]["kind"] = "mine"
+    with pytest.raises(KTError, match=r"yaml: model\.kind: there is no translator 'mine'"):
+        kinds.configuration(load(tmp_path, raw))
 
 
 def test_what_a_kind_does_not_say_is_its_default(tmp_path):

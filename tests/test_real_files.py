@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 import kt
 from kt.__main__ import main
+from kt.images.pictures import picture
 from kt.real import Schedule, files
 from kt.real.command import made_by, positive, run, whole
 from kt.real.graph import call
@@ -367,3 +368,18 @@ def test_the_factorys_own_file_is_not_replaced(tmp_path, monkeypatch):
     with pytest.raises(KTError, match=r"made_here\.py is a file that is read"):
         run(options)
     assert (tmp_path / "made_here.py").read_text() == code
+
+
+def test_pictures_of_16_bits_are_not_cut_off(tmp_path):
+    grey = torch.linspace(0, 65_535, 16).round().view(4, 4).int()
+    Image.fromarray(grey.numpy().astype("uint16")).save(tmp_path / "a.png")
+    expected = (grey / 257).byte()
+    assert_close(picture(tmp_path / "a.png"), expected.expand(3, 4, 4), rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("normalise", [((1e38, 0, 0), (0.2, 1, 1)), ((0, 0, 0), (1, 1, 1e-320))])
+def test_a_normalisation_to_no_numbers_is_named(normalise, tmp_path):
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "a.png")
+    network, example = made("residual")
+    with pytest.raises(KTError, match=r"^normalise: these means and deviations"):
+        kt.compress(network, example, 0.7, tmp_path, normalise=normalise)

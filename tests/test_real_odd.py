@@ -310,3 +310,23 @@ def test_a_layer_that_asks_for_its_version_is_loaded(tmp_path):
 
     files.save(compress(made(), ROWS, {"0": 8}, weights_alone=True), tmp_path / "s.safetensors")
     assert kt.load(made, tmp_path / "s.safetensors")[0].out_features == 8
+
+
+class Flattened(nn.Module):
+    """Two convolutions whose maps are flattened by `view`, which wants them channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 6, 3)
+        self.head = nn.Linear(6 * 8 * 8, 4)
+
+    def forward(self, x):
+        x = self.out(F.relu(self.into(x)))
+        return self.head(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("vary", [True, False])
+def test_a_network_that_flattens_maps_by_view_takes_its_steps(vary):
+    example = torch.randn(2, 3, 12, 12)
+    _, smaller = both(Flattened(), example, 0.5, vary=vary)
+    assert smaller.into.out_channels < 12

@@ -1,6 +1,7 @@
 """What cannot be made smaller, or asked for, is refused in one line."""
 
 import itertools
+import os
 import threading
 
 import numpy
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import kt
 from kt.real import Schedule, compress
 from kt.run.errors import KTError
 from tests.real_networks import made
@@ -134,3 +136,18 @@ def test_a_variance_that_no_training_makes_is_refused():
     network.blocks[0].bn1.running_var[0] = -1e-6
     with pytest.raises(KTError, match=r"blocks\.0\.bn1\.running_var holds a negative variance"):
         compress(network, example, 0.6, few(example))
+
+
+def test_such_a_variance_in_a_file_is_refused(tmp_path):
+    network, _ = made("residual")
+    network.blocks[0].bn1.running_var[0] = -1e-6
+    torch.save(network.state_dict(), tmp_path / "n")
+    with pytest.raises(KTError, match=r"n holds a negative variance \(blocks\.0\.bn1\.running_var"):
+        kt.load(lambda: made("residual")[0], tmp_path / "n")
+
+
+def test_of_a_file_with_code_the_reason_is_told_and_no_advice(tmp_path):
+    torch.save({"code": os.system}, tmp_path / "n")
+    with pytest.raises(KTError, match=r"weights alone \(.*posix.system.*\)") as caught:
+        kt.load(lambda: made("residual")[0], tmp_path / "n")
+    assert "weights_only" not in str(caught.value) and "trusted" not in str(caught.value)

@@ -196,6 +196,8 @@ def test_requests_that_cannot_be_met_are_refused():
             compress(network, example, keep, few(example))
     with pytest.raises(KTError, match=r"too small: .* costs"):
         compress(network, example, 0.01, few(example), ratios="even")
+    with pytest.raises(KTError, match=r"as they may be \(round_to is 999\) the rest still costs"):
+        compress(network, example, 0.6, few(example), round_to=999)
     with pytest.raises(KTError, match="does not accept the example"):
         compress(network, (example, example))
     with pytest.raises(KTError, match=r"torch\.fx cannot trace"):

@@ -1,5 +1,6 @@
 """Work that is killed, shared, damaged or short of room goes on to the same bytes."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
+
+from kt.ensemble import Compute, Recipe
+from kt.images import ImageSet
+from kt.networks.weights import Weights
+from kt.pairs import generate
+from kt.pairs.generate import Plan
 
 
 def test_generation_that_is_killed_resumes_to_identical_bytes(prepared):
@@ -111,3 +119,33 @@ def losses(files) -> list[list[str]]:
     """Step and loss of every epoch; DVCLive's rows begin with a time stamp."""
     lines = files["results/train/plots/metrics/loss.tsv"].decode().splitlines()
     return [line.split("\t")[-2:] for line in lines]
+
+
+def in_parts(folder: Path) -> list[Weights]:
+    """Four networks, made in two parts that stay in a folder."""
+    pixels = torch.arange(16 * 28 * 28).remainder(251).byte().view(16, 28, 28)
+    data = ImageSet(pixels, torch.arange(16) % 10)
+    plan = Plan("train", 4, 2, None, Recipe(1, 8, 0.05), 1)
+    return list(generate.run(plan, data, folder, Compute()))
+
+
+@pytest.mark.parametrize("how", ["swapped", "a folder", "a link to itself", "empty"])
+def test_a_part_that_is_another_or_none_is_set_aside_and_made_again(how, tmp_path, caplog):
+    whole = in_parts(tmp_path)
+    one, other = sorted(tmp_path.glob("*.safetensors"))
+    if how == "swapped":
+        one.rename(tmp_path / "x")
+        other.rename(one)
+        (tmp_path / "x").rename(other)
+    else:
+        one.unlink()
+    if how == "a folder":
+        one.mkdir()
+    elif how == "a link to itself":
+        one.symlink_to(one.name)
+    elif how == "empty":
+        one.touch()
+    for made, expected in zip(in_parts(tmp_path), whole, strict=True):
+        assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())
+    assert caplog.text.count("it is set aside as train-00000") == (2 if how == "swapped" else 1)
+    assert os.path.lexists(one.with_suffix(".damaged"))

@@ -199,6 +199,19 @@ def test_a_device_that_is_not_here_is_refused(name):
     with pytest.raises(KTError, match="cannot be used here") as caught:
         device_named(name)
     assert "\n" not in str(caught.value)
+    assert name == "cuda:99" or "accepts cpu, cuda, cuda:1" in str(caught.value)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    for error in (
+        OSError(errno.EMFILE, "Too many open files"),
+        SafetensorError("Error opening file: Too many open files (os error 24)"),
+        RuntimeError("unable to open file <file> in read-only mode: Too many open files (24)"),
+    ):
+        with pytest.raises(KTError, match=r"file cannot be read .Too many"), reading(path):
+            raise error
 
 
 def test_too_little_memory_is_no_damage(tmp_path):

@@ -5,6 +5,7 @@ import getpass
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from datetime import timedelta
@@ -252,3 +253,23 @@ def test_a_repository_without_a_commit_is_told_in_one_line(tmp_path, monkeypatch
     subprocess.run(["git", "init", "-q"], check=True)
     with pytest.raises(KTError, match=r"cannot use this Git repository .*: commit once"):
         translation.logger(tmp_path / "results")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("[")])
+def test_what_is_wrong_with_the_files_of_git_and_dvc_is_one_line(error, tmp_path, monkeypatch):
+    def fail(*given, **named):
+        raise error
+
+    monkeypatch.setattr(translation, "Live", fail)
+    with pytest.raises(KTError, match=f"DVCLive cannot use .*{type(error).__name__}"):
+        translation.logger(tmp_path / "results")
+
+
+def test_earlier_results_wait_on_the_disk_of_a_folder_that_is_a_link(empty):
+    (empty / "there").mkdir()
+    (empty / "there" / "metrics").write_text("earlier")
+    (empty / "out").symlink_to("there")
+    with pytest.raises(KTError), outputs.restored_on_error(empty / "out", ["metrics"]):
+        assert (empty / ".there.before" / "metrics").exists()
+        raise KTError
+    assert (empty / "there" / "metrics").read_text() == "earlier"

@@ -20,6 +20,7 @@ from stages.switch import places
 from stages.tables.cells import __main__ as cells
 from tests.conftest import usual_params
 from tests.test_resume import losses
+from tests.tiny_params import SCHEDULE
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -178,6 +179,12 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     kept["results/train.safetensors"] = kept["tables/factor_transfer/dvc.lock"] = "stays"
     for name, content in kept.items():
         (project.folder / name).write_text(content)
+    del project.params["translators"]["merge"]["schedule"]["other"]
+    project.write_params()
+    status, errors = project.run("switch", "other")
+    assert status == 1 and "translators.merge.schedule.other: missing" in errors
+    project.params["translators"]["merge"]["schedule"]["other"] = dict(SCHEDULE)
+    project.write_params()
     project.succeed("switch other")
     assert "scale: other" in (project.folder / "params.yaml").read_text()
     assert not (project.folder / "dvc.lock").exists()

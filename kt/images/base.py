@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kt.run import seeds
+from kt.run import memory, seeds
 from kt.run.errors import KTError
 
 RESIZED = 4096
@@ -52,6 +52,8 @@ def fitted(data: ImageSet, channels: int, size: int) -> ImageSet:
         else:
             images = images[:, None].repeat(1, 3, 1, 1)
     if images.shape[-1] != size:
+        what = f"{len(data):,} images of {size} x {size} pixels"
+        memory.require(4.0 * len(data) * channels * size**2, what, "make them smaller")
         shown = pixels(images)
         resized = [
             F.interpolate(few, size=size, mode="bilinear", align_corners=False, antialias=True)

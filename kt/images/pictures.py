@@ -21,7 +21,10 @@ def picture(file: Path | IO[bytes], size: tuple[int, int] | None = None) -> Tens
     from PIL import Image
 
     try:
-        found = Image.open(file).convert("RGB")
+        found: Image.Image = Image.open(file)
+        if found.mode.startswith("I"):  # 16 bits, of which a conversion makes 255 at most
+            found = found.convert("I").point(lambda value: value * (1 / 257))
+        found = found.convert("RGB")
         if size is not None:
             found = found.resize((size[1], size[0]))
     except OSError:

@@ -265,8 +265,9 @@ def sizes_of(
     last = networks.get("latter.fc.weight")
     if last is not None and last.shape[2] != 2 * channels * sizes.read_size**2:
         if told:
-            what = f"images are of {image_size} x {image_size} pixels, the networks' of others"
-            raise KTError(what)
+            most = 4 * isqrt(last.shape[2] // (2 * channels))
+            what = f"but the networks read sides of {most - 3} to {most}"
+            raise KTError(f"images are of {image_size} x {image_size} pixels, {what}")
         what = f"latter.fc.weight reads {last.shape[2]} numbers"
         raise KTError(f"{what}, which are no square maps of {2 * channels} channels")
     return sizes

@@ -4,6 +4,7 @@ A part is a few networks that share one image stream. All random draws of a part
 seed, the split and its index. So the result does not depend on who computes which part, or when.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,10 +18,12 @@ from kt.networks.blocks import PAPER, Sizes
 from kt.networks.weights import Weights, prefixed, take
 from kt.run import seeds
 from kt.run.errors import KTError, notice
-from kt.run.files import load_tensors, save_tensors
+from kt.run.files import damaged, load_metadata, load_tensors, save_tensors, set_aside
 
 Executor = Callable[[Callable[[int], Weights], Sequence[int]], Iterator[tuple[int, Weights]]]
 """Computes parts anywhere, in any order: of a function and indices, (index, part) as they come."""
+PART = "part"
+"""Key of a part's metadata under which its file's name stands: parts may not change places."""
 AGAIN = "run again, and it is computed again"
 
 
@@ -190,7 +193,8 @@ def run(
     else:
         computed = executor(work, missing)
     for index, part in computed:
-        save_tensors(_part_file(scratch, plan, index), part, seal=True)
+        path = _part_file(scratch, plan, index)
+        save_tensors(path, part, {PART: path.name}, seal=True)
         if executor is not None:
             progress(whole * len(plan.networks(index)) // plan.count, False)
     for moment in range(1 + len(plan.checkpoints)):
@@ -205,12 +209,15 @@ def _part_file(scratch: Path, plan: Plan, index: int) -> Path:
 
 
 def _complete(path: Path, count: int) -> bool:
-    """Whether a finished part is there; a damaged one is told of and computed again."""
-    if not path.exists():
+    """Whether a finished part is there; a damaged one is told of, set aside and computed again."""
+    if not os.path.lexists(path):
         return False
     try:
         tensors = load_tensors(path, sealed=True)
+        if load_metadata(path).get(PART) != path.name:
+            raise damaged(path, "it is another part")
     except KTError as error:
-        notice(f"{error}: its networks are trained again")
+        aside = set_aside(path).name
+        notice(f"{error}: it is set aside as {aside}, and its networks are trained again")
         return False
     return len(tensors.get("latter.fc.bias", ())) == count

@@ -174,4 +174,7 @@ def _folder(
         with reading(path, "take it out of the folder"):
             pixels.append(picture(path, (height, width)))
     centre, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, deviation))
-    return (torch.stack(pixels).float() / 255 - centre) / spread
+    images = (torch.stack(pixels).float() / 255 - centre) / spread
+    if not is_finite(images):
+        raise KTError("normalise: these means and deviations make images that are not finite")
+    return images

@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kt.real import choose, steps, surgery
 from kt.real.graph import Example, Walk, call
-from kt.real.images import split, stream, take
+from kt.real.images import are_images, split, stream, take
 from kt.real.moments import gather
 from kt.real.subject import Subject
 from kt.real.widths import measured_at
+from kt.run.errors import KTError
 
 HARM = 128
 """Examples on which the harm of narrowing each block alone is measured."""
@@ -96,11 +97,14 @@ def descended(
     if not schedule.steps or all(b.width_in(smaller) == b.channels for b in subject.blocks):
         return smaller, (before, before), 0
     moved = copy.deepcopy(smaller)
+    batches = stream(seen, schedule.batch, subject.draw, vary)
+    if vary and are_images(seen) and not _reads_channels_last(original, seen[: schedule.batch]):
+        batches = (batch.contiguous() for batch in batches)
     steps.descend(
         moved,
         original,
         subject.graph,
-        stream(seen, schedule.batch, subject.draw, vary),
+        batches,
         schedule,
         len(subject.blocks),
         subject.draw,
@@ -112,6 +116,19 @@ def descended(
     if error(moved, original, unseen) < error(smaller, original, unseen) or after > before:
         return moved, (before, after), schedule.steps
     return smaller, (before, before), 0
+
+
+@torch.no_grad()
+def _reads_channels_last(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network reads images as `stream` varies them, channels last in memory.
+
+    One that flattens its maps by `view` does not.
+    """
+    try:
+        call(network, images.contiguous(memory_format=torch.channels_last))
+    except KTError:
+        return False
+    return True
 
 
 @torch.no_grad()

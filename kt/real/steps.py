@@ -54,7 +54,7 @@ class Schedule:
 
     def length(self, step: int, blocks: int) -> float:
         """How far a step goes in a network of so many blocks, as a share of a tensor's size."""
-        longest = 0.015 * blocks**-0.5 if self.stride is None else self.stride
+        longest = 0.015 * blocks**-0.5 if self.stride is None else float(self.stride)
         rising = min(1.0, (step + 1) / self.warmup)
         share = np.interp(step / self.steps * len(LEARNED), range(len(LEARNED) + 1), (*LEARNED, 0))
         return longest * rising * float(share)

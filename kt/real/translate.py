@@ -143,9 +143,9 @@ def compress(
     blocks, left = _found(original, graph, example)
     if not blocks:
         raise KTError(f"nothing to translate: {_summary(left)}")
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(int(seed))
     costs = cost.shares(original, graph, example, of)
-    budget = 0.0 if isinstance(keep, Mapping) else keep * sum(costs.values())
+    budget = 0.0 if isinstance(keep, Mapping) else float(keep) * sum(costs.values())
     if of == "parameters":
         budget -= cost.new_biases(original, blocks)
 

@@ -81,7 +81,7 @@ def by_harm(
                 if best is None or price < best[0]:
                     best = price, name, width
         if best is None:
-            raise _too_little(now, costs)
+            raise _too_little(now, costs, round_to)
         widths[best[1]] = best[2]
     return widths
 
@@ -111,7 +111,7 @@ def evenly(
     if cost(high) <= budget:
         return at(high)
     if cost(low) > budget:
-        raise _too_little(cost(low), costs)
+        raise _too_little(cost(low), costs, round_to)
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if cost(middle) <= budget else (low, middle)
@@ -136,7 +136,8 @@ def _between(harm: Mapping[int, float], channels: int, width: int) -> float:
     raise AssertionError("unreachable")
 
 
-def _too_little(least: float, costs: Mapping[str, int]) -> KTError:
+def _too_little(least: float, costs: Mapping[str, int], round_to: int) -> KTError:
     share = math.ceil(1000 * least / sum(costs.values())) / 1000
-    what = "with all blocks as narrow as they may be the rest still costs"
+    multiples = f" (round_to is {round_to})" if round_to > 1 else ""
+    what = f"with all blocks as narrow as they may be{multiples} the rest still costs"
     return KTError(f"keep is too small: {what} {share:.1%}")

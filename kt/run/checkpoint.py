@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kt.run.errors import KTError, notice
-from kt.run.files import MALFORMED, read_bytes, reading, save_bytes, writing
+from kt.run.files import MALFORMED, read_bytes, reading, save_bytes, set_aside
 from kt.run.finite import is_finite
 
 MARK = b"KT checkpoint 1\n"
@@ -58,15 +58,13 @@ def before(path: Path) -> Path:
 def load(path: Path) -> dict[str, Any] | None:
     """What `save` wrote last; None where there is no such file, or none that is whole."""
     for file in (path, before(path)):
-        if not file.exists():
+        if not os.path.lexists(file):
             continue
         try:
             return _read(file)
         except KTError as error:
-            aside = file.with_suffix(".damaged")
-            with writing(aside):
-                file.replace(aside)
-            notice(f"{error}: it is set aside as {aside.name}, and the work is done again")
+            aside = set_aside(file).name
+            notice(f"{error}: it is set aside as {aside}, and the work is done again")
     return None
 
 

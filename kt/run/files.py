@@ -107,6 +107,8 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except MALFORMED as error:
         if lacks_memory(error):
             raise MemoryError(f"{path} cannot be read") from None
+        if (why := os.strerror(errno.EMFILE)) in str(error):  # safetensors raises errors of its own
+            raise problem(path, f"cannot be read ({why})", "allow more: ulimit -n") from None
         raise damaged(path, error, remedy) from None
 
 
@@ -278,6 +280,18 @@ def _require_regular(path: Path) -> None:
     )
     if path.exists() and (in_dev or not path.is_file()):  # /dev/stdout may lead to a file
         raise problem(path, "is no regular file", "choose another name")
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, to a name beside it.
+
+    Raises:
+        KTError: it cannot be moved.
+    """
+    aside = path.with_suffix(".damaged")
+    with writing(aside):
+        path.replace(aside)
+    return aside
 
 
 @contextlib.contextmanager

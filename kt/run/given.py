@@ -4,8 +4,9 @@ Nothing is coerced: a text is no number, True and False are no whole numbers.
 """
 
 import inspect
+import math
 import os
-import sys
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,17 @@ def refused(name: str, value: object, accepts: str) -> KTError:
 
 def is_whole(value: object, least: int = 1) -> bool:
     """Whether a value is a whole number, `least` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_number(value: object) -> bool:
     """Whether a value is a number that is finite, as a float too."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return abs(value) <= sys.float_info.max
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def accepts(function: object, count: int) -> bool:

@@ -18,8 +18,13 @@ UNFORESEEN = 70
 """Exit status of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
 SCRATCH = Path(".kt")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-USERS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
+USERS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
 """Numbers of a system's errors that the user can mend."""
+LACKING = {
+    "can't start new thread": "allow more processes, or lower KT_WORKERS",
+    "No usable temporary directory": "make room there, or set TMPDIR",
+}
+"""What Python says where the system refuses something, and what to do."""
 
 
 @contextlib.contextmanager
@@ -88,6 +93,8 @@ def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> t
         return f"error: {text}", 1
     if isinstance(error, OSError) and error.errno in USERS:
         return f"error: {text}{behind}", 1
+    if (remedy := next((LACKING[words] for words in LACKING if words in text), None)) is not None:
+        return f"error: {text}: {remedy}{behind}", 1
     if lacks_memory(error):
         what = f"there is not enough memory ({one_line(text, 120)})"
         return f"error: {what}: make it smaller{behind}", 1
@@ -121,8 +128,9 @@ def _keep_traceback(error: BaseException, folder: Path) -> str:
     """Write an exception's traceback to a file, and say where it is."""
     name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     text = "".join(traceback.format_exception(error))
-    for place in (folder, Path(tempfile.gettempdir())):
+    for find in (lambda: folder, tempfile.gettempdir):  # the second fails where there is none
         with contextlib.suppress(OSError):
+            place = Path(find())
             place.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text, errors="backslashreplace")
             return f"its traceback is in {place / name}: please report it"

@@ -1,5 +1,6 @@
 """Weights in files, whatever wrote them: safetensors, or `torch.save` of a `state_dict`."""
 
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,8 +22,12 @@ PICKLED = (b"PK", b"\x80")
 """How files of `torch.save` begin, new and old ones."""
 COUNTER = "num_batches_tracked"
 """Ends the names of what batch norms count; nothing that a trained network computes needs it."""
+VARIANCE = "running_var"
+"""Ends the names of the variances that norms keep."""
 UNPICKLER = "WeightsUnpickler error: "
 """Before PyTorch's own reason; in front of it stands how to run a file's code."""
+ADVICE = re.compile("(Weights only load failed. )?In PyTorch 2.6,.* trusted source.| Please use.*")
+"""The same, before or behind PyTorch's other reasons."""
 NOTHING = "it begins like neither"
 
 
@@ -53,8 +58,9 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
             with warnings.catch_warnings(action="ignore"):  # of what follows in the error
                 found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as reason:  # what unpickling a damaged file raises has no end
-            why = str(reason).rpartition(UNPICKLER)[2].strip() or type(reason).__name__
-            raise problem(path, what.replace(NOTHING, why.splitlines()[0][:150]), remedy) from None
+            why = ADVICE.sub("", str(reason).rpartition(UNPICKLER)[2]).strip()
+            why = next(iter(why.splitlines()), type(reason).__name__)
+            raise problem(path, what.replace(NOTHING, why[:150]), remedy) from None
     for key in HOLDERS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -77,6 +83,9 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
             raise problem(path, what, remedy) from None
         if not finite:
             raise problem(path, f"holds {name}, which is not finite", remedy)
+        if name.endswith(VARIANCE) and not tensor.is_complex() and bool((tensor.float() < 0).any()):
+            what = f"holds a negative variance ({name}), which no training makes"
+            raise problem(path, what, remedy)
         if name.endswith(COUNTER) and not _is_count(tensor):
             what = f"holds {name} as {tensor.dtype}, which is no count of batches"
             raise problem(path, what, remedy)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -37,10 +38,10 @@ def device_named(name: str) -> torch.device:
     Raises:
         KTError: there is none here.
     """
+    if not re.fullmatch("(cpu|cuda)(:[0-9]+)?", name):
+        raise KTError(f"{name!r} cannot be used here: accepts cpu, cuda, cuda:1, ...")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise KTError(f"{name!r} cannot be used here: accepts cpu, cuda, cuda:1, ...")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -38,7 +38,10 @@ def chosen(params: Params) -> type[Translator]:
     Raises:
         KTError: there is none, or it needs what other parameters exclude.
     """
-    kind = kind_named(params.model.kind)
+    try:
+        kind = kind_named(params.model.kind)
+    except KTError as error:
+        raise KTError(f"params.yaml: model.kind: {error}") from None
     if params.target not in kind.targets:
         raise KTError(
             f"params.yaml: target is {params.target!r}, to which model.kind {kind.kind} does not "

@@ -18,6 +18,7 @@ from kt.ensemble import Compute
 from kt.run import distributed, seeds
 from kt.run.errors import KTError
 from kt.run.files import check_output
+from kt.run.guard import lacks_memory
 from kt.run.statistics import summary
 from kt.translators import Translator, require_memory, save_translator
 from kt.translators.fit import Fitted, Record, Training, fit
@@ -182,12 +183,18 @@ def logger(out: Path) -> Live:
     """DVCLive for a training's results.
 
     Raises:
-        KTError: it cannot tell where the Git repository around them is: it has no commit.
+        KTError: the Git repository around them has no commit, or the files of Git or DVC cannot be
+            used.
     """
     try:
         return Live(str(out), dvcyaml=False, save_dvc_exp=False)
     except SCMError as error:
         raise KTError(f"DVCLive cannot use this Git repository ({error}): commit once") from None
+    except Exception as error:  # whatever is wrong with the files of Git, and of DVC's cache
+        if lacks_memory(error):
+            raise
+        what = f"DVCLive cannot use the files of Git and DVC ({type(error).__name__}: {error})"
+        raise KTError(f"{what}: make room, or mend them") from error
 
 
 def _log(live: Live, record: Record) -> None:

@@ -87,7 +87,7 @@ class Settings(Strict):
     settings: dict[Name, Method]
     paraphraser: Paraphrase
     training: Common
-    scales: dict[Name, Scale]
+    scales: Annotated[dict[Name, Scale], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _known(self) -> "Settings":

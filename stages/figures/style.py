@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from kt.run.files import save_bytes
 
+matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
 matplotlib.use("Agg")
 matplotlib.rcParams |= {
     "axes.axisbelow": True,

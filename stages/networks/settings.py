@@ -127,7 +127,7 @@ class Settings(Strict):
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
     tuned: Annotated[list[str], AfterValidator(different)]
     ceilings: Annotated[list[str], AfterValidator(different)]
-    scales: dict[Name, Scale]
+    scales: Annotated[dict[Name, Scale], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _known(self) -> "Settings":

@@ -135,7 +135,8 @@ def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) 
     message = one_line(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: got {shown(error['input'])}; {message[0].lower()}{message[1:]}"
+    what = f"got {shown(error['input'])}; {message[0].lower()}{message[1:]}"
+    return f"{key}: {what}" if key else what
 
 
 def _walk(schema: Any, location: tuple) -> tuple[Any, list[str]]:

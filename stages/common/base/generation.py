@@ -140,7 +140,7 @@ def require_room(plan: Plan, folder: Path) -> None:
     what = f"{plan.split}, {plan.stored:,} networks"
     part = min(plan.count, plan.networks_per_stream) * (1 + len(plan.checkpoints))
     memory.require(5 * part * size, f"{what} in parts of {part:,}", "lower networks.per_stream")
-    done = sum(f.stat().st_size for f in runtime.SCRATCH.glob(f"generate-*/{plan.split}-*"))
+    done = sum(f.lstat().st_size for f in runtime.SCRATCH.glob(f"generate-*/{plan.split}-*"))
     room.require_disk(folder, 2 * plan.stored * size - done, what)
 
 

@@ -121,6 +121,8 @@ def read_table(
     separator = "\t" if path.suffix == ".tsv" else ","
     with files.reading(path, REMEDY):
         table = pd.read_csv(path, sep=separator, keep_default_na=False, dtype=kind)
+        if not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its end is missing")
     if lacking := [name for name in (*columns, *words) if name not in table]:
         raise damaged(path, f"it has no column {lacking[0]}")
     if table.empty:

@@ -62,6 +62,7 @@ def restored_on_error(folder: Path, names: Sequence[str]) -> Iterator[None]:
     Raises:
         KTError: they cannot be moved.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder  # a move stays on one disk
     aside = folder.with_name(f".{folder.name}.before")
     with writing(aside):
         for name in names:

@@ -212,9 +212,9 @@ class Params(Strict):
     generate: Generate
     augment: Augment
     train: Train
-    translators: dict[str, Kind]
+    translators: Annotated[dict[str, Kind], Field(min_length=1)]
     partial: Partial
-    scales: dict[Name, Scale]
+    scales: Annotated[dict[Name, Scale], Field(min_length=1)]
     _unchanged: "Params | None" = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -311,11 +311,7 @@ class Params(Strict):
 
 
 def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
-    """What a parameter that differs from scale to scale is at the active one.
-
-    Raises:
-        KTError: nothing.
-    """
+    """What a parameter that differs from scale to scale is at the active one: a KTError if none."""
     if params.scale not in values:
         raise KTError(
             f"{name}: none for scale {params.scale!r}; there are some for {', '.join(values)}"
@@ -323,11 +319,17 @@ def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
     return values[params.scale]
 
 
+def settings_file(name: str) -> Path:
+    """Where the settings of a table are: in its folder, or beside those of tables without one.
+
+    So a change of one table's settings makes no other stage run again.
+    """
+    own = TABLES / name / "params.yaml"
+    return own if name and own.exists() else TABLES / "params.yaml"
+
+
 def settings_of(name: str, schema: Any) -> Any:
     """The settings of one table, as its own stages define and check them.
-
-    They are in tables/<name>/params.yaml, or those of a table without a folder in
-    tables/params.yaml. So a change of one table's settings makes no other stage run again.
 
     Args:
         schema: a type that pydantic can check: a `Strict` model, or a list of `Count`.
@@ -335,10 +337,8 @@ def settings_of(name: str, schema: Any) -> Any:
     Raises:
         KTError: there are none, or they are not valid.
     """
-    path = TABLES / name / "params.yaml"
-    place: tuple[str, ...] = ()
-    if not path.exists():
-        path, place = TABLES / "params.yaml", (name,)
+    path = settings_file(name)
+    place = (name,) if path.parent == TABLES else ()
     raw = read_yaml(path)
     if place and name not in raw:
         raise KTError(f"{path}: {name}: missing")

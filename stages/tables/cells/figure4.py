@@ -10,7 +10,7 @@ from kt.networks.cost import multiply_adds
 from kt.networks.weights import Weights, part
 from kt.run import seeds
 from kt.run.errors import KTError
-from kt.translators import losses, translate
+from kt.translators import losses, require_memory, translate
 from kt.translators.base import Translator, kind_named
 from kt.translators.fit import Record, Training, fit
 from kt.translators.objectives import WeightObjective
@@ -93,7 +93,9 @@ def matched(params: Params) -> dict[str, tuple[Translator, int]]:
         make = kind_named(kind)
         torch.manual_seed(seeds.derive(params.seed, TABLE, kind, "initial weights"))
         about = getattr(sizes, kind).model_dump()
-        model = make(make.Config(**about, target=params.target, sizes=params.sizes))
+        config = make.Config(**about, target=params.target, sizes=params.sizes)
+        require_memory(make, config)
+        model = make(config)
         found[kind] = model, multiply_adds(model, large)
     costs = {kind: products for kind, (_, products) in found.items()}
     if max(costs.values()) > (1 + TOLERANCE) * min(costs.values()):

@@ -275,7 +275,9 @@ def distilled(
 
 def merge(setting: Setting) -> dict[str, Row]:
     sizes = settings_of("merge", Merge).model_dump()
-    changed = setting.params.changed({"model": {"kind": "merge"} | sizes}, "tables: merge")
+    changed = setting.params.changed(
+        {"model": {"kind": "merge"} | sizes}, "tables/params.yaml: merge"
+    )
     return {"kt_merge": translated(setting, "KT: merge (ours)", changed)}
 
 

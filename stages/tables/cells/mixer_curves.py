@@ -23,7 +23,7 @@ def make(params: Params, compute: Compute, of: str, row: str, share: str) -> Non
     cell.known(row, ablation.mixers, "tables/ablation/params.yaml: mixers")
     own, store = ablation.change(row), ablation.mixers[row].store
     change = merged(own, schedule(params, settings.size, int(share)))
-    changed = params.changed(change, f"tables: {of}/{row}/{share}")
+    changed = params.changed(change, f"tables/{of}/params.yaml: {of}/{row}/{share}")
     also, mean_block = errors(params, changed, compute, store)
     content, seconds = cell.measured(changed, compute, store, also)
     content["mean_block"] = mean_block
@@ -34,6 +34,7 @@ def schedule(params: Params, size: str, share: int) -> Change:
     """As many updates for every share; behaviour, if at all, comes in over their first half."""
     usual = params.translators["mixer"].schedule[params.scale]
     epochs = share * usual.epochs
+    pairs = paper.pairs_of(params, share, f"tables/{TABLE}/params.yaml: shares")
     own = {
         "schedule": {params.scale: {"evaluate_every": share * usual.evaluate_every}},
         "train": {"loss": {"ramp_epochs": epochs // 2}},
@@ -42,10 +43,7 @@ def schedule(params: Params, size: str, share: int) -> Change:
         params,
         size,
         epochs,
-        {
-            "translators": {"mixer": own},
-            "scales": {params.scale: {"pairs": max(1, params.active.pairs // share)}},
-        },
+        {"translators": {"mixer": own}, "scales": {params.scale: {"pairs": pairs}}},
     )
 
 

@@ -1,10 +1,25 @@
 """The paper's translators as changes of parameters."""
 
+from kt.run.errors import KTError
 from kt.translators.mixer import SIZES
 from stages.common.base.params import Change, Params, merged
 
 EVALUATIONS = 6
 """Of a translator on the way, at least: a schedule of few epochs is evaluated more often."""
+
+
+def pairs_of(params: Params, share: int, place: str) -> int:
+    """How many pairs one in so many of the active scale's are.
+
+    Args:
+        place: where the share stands.
+
+    Raises:
+        KTError: there are not as many pairs.
+    """
+    if share > (pairs := params.active.pairs):
+        raise KTError(f"{place}: got {share}; accepts up to the {pairs} pairs of {params.scale}")
+    return pairs // share
 
 
 def mixer(params: Params, size: str, epochs: int, change: Change | None = None) -> Change:

@@ -6,7 +6,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
+from kt.translators.base import MOST_LAYERS, MOST_WIDE
 from kt.translators.mixer import SIZES
+from stages.common.base.checks import none_of
 from stages.common.base.params import (
     MOST,
     Change,
@@ -30,10 +32,11 @@ else:
 """A size of the paper's translator (its Table 2), or a third of its small one."""
 Rate = Annotated[int | float, Field(ge=0, lt=1)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
-ByScale = dict[str, Count]
+ByScale = Annotated[dict[str, Count], Field(min_length=1)]
 AUGMENTATIONS = ("masking", "noise")
 
 
+Wide = Annotated[int, Field(ge=1, le=MOST_WIDE)]
 Table = TypeVar("Table", "Grid", "Augmentation")
 Few = Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
 """Numbers that name rows or files."""
@@ -73,6 +76,14 @@ class Ablation(Strict):
                     raise ValueError(f"{name} extends {base}: {why}")
                 seen.add(base)
                 row = self.rows[base]
+        return self
+
+    @model_validator(mode="after")
+    def _stored(self) -> "Ablation":
+        known = ["train", *(f"ablation/{name}" for name in self.stores)]
+        for name, row in self.rows.items():
+            if row.store not in known:
+                raise ValueError(none_of(f"store of {name}", row.store, known))
         return self
 
     @property
@@ -214,14 +225,14 @@ class Targets(Strict):
 
 
 class Sizes(Strict):
-    layers: Count
-    hidden_size: Count
-    sequence_dim: Count
-    channel_dim: Count
+    layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    hidden_size: Wide
+    sequence_dim: Wide
+    channel_dim: Wide
 
 
 class AttentionSizes(Sizes):
-    heads: Count
+    heads: Wide
 
     @model_validator(mode="after")
     def _heads_of_one_size(self) -> "AttentionSizes":

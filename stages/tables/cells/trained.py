@@ -6,7 +6,7 @@ from kt.ensemble import Compute
 from kt.run.statistics import summary
 from kt.translators import baselines
 from stages.common.base.inputs import image_set
-from stages.common.base.params import Change, Params, merged, settings_of
+from stages.common.base.params import Change, Params, merged, settings_file, settings_of
 from stages.common.evaluation import Subjects
 from stages.tables.cells import cell, paper
 from stages.tables.cells.settings import (
@@ -37,7 +37,7 @@ def make(params: Params, compute: Compute, of: str, *keys: str) -> None:
     if (learning := LEARNING[of](params, *words)) is None:
         return cell.write(params, name, {})
     change, store = learning
-    changed = params.changed(change, f"tables: {name}")
+    changed = params.changed(change, f"{settings_file(of)}: {name}")
     content, seconds = cell.measured(changed, compute, store)
     if of == "table6":  # beside other blocks' random initialisation
         test = Subjects.of_store("test", image_set(params, "main", "test"), changed)
@@ -93,9 +93,10 @@ def augmentation(params: Params, kind: str, strength: str = "") -> Learning:
         return None
     whole = epochs_of(params, "tables/table3/params.yaml", settings_of("table3", Grid).epochs)
     drawn = {} if kind == "none" else {kind: float(strength)}
+    pairs = paper.pairs_of(params, settings.share, "tables/table5/params.yaml: share")
     change = {
         "translators": {"mixer": {"train": drawn}},
-        "scales": {params.scale: {"pairs": max(1, params.active.pairs // settings.share)}},
+        "scales": {params.scale: {"pairs": pairs}},
     }
     return paper.mixer(params, swept.size, settings.share * whole, change), "train"
 

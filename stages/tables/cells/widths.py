@@ -49,7 +49,7 @@ class Setting:
     @classmethod
     def of(cls, params: Params, compute: Compute) -> "Setting":
         sizes = settings_of("merge", MergeSettings).model_dump()
-        merge = params.changed({"model": {"kind": "merge"} | sizes}, "tables: merge")
+        merge = params.changed({"model": {"kind": "merge"} | sizes}, "tables/params.yaml: merge")
         return cls(merge, settings_of(TABLE, Widths), compute)
 
     def at(self, width: str) -> Params:
