@@ -155,10 +155,14 @@ def mixer_curves(
     shades = (style.BLUE, style.ORANGE, style.PURPLE, style.VERMILLION)
     for column, (table, what) in enumerate(((by_pairs, "pairs"), (by_updates, "updates"))):
         for ax, suffix in ((axes[column], ""), (axes[2 + column], "_error")):
-            for (mixer, own), shade, marker in zip(
-                table.groupby("mixer", sort=False), shades, MARKERS, strict=False
-            ):
-                how = {"color": shade, "marker": marker}
+            for (mixer, own), shade, marker, width in zip(
+                table.groupby("mixer", sort=False),
+                shades,
+                MARKERS,
+                (6, 3.6, 1.4, 0.6),
+                strict=False,
+            ):  # thinner and thinner: none hides another
+                how = {"color": shade, "marker": marker, "linewidth": width}
                 ax.plot(own["at"], own["unseen" + suffix], "-", label=mixer, **how)
                 ax.plot(own["at"], own["seen" + suffix], "--", markerfacecolor="white", **how)
             style.count_axis(ax, sorted(table["at"].unique()))
