@@ -30,7 +30,7 @@ def main() -> None:
 
 def _parsed() -> argparse.Namespace:
     """What the command line asks for, and the function that does it, as `run`."""
-    parser = Parser(prog="kt", description=__doc__.splitlines()[0])
+    parser = Parser(prog="kt", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="command")
     sets = list(IMAGE_SETS)
 

@@ -20,6 +20,7 @@ from stages.factor_transfer import settings as factor_transfer
 from stages.networks import ceiling, content, tune
 from stages.networks import cell as measurement
 from stages.networks import settings as networks
+from stages.networks.resnet import ResNet
 from stages.tables import factor_transfer as comparison
 from stages.tables import figure7, output, page, redraw
 from stages.tables.cells import cell as cells
@@ -231,10 +232,27 @@ def test_a_cell_of_the_networks_table_without_a_share_is_refused(here):
     refused("norm-1.json is damaged .it has no row that keeps 0.3", read)
     outputs.write_json(path(), content | {"rows": content["rows"][1:]})
     refused("norm-1.json is damaged .it has no row that keeps 1.: run", read)
+    outputs.write_json(path(), content | {"rows": [*content["rows"], content["rows"][-1]]})
+    refused("norm-1.json is damaged .it has two rows that keep 0.3", read)
+    outputs.write_json(path(), content | {"rows": [row | {"seed": 7} for row in content["rows"]]})
+    refused("norm-1.json is damaged .it has rows of seed 7", read)
     for name, value in (("accuracy", 101.0), ("keep", 0.0), ("multiply_adds", 0), ("seed", 1.5)):
         rows = [row | {name: value} for row in content["rows"]]
         outputs.write_json(path(), content | {"rows": rows})
         refused(f"is damaged .rows.0.{name}: got {value}; ", read)
+
+
+@pytest.mark.parametrize("depth", [14, 8])
+def test_another_network_in_the_place_of_the_networks_tables_is_refused(here, depth):
+    """Of another depth, or of fewer channels throughout, as one that was made smaller may have."""
+    chosen = networks.load(here / networks.TABLE / "params.yaml")
+    chosen = chosen.model_copy(update={"scale": "digits", "networks": ["resnet8"]})
+    path = chosen.data / "resnet8.safetensors"
+    files.save(ResNet(depth, (4, 16, 32), colours=1), path)
+    refused(f"{path} does not .*: run `dvc repro`", chosen.trained, "resnet8")
+    own = chosen.active.networks["resnet8"].fresh()
+    files.save(own, path)
+    assert torch.equal(chosen.trained("resnet8").conv1.weight, own.conv1.weight)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +336,10 @@ def test_pages_that_are_no_text_are_refused(here):
     shutil.copytree(ROOT / folder, folder)
     (folder / "ablation.md").write_bytes(b"\xff")
     refused("ablation.md is damaged .*utf-8", page.section, folder, "ablation")
+    (folder / "ablation.md").write_text("\n")
+    refused("ablation.md is damaged .it is empty", page.section, folder, "ablation")
+    (folder / "ablation.md").unlink()
+    refused("ablation.md is missing", page.section, folder, "ablation")
     page.NOTES.mkdir(parents=True)
     (page.NOTES / "ablation.md").write_bytes(b"\xff")
     refused("notes/ablation.md is damaged .*utf-8", page.note, "ablation")

@@ -54,6 +54,13 @@ def run(folder, *arguments):
     )
 
 
+def test_python_without_docstrings_does_as_well(tmp_path):
+    code = "import sys; sys.argv = ['kt', '--help']; from kt.__main__ import main; main()"
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and "translate" in done.stdout, done.stderr
+
+
 def test_a_network_is_compressed_and_what_surrounds_the_block_stays(network, model, tmp_path):
     save_file(network.state_dict(), tmp_path / "network.safetensors")
     save_translator(tmp_path / "t.safetensors", model)

@@ -66,9 +66,10 @@ def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatc
     (tmp_path / "table3.md").write_text("2026-11-27 · quick, mnist\n\nIt agrees.\n")
     assert page.note("table3") == ["", "**Note of 2026-11-27 (scales quick, mnist).** It agrees."]
     assert page.note("table4") == []
-    (tmp_path / "table4.md").write_text("It agrees.\n")
-    with pytest.raises(KTError, match=r"table4\.md: begins with no line like"):
-        page.note("table4")
+    for text in ("It agrees.\n", "2026-13-27 · quick\n\nIt agrees.\n"):
+        (tmp_path / "table4.md").write_text(text)
+        with pytest.raises(KTError, match=r"table4\.md: begins with no line like"):
+            page.note("table4")
 
 
 def test_every_note_is_of_a_table_and_dated():

@@ -60,6 +60,21 @@ def test_a_network_that_answers_otherwise_now_and_then_is_refused(change, words)
     assert "\n" not in str(caught.value)
 
 
+def test_steps_whose_gradients_the_network_overwrites_are_refused():
+    """It answers, but what its gradients need of an activation is changed in place."""
+
+    class Overwriting(Plain):
+        def forward(self, x):
+            return super().forward(x).sigmoid().mul_(2)
+
+    torch.manual_seed(0)
+    network, shown = Overwriting(nn.ReLU()).eval(), torch.rand(8, 6)
+    with pytest.raises(KTError, match=r"give no gradients: ask for 0 steps .*inplace") as caught:
+        compress(network, shown[:2], 0.5, shown, schedule=Schedule(1))
+    assert "\n" not in str(caught.value)
+    compress(network, shown[:2], 0.5, shown, schedule=Schedule(0))
+
+
 def test_networks_that_cannot_be_worked_on_are_refused():
     complex_ = Plain(nn.ReLU())
     complex_.phase = nn.Parameter(torch.ones(3, dtype=torch.complex64))

@@ -207,8 +207,9 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     status, errors = project.run("switch", "other")
     assert status == 1 and "no line that begins with" in errors
     assert (project.folder / "dvc.lock").read_text() == "a"  # nothing has moved
-    status, errors = project.run("tables.redraw", "nope")
-    assert status == 1 and "there are no tables of 'nope'" in errors
+    for name in ("nope", "", "..", "/"):
+        status, errors = project.run("tables.redraw", name)
+        assert status == 1 and f"there are no tables of {name!r}" in errors
 
 
 def test_training_networks_without_small_blocks_go_through_to_the_report(prepared):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kt.real.graph import Example, arguments, call, reason, tensors, users_code
 from kt.real.surgery import resize
 from kt.run.errors import KTError
-from kt.run.files import replacing, save_tensors
+from kt.run.files import problem, replacing, save_tensors
 from kt.run.given import path_of
 from kt.run.state_dicts import COUNTER, load_state_dict
 from kt.run.surroundings import usual_settings
@@ -53,7 +53,10 @@ def load(factory: Callable[[], nn.Module], path: str | Path) -> nn.Module:
     with users_code("the factory's network does not take the weights"):
         if len(kinds) == 1 and kinds <= FLOATS.keys():
             network = FLOATS[kinds.pop()](network)
-        resize(network, weights)
+        try:
+            resize(network, weights)
+        except KTError as error:
+            raise problem(path, f"does not fit the factory's network: {error}") from None
     return network
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kt.real.graph import Example, Graph, call, tensors
+from kt.real.graph import Example, Graph, call, tensors, users_code
 from kt.real.request import require_schedule
 from kt.real.whiten import Whitening, root_mean_square, unit, whitenings
 from kt.run.errors import KTError, one_line
@@ -145,7 +145,8 @@ def descend(
                 loss = divergence(call(smaller, batch), expected, TEMPERATURE)
                 if not loss.requires_grad:
                     raise KTError("the network's answers carry no gradients: ask for 0 steps")
-            slopes = torch.autograd.grad(loss, [p for p, _ in moved], allow_unused=True)
+            with users_code("the network's answers give no gradients: ask for 0 steps"):
+                slopes = torch.autograd.grad(loss, [p for p, _ in moved], allow_unused=True)
             length = schedule.length(step, blocks)
             for (parameter, by), size, momentum, slope in zip(
                 moved, sizes, momenta, slopes, strict=True

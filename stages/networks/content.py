@@ -63,11 +63,15 @@ def cell(chosen: Settings, network: str, method: str, seed: int) -> Found:
     """A method's cell. The network as it is stands in those of the first seed, at least.
 
     Raises:
-        KTError: the file is missing or damaged, or lacks a share that is kept.
+        KTError: the file is missing or damaged, lacks a share that is kept or has one twice, or is
+            of another seed.
     """
     path = chosen.cell(network, method, seed)
     whole = [1.0] if seed == chosen.seeds[0] else []
-    return _with_shares(path, checked(path, Cell), [*whole, *chosen.keep])
+    found = _with_shares(path, checked(path, Cell), [*whole, *chosen.keep])
+    if others := {row["seed"] for row in found["rows"]} - {seed}:
+        raise damaged(path, f"it has rows of seed {min(others)}")
+    return found
 
 
 def ceiling(chosen: Settings, network: str) -> Found:
@@ -90,6 +94,9 @@ def tuned(chosen: Settings, network: str) -> Found:
 
 
 def _with_shares(path: Path, found: Found, shares: Iterable[float]) -> Found:
-    if lacking := set(shares) - {row["keep"] for row in found["rows"]}:
+    kept = [row["keep"] for row in found["rows"]]
+    if lacking := set(shares) - {*kept}:
         raise damaged(path, f"it has no row that keeps {max(lacking):g}")
+    if twice := {keep for keep in kept if kept.count(keep) > 1}:
+        raise damaged(path, f"it has two rows that keep {max(twice):g}")
     return found

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kt.images import ImageSet
+from kt.networks.blocks import skeleton
 from kt.real import Schedule, files
 from kt.run.errors import KTError
-from kt.run.files import problem
+from kt.run.files import problem, require_tensors
 from stages.common.base.checks import none_of, read_yaml
 from stages.common.base.inputs import REMEDY, images_of
 from stages.common.base.params import (
@@ -176,13 +177,15 @@ class Settings(Strict):
         """A network as the stage `networks` has stored it, in evaluation mode.
 
         Raises:
-            KTError: the file is missing or damaged.
+            KTError: the file is missing or damaged, or holds a network of other sizes.
         """
         fresh, path = self.active.networks[name].fresh, self.data / f"{name}.safetensors"
         try:
             network = files.load(fresh, path)
         except KTError as error:
             raise KTError(f"{error}: {REMEDY}") from None
+        whole = files.state_of(skeleton(fresh))  # the file of a smaller one fits as well
+        require_tensors(path, files.state_of(network), whole, REMEDY)
         return network.eval()
 
     @property

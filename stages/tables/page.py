@@ -1,5 +1,6 @@
 """The results page: every table and figure of the paper and of our own, at every scale, in one."""
 
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,9 @@ NOTES = Path("tables/notes")
 FEW_PAIRS = "few_pairs"
 """The note that other notes refer to."""
 HEAD = re.compile(
-    r"(?P<date>\d{4}-\d{2}-\d{2}) · (?P<scales>\w+(, \w+)*)\n\n(?P<text>.+)", re.DOTALL
+    r"(?P<date>\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])) · (?P<scales>\w+(, \w+)*)\n\n"
+    r"(?P<text>.+)",
+    re.DOTALL,
 )
 
 
@@ -77,7 +80,7 @@ def command(name: str) -> str:
 def section(folder: Path, name: str) -> list[str]:
     """What there is of a table at a scale: figure, caption, rows, and what they say."""
     page = folder / f"{name}.md"
-    if not page.exists():
+    if not any(os.path.lexists(page.with_suffix(end)) for end in (".md", ".json", ".csv")):
         return []
     lines = ["", f"### {TITLES[name].partition(':')[0]} at scale {folder.name}", ""]
     if page.with_suffix(".png").exists():
@@ -88,7 +91,9 @@ def section(folder: Path, name: str) -> list[str]:
         lines += [""]
     metrics = inputs.read_json(page.with_suffix(".json"))
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
-    lines.append(files.read_text(page, inputs.REMEDY).rstrip())
+    if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
+        raise inputs.damaged(page, "it is empty")
+    lines.append(text)
     with output.computing(page.with_suffix(".json")):
         said = findings(name, metrics, table)
     if said:

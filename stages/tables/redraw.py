@@ -31,9 +31,10 @@ DRAWN = {
 
 
 def main(params: Params, compute: Compute, scale: str) -> None:
+    scales = sorted(path.name for path in output.TABLES.glob("*/"))
+    if scale not in scales:
+        raise KTError(f"there are no tables of {scale!r}, but of {', '.join(scales) or 'none'}")
     folder = output.TABLES / scale
-    if not folder.is_dir():
-        raise KTError(f"there are no tables of {scale!r}: {folder} is no folder")
     for name, module in DRAWN.items():
         if (path := folder / f"{name}.json").exists():
             with output.computing(path):
