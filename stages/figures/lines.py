@@ -163,7 +163,8 @@ def mixer_curves(
                 strict=False,
             ):  # thinner and thinner: none hides another
                 how = {"color": shade, "marker": marker, "linewidth": width}
-                ax.plot(own["at"], own["unseen" + suffix], "-", label=mixer, **how)
+                if own["unseen" + suffix].notna().any():  # of error only where pairs are left over
+                    ax.plot(own["at"], own["unseen" + suffix], "-", label=mixer, **how)
                 ax.plot(own["at"], own["seen" + suffix], "--", markerfacecolor="white", **how)
             style.count_axis(ax, sorted(table["at"].unique()))
             ax.set(xlabel=what)
