@@ -1,12 +1,15 @@
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from kt.run.errors import KTError
 from stages.common import kinds
 from stages.common.base import params
+from stages.common.base.checks import read_yaml
 from tests.tiny_params import usual
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +164,18 @@ def test_what_a_kind_cannot_do_is_refused_in_one_line(tmp_path, values, message)
     with pytest.raises(KTError, match=message) as caught:
         kinds.configuration(load(tmp_path, changed(values)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", RAW["scales"])
+@pytest.mark.parametrize("kind", RAW["translators"])
+def test_what_dvc_sets_changes_what_it_names_and_nothing_else(kind, scale, tmp_path):
+    """Two keys that share a YAML anchor change together, or not at all."""
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    expected = read_yaml(path)
+    expected["translators"][kind]["schedule"][scale]["epochs"] = 77
+    apply_overrides(path, [f"translators.{kind}.schedule.{scale}.epochs=77"])
+    assert read_yaml(path) == expected
 
 
 def test_a_kind_without_a_class_is_refused_by_its_key(tmp_path):
