@@ -130,7 +130,7 @@ def test_lengths_fall_as_those_of_the_translator_in_the_package():
     rates = (kt.load_translator().descent.free_rate.detach() * QUICK).exp().mean(1)
     falling = Schedule(len(rates), stride=0.5, warmup=1)
     lengths = torch.tensor([falling.length(step, 3) for step in range(len(rates))])
-    assert_close(lengths, 0.5 * rates / rates[0], atol=0.07, rtol=0)  # by any processor's rounding
+    assert_close(lengths, 0.5 * rates / rates[0], atol=0.07, rtol=0)  # another processor's run
     between = Schedule(2 * len(rates), stride=0.5, warmup=1)
     assert_close(torch.tensor([between.length(2 * step, 3) for step in range(8)]), lengths)
     assert between.length(15, 3) == pytest.approx(lengths[-1] / 2)

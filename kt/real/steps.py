@@ -27,8 +27,8 @@ TEMPERATURE = 4.0
 much about a network, and images without labels are few."""
 
 LEARNED = (1.0, 0.839, 0.685, 0.584, 0.476, 0.382, 0.272, 0.14)
-"""Lengths of the steps of a default run's translator, relative to its first. Rounding as on another
-processor makes them differ by up to 0.12."""
+"""Lengths of the steps of a default run's translator, relative to its first. Those of a run on
+another processor were up to 0.12 away."""
 
 Progress = Callable[[int, int], None]
 
