@@ -20,7 +20,7 @@ PAPER = printed.BASELINES | {"translation": printed.GRIDS["table4"]["large"][1]}
 """The paper's accuracies (Tables 3 and 4); its translation's epoch is the best on the test set."""
 TRANSLATORS = {
     "mixer": "the paper's MLP-Mixer, which reads the large block's convolutions",
-    "merge": "merge (ours), which reads the whole network and stores training prototypes",
+    "merge": "merge (ours), which reads the whole network",
 }
 
 
@@ -132,7 +132,7 @@ def main_table(params: Params, accuracies: dict, train: dict, baselines: dict) -
     closed = output.gap(over["mean"], baselines)
     comparable = params.active.images.main == "mnist"
     labels = {name: output.label(name, baselines) for name in accuracies}
-    if params.model.kind == "merge":
+    if params.model.kind == "merge" and params.model.layers:
         labels["translation"] += f" (has {output.prototypes(params)})"
     if over["n"] > 1:
         labels["over_seeds"] = f"translation, the means of {over['n']} seeds"

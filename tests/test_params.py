@@ -166,6 +166,15 @@ def test_what_a_kind_cannot_do_is_refused_in_one_line(tmp_path, values, message)
     assert "\n" not in str(caught.value)
 
 
+def test_no_two_parameters_share_a_yaml_anchor():
+    """Under DVC's -S they would change together, or not at all."""
+    files = [ROOT / "params.yaml", *ROOT.glob("tables/**/params.yaml")]
+    assert len(files) > 10
+    for file in files:
+        for event in yaml.parse(file.read_text()):
+            assert getattr(event, "anchor", None) is None, file
+
+
 @pytest.mark.parametrize("scale", RAW["scales"])
 @pytest.mark.parametrize("kind", RAW["translators"])
 def test_what_dvc_sets_changes_what_it_names_and_nothing_else(kind, scale, tmp_path):
@@ -176,6 +185,14 @@ def test_what_dvc_sets_changes_what_it_names_and_nothing_else(kind, scale, tmp_p
     expected["translators"][kind]["schedule"][scale]["epochs"] = 77
     apply_overrides(path, [f"translators.{kind}.schedule.{scale}.epochs=77"])
     assert read_yaml(path) == expected
+
+
+def test_dvc_leaves_the_rest_of_the_file_as_it_is(tmp_path):
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    text = path.read_text().replace("\nseed: 1 ", "\nseed: 7 ")
+    apply_overrides(path, ["seed=7"])
+    assert path.read_text() == text
 
 
 def test_a_kind_without_a_class_is_refused_by_its_key(tmp_path):

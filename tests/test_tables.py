@@ -75,6 +75,12 @@ def test_every_cell_and_store_is_valid():
             loaded.changed(change, name)
 
 
+def test_the_point_of_as_many_networks_is_trained_as_the_main_translator():
+    loaded = usual_params()
+    change, _ = trained.curve(loaded, str(loaded.active.pairs))
+    assert loaded.changed(change, "a point").schedule == loaded.schedule
+
+
 def test_a_row_extends_what_another_changes():
     ablation = params.settings_of("ablation", Ablation)
     change = ablation.change("mixer_aligned")

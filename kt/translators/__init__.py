@@ -141,7 +141,7 @@ def translate(
 
 
 def own_images(model: Translator) -> ImageSet | None:
-    """The images that a translator stores, with zeros for labels; None if it stores none.
+    """The images that a translator brings and looks at, with zeros for labels; None if it has none.
 
     They are synthetic. A translated block can be refined on them if there are no other images.
     """

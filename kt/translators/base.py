@@ -135,7 +135,7 @@ class Translator(nn.Module):
         return WeightObjective(material.large, material.small, workers=material.compute.workers)
 
     def own_images(self) -> Tensor | None:
-        """Images uint8 that it stores, as an image set has them; None if it stores none."""
+        """Images uint8 that it looks at when it translates, as an image set has them; or None."""
         return None
 
     def describe(self) -> dict[str, Any]:

@@ -112,14 +112,12 @@ def learning_curve(
     low = min((points[who] - interval).min() for who, interval in intervals.items())
     high = max((points[who] + interval).max() for who, interval in intervals.items())
     room = max(2.0, high - low)
-    _interval(
-        ax, points["networks"], points["seen"], seen_interval, "s--", style.SKY,
-        "networks it was trained on",
-    )  # fmt: skip
-    _interval(
-        ax, points["networks"], points["unseen"], points["unseen_ci95"], "o-", colour,
-        "unseen networks",
-    )  # fmt: skip
+    for who, interval, how, label in (
+        ("seen", seen_interval, "s--", "networks it was trained on"),
+        ("unseen", points["unseen_ci95"], "o-", "unseen networks"),
+    ):
+        hollow = {"markerfacecolor": "white"} if who == "seen" else {}
+        _interval(ax, points["networks"], points[who], interval, how, colour, label, **hollow)
     if fit is not None:
         along = np.geomspace(min(points["networks"]), 2 * max(points["networks"]), 100)
         ax.plot(along, fit(along), color="black", linestyle=":", linewidth=1.5, label="fit")
@@ -166,7 +164,10 @@ def mixer_curves(
                 if own["unseen" + suffix].notna().any():  # of error only where pairs are left over
                     ax.plot(own["at"], own["unseen" + suffix], "-", label=mixer, **how)
                 ax.plot(own["at"], own["seen" + suffix], "--", markerfacecolor="white", **how)
-            style.count_axis(ax, sorted(table["at"].unique()))
+            if what == "pairs":
+                style.count_axis(ax, sorted(table["at"].unique()))
+            else:
+                style.whole_ticks(ax)
             ax.set(xlabel=what)
         for name, level in levels.items():
             how = {"color": style.colour(name), "linestyle": ":", "label": style.LABELS[name]}
@@ -183,7 +184,7 @@ def gaps_by_width(widths: list[str], gaps: dict[str, list[float]]) -> Figure:
     """Share of the gap between random initialisation and large blocks closed, by width.
 
     Args:
-        gaps: in percent, one for each width, by method. Lines stand side by side at a width.
+        gaps: in percent, one for each width, by method. Marks stand side by side at a width.
     """
     figure, (ax,) = style.new(6.8, 4.6)
     shades = (style.PURPLE, style.GREY, style.ORANGE, style.VERMILLION, style.BLUE, style.GREEN)
@@ -192,8 +193,11 @@ def gaps_by_width(widths: list[str], gaps: dict[str, list[float]]) -> Figure:
         gaps.items(), itertools.cycle(shades), itertools.cycle(markers), aside, strict=False
     ):
         at = np.arange(len(widths)) + by
-        ax.plot(at, shares, color=shade, marker=marker, linewidth=1.2, label=name)
+        ax.plot(at, shares, color=shade, marker=marker, markersize=7, linestyle="", label=name)
     ax.set_xticks(range(len(widths)), widths)
+    ax.grid(axis="x", visible=False)
+    for between in range(len(widths) - 1):
+        ax.axvline(between + 0.5, color=style.GREY, linewidth=0.6, alpha=0.5)
     ax.set(xlabel="channels -> hidden channels of the small block", ylabel="gap closed, %")
     style.legend(figure)
     return figure
@@ -231,7 +235,7 @@ def training_of_sizes(table: pd.DataFrame) -> Figure:
         table: columns `translator` (its size), `epoch`, `loss` and `test`.
     """
     figure, (left, right) = style.new(8.4, 3.8, 2)
-    shades = (style.BLUE, style.SKY, style.BLACK, style.PURPLE)
+    shades = (style.BLUE, style.ORANGE, style.BLACK, style.PURPLE)
     for (size, own), shade, marker, line in zip(
         table.groupby("translator", sort=False), shades, MARKERS, LINES, strict=False
     ):
@@ -335,5 +339,6 @@ def _interval(
     how: str,
     colour: str,
     label: str | None = None,
+    **options: object,
 ) -> None:
-    ax.errorbar(x, means, intervals, fmt=how, color=colour, capsize=3, label=label)
+    ax.errorbar(x, means, intervals, fmt=how, color=colour, capsize=3, label=label, **options)

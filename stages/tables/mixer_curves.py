@@ -103,9 +103,9 @@ def said(curves: dict[str, dict], labels: dict[str, str], levels: dict[str, dict
         means = [result["mean"] for result in results]
         ahead = [r["mean"] - r["ci95"] > low["mean"] + low["ci95"] for r in results]
         gaps = [output.gap(mean, levels) for mean in means]
-        start = f"{counts[ahead.index(True)]:,} pairs on" if any(ahead) else "no number of pairs on"
+        start = f"from {counts[ahead.index(True)]:,} pairs on" if any(ahead) else "nowhere"
         words.append(
-            f"*{labels[row]}* is ahead of random initialisation from {start}, closes "
+            f"*{labels[row]}* is ahead of random initialisation {start}, closes "
             f"{gaps[-1]:.0f} % of the gap with all, and {HALF} % {pairs_for(HALF, counts, gaps)}."
         )
         if row == plain:

@@ -159,9 +159,9 @@ class Merge(Translator, kind="merge"):
             flip=material.flip,
         )
 
-    def own_images(self) -> Tensor:
-        """The prototypes."""
-        return self.prototypes
+    def own_images(self) -> Tensor | None:
+        """The prototypes; None without layers: then they served its training alone."""
+        return self.prototypes if self.config.layers else None
 
     def forward(
         self,

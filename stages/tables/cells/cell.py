@@ -81,6 +81,11 @@ def listed(accuracies: Tensor) -> list[float]:
     return [round(accuracy, 4) for accuracy in accuracies.tolist()]
 
 
+def prototypes_of(model: Translator) -> int:
+    """How many images of its own a translator looks at."""
+    return 0 if (own := own_images(model)) is None else len(own)
+
+
 def stored(prototypes: int) -> str:
     """What images a translator with so many prototypes brings along, in words."""
     return f"{prototypes} prototypes of the training images, in its file" if prototypes else "none"
@@ -123,7 +128,7 @@ def measured(
     found = {
         **trained.metrics(),
         "accuracies": listed(trained.test),
-        "images": stored(0 if (kept := own_images(trained.model)) is None else len(kept)),
+        "images": stored(prototypes_of(trained.model)),
         "training": summary(seen.translated(trained.model, compute)),
         "networks": count,
         "updates": params.updates,

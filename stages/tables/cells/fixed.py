@@ -32,7 +32,8 @@ def make(params: Params, compute: Compute, of: str) -> None:
     steps = settings_of("ablation", Ablation).refine_steps
     model = translator(TRANSLATOR, params, compute.device)
     if (prototypes := own_images(model)) is None:
-        raise KTError(f"model.kind: got {params.model.kind}; the ablation's fixed rows need merge")
+        got = f"{params.model.kind} with {params.model.layers} layers"
+        raise KTError(f"model: got {got}; the ablation's fixed rows need merge with one or more")
     untrained = translation.prepared_model(params, compute)
     blocks: dict[str, Weights] = {}
 

@@ -304,8 +304,7 @@ def translated(setting: Setting, label: str, params: Params) -> Row:
     def translated(some: Setting) -> Weights:
         return translate(trained.model, some.networks, compute)
 
-    kept = trained.model.own_images()
-    images = cell.stored(0 if kept is None else len(kept))
+    images = cell.stored(cell.prototypes_of(trained.model))
     about = {"images": images, "any_architecture": any_architecture, "once": once}
     about |= {"updates": params.updates, "late_fall": trained.fitted.late_fall}
     return setting.row(label, translated, setting.small(), **about)

@@ -21,9 +21,6 @@ from stages.tables.cells.settings import (
     swept_at,
 )
 
-EVALUATIONS = 10
-"""Of a point of the learning curve, at most."""
-
 Learning = tuple[Change, str] | None
 """What a cell changes, and the store that it learns from; None for a cell that the scale does not
 have, but DVC, whose lists know no scales, does."""
@@ -55,15 +52,14 @@ def ablation(params: Params, row: str) -> Learning:
 
 
 def curve(params: Params, networks: str) -> Learning:
-    """Every point makes as many steps, so that all cost the same."""
+    """Every point makes as many steps as the main translator, and is evaluated as often."""
     settings, schedule = settings_of("curve", Curve), params.schedule
     cell.known(networks, settings.networks, "tables/curve/params.yaml: networks")
     count = int(networks)
     steps = schedule.epochs * -(-params.active.pairs // schedule.batch_size)
     epochs = max(1, round(steps / -(-count // schedule.batch_size)))
-    learning = schedule.model_copy(
-        update={"epochs": epochs, "evaluate_every": max(1, epochs // EVALUATIONS)}
-    )
+    every = max(1, round(schedule.evaluate_every * epochs / schedule.epochs))
+    learning = schedule.model_copy(update={"epochs": epochs, "evaluate_every": every})
     change = {
         "translators": {params.model.kind: {"schedule": {params.scale: learning.model_dump()}}},
         "scales": {params.scale: {"pairs": count}},

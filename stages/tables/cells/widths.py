@@ -158,7 +158,7 @@ def trained(setting: Setting, widths: list[str], measured: list[str]) -> Cell:
         "networks": len(objective),
         "updates": training.epochs * -(-len(objective) // training.batch_size),
         "late_fall": fitted.late_fall,
-        "prototypes": len(model.own_images()),
+        "prototypes": cell.prototypes_of(model),
         "epoch": fitted.best["epoch"],
         "loss": fitted.history[-1]["loss"],
         "selection": round(fitted.best["selection_accuracy"], 4),
@@ -198,7 +198,7 @@ def blocks(setting: Setting, width: str) -> Cell:
         ),
         "untrained": (
             lambda: translate(model, networks, compute, hidden),
-            {"prototypes": len(model.own_images())},
+            {"prototypes": cell.prototypes_of(model)},
         ),
         "retrained": (step_2, budget),
     }
