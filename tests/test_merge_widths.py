@@ -1,5 +1,7 @@
 """One merging translator for networks of several widths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -151,6 +153,37 @@ def test_one_network_of_another_width_is_translated(merge, channels, hidden):
     small = compress(merge, Network(sizes=Sizes(channels, image_size=12)), hidden)
     assert small.sizes.hidden == (hidden or 3) and small.sizes.channels == channels
     assert small(torch.rand(2, 1, 12, 12)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+def test_a_descent_that_goes_astray_is_not_taken(merge, networks, images, channels):
+    """By the divergence of plain outputs, the translation is never far worse than the beginning."""
+    some, shown = networks[channels], ImageSet(merge.prototypes, torch.zeros(12, dtype=torch.int64))
+
+    def distances(block):
+        mine, wanted = (
+            ensemble.outputs(kind, shown, some, own, COMPUTE).log_softmax(-1)
+            for kind, own in (("conv", block), ("large", part(some, "large")))
+        )
+        return (wanted.exp() * (wanted - mine)).sum(-1).mean(-1)
+
+    merge.config = replace(merge.config, images_per_layer=6)  # all prototypes
+    with torch.no_grad():
+        merge.descent.step.weight.zero_()
+    seen = set()
+    for longer in (-0.5, 0.3, 0.3, 0.3):  # logarithms of the steps' lengths, a tenth of them
+        with torch.no_grad():
+            merge.descent.free_rate += longer
+            blocks = merge(some, COMPUTE, hidden=WIDTHS[channels])
+            taken = merge.translate(some, COMPUTE, WIDTHS[channels])
+        every = torch.stack([distances(block) for block in blocks])
+        astray = every[-1] > 3 * every[0]
+        expected = torch.where(astray, every.amin(0), every[-1])
+        assert_close(distances(taken), expected)
+        seen.update(astray.tolist())
+        for i in (~astray).nonzero().flatten().tolist():
+            assert all(torch.equal(taken[name][i], blocks[-1][name][i]) for name in taken)
+    assert seen == {True, False}
 
 
 def test_a_mixer_belongs_to_one_size():

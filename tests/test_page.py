@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kt.run.errors import KTError
-from stages.tables import findings, output, page
+from stages.tables import findings, output, page, terms
 
 
 def of(mean: float, ci95: float) -> dict[str, float]:
@@ -49,16 +49,16 @@ def test_a_table_writes_and_reads_a_mean_with_its_interval():
 
 def test_few_updates_are_called_a_smoke_run():
     few, many = ({"updates": count, "late_fall": 0.5} for count in (999, 1000))
-    assert output.trained_with({"mixer": [few]}).endswith("Smoke runs: all of these.")
-    assert output.trained_with({"mixer": [few], "merge": [many]}).endswith("Smoke runs: mixer.")
-    assert "smoke" not in output.trained_with({"mixer": [few, many]})
+    assert output.trained_with({"mixer": [few]}).endswith("*Smoke runs*: all of these.")
+    assert output.trained_with({"mixer": [few], "merge": [many]}).endswith("*Smoke runs*: mixer.")
+    assert "Smoke" not in output.trained_with({"mixer": [few, many]})
 
 
 def test_a_caption_counts_trainings_whose_loss_had_stopped_falling():
     falls = (None, 1.5, 0.5, -3.0)
     cells = [{"updates": 1000, "late_fall": fall} for fall in falls]
     said = output.trained_with({"mixers": cells, "merge": cells[1:2]})
-    assert "less than 1 % below" in said and said.endswith(": mixers 2 of 4, merge 0 of 1.")
+    assert said.endswith("*converged*: mixers 2 of 4, merge 0 of 1.")
 
 
 def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatch):
@@ -70,6 +70,16 @@ def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatc
         (tmp_path / "table4.md").write_text(text)
         with pytest.raises(KTError, match=r"table4\.md: begins with no line like"):
             page.note("table4")
+
+
+def test_the_page_explains_the_words_that_captions_share():
+    told = "\n".join(terms.lines())
+    assert "* *smoke run*: a training of fewer than 1,000 updates." in told
+    assert "* *below 80*: the share of networks with less than 80 %." in told
+    page_of = (output.TABLES / "README.md").read_text()
+    assert told in page_of and output.TERMS not in page_of
+    for name in ("ceiling", "gap", "converged", "smoke run"):
+        assert name in terms.TERMS
 
 
 def test_every_note_is_of_a_table_and_dated():

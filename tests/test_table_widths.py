@@ -51,7 +51,7 @@ def test_the_table_holds_every_cell_and_the_networks_are_those_of_the_stores(pre
     assert best == f"adam_{blocks['ceiling']['rate']:g}".replace(".", "_")
 
     page = (tables / "results" / "tiny" / "widths.md").read_text()
-    assert "| 6 -> 2 | merge, learned at 4 -> 2, 6 -> 3 |" in page and "Smoke runs: all" in page
+    assert "| 6 -> 2 | merge, learned at 4 -> 2, 6 -> 3 |" in page and "*Smoke runs*: all" in page
     assert len(page.splitlines()) == 4 + 7
     assert (tables / "results" / "tiny" / "widths.png").exists()
     for name, message in (

@@ -31,10 +31,7 @@ def main(params: Params, compute: Compute) -> None:
     rows["translation"]["translation"]["over_seeds"] = over_seeds
     lines = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (
-        f"{output.protocol(params)}. {output.ACCURACY} Selection networks chose each row's epoch. "
-        f"{output.yardstick(baselines)} *Images* are what a block is made from beside the "
-        "network's weights. *Seen* is the mean accuracy of networks that a translator was trained "
-        f"on. {output.over_seeds(params)} {output.given(params)} "
+        f"{output.protocol(params)}. {output.yardstick(baselines)} {output.over_seeds(params)} "
         f"{output.trained_with({'translators': list(trained.values())})}"
     )
     metrics = {

@@ -49,9 +49,8 @@ def main(params: Params, compute: Compute) -> None:
     )
     updates = output.trained_with({params.model.kind: list(points.values())})
     caption = (
-        f"{output.protocol(params)}. Every row trains for about as many updates. The table shows "
-        "mean accuracy in percent on test images: *unseen* of n test networks, with the 95 % "
-        "interval over them (Student), *seen* of networks that the translator was trained on. "
+        f"{output.protocol(params)}. Every row trains for about as many updates. *Unseen* are "
+        "the test networks. The point of as many networks as the main job's is its translator. "
         f"{output.yardstick(baselines)} {said(fitted, needed, counts, gaps)} "
         f"{output.given(params)} {updates}"
     )

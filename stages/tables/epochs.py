@@ -26,7 +26,7 @@ def main(params: Params, compute: Compute) -> None:
     caption = (
         f"{output.protocol(params)}. The translator is the main job's ({params.model.kind}) "
         f"and learned from {params.active.pairs:,} such networks; the table shows "
-        f"networks trained for other numbers of epochs. {output.ACCURACY} The gain is that of "
+        f"networks trained for other numbers of epochs. The gain is that of "
         "translation over random initialisation. Re-training is the paper's step 2, with all "
         f"labelled training images. {output.given(params)} "
         f"{output.trained_with({params.model.kind: [output.main_job(params)]})}"

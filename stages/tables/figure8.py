@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute) -> None:
             }
         )
     caption = (
-        f"{output.protocol(params)}, here on a fraction of the training images. {output.ACCURACY} "
+        f"{output.protocol(params)}, here on a fraction of the training images. "
         f"Translation is by {mixers.named(params, SIZE)}. Gains are over random "
         f"initialisation, in points, also that of the main job's translator ({params.model.kind}). "
         f"{output.trained_beside(params, SIZE)} {output.given(params)}"

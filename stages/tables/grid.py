@@ -30,7 +30,7 @@ def main(params: Params, compute: Compute, table: str) -> None:
         f"pairs, the mixers in {epochs} epochs (the paper: 300,000 pairs, "
         f"{printed.EPOCHS[table]:,} epochs). "
         f"{output.trained_with({'mixers': results, MERGE: [merge]})} "
-        f"{output.given(params)} {printed.RULES} {output.yardstick(baselines)} "
+        f"{output.yardstick(baselines)} "
         f"{output.over_seeds(params)}"
     )
     columns = list(rows[-1])  # blocks that need no translator have fewer columns

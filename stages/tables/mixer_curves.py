@@ -44,12 +44,11 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. The mixer ({settings.size}) learns from more and more pairs, "
         "in as many updates each time. A row also has what the rows of the ablation before it add: "
         f"{'; '.join(row.label for row in ablation.mixers.values())}. Loss on behaviour comes in "
-        f"over the first half of the updates. {output.ACCURACY} *Seen* is the mean accuracy of "
-        "networks that the mixer learned from. *Error* is the paper's loss on pairs of the same "
+        f"over the first half of the updates. *Error* is the paper's loss on pairs of the same "
         "kind as those learned from, in percent of that of always answering with the mean small "
         "block; where targets are aligned, in the order of hidden channels nearest to the answer. "
         f"{' '.join(said(curves, labels, levels))} {output.yardstick(baselines)} "
-        f"{output.given(params)} {output.trained_with(trained)}"
+        f"{output.trained_with(trained)}"
     )
     output.write(params, TABLE, caption, levels | curves, pd.DataFrame(lines_of))
     draw(output.folder(params))

@@ -38,7 +38,11 @@ def write(params: Params, name: str, caption: str, metrics: dict, table: pd.Data
     path = folder(params) / name
     outputs.write_json(path.with_suffix(".json"), metrics)
     outputs.write_csv(path.with_suffix(".csv"), table)
-    outputs.write_markdown(path.with_suffix(".md"), caption, table)
+    outputs.write_markdown(path.with_suffix(".md"), f"{caption} [Terms]({TERMS})", table)
+
+
+TERMS = "../README.md#terms"
+"""Where the words that captions share are explained, from a scale's folder."""
 
 
 @contextlib.contextmanager
@@ -53,12 +57,6 @@ def computing(path: Path) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         what = f"it is not that of {path.with_suffix('.csv').name}: {error}"
         raise inputs.damaged(path, what) from error
-
-
-ACCURACY = (
-    "Accuracy is in percent on test images: the mean over n test networks, which no translator saw "
-    "in training, and its 95 % interval (Student)."
-)
 
 
 def folder(params: Params) -> Path:
@@ -127,24 +125,10 @@ def gap(mean: float, baselines: dict[str, dict]) -> float:
 
 
 def yardstick(baselines: dict[str, dict]) -> str:
-    """What a table measures with, in words."""
+    """Which re-training a table measures with, in words."""
     best = baselines["ceiling"]
     rate = f" (rate {best['rate']:g} falling to 0)" if best["by"] == "adam" else ""
-    return (
-        "The *ceiling* is the small block re-trained with all labelled training images by "
-        f"{ceiling.WAYS[best['by']]}{rate}, {CHOSEN}. *Gap* is the share of the way from random "
-        f"initialisation to the ceiling. {BESIDE}"
-    )
-
-
-CHOSEN = (
-    "the better of the paper's SGD and Adam at the same epochs and batch size, by selection "
-    "networks on held-back images"
-)
-BESIDE = (
-    f"*Below {FAILED}* is the share of networks with less than {FAILED} %, and *beside the "
-    "ceiling* the difference to it in points, network by network."
-)
+    return f"The *ceiling* is re-training by {ceiling.WAYS[best['by']]}{rate}."
 
 
 def label(name: str, baselines: dict[str, dict]) -> str:
@@ -175,18 +159,11 @@ def trained_with(found: Mapping[str, Sequence[Mapping]]) -> str:
     ended = {name: sum(converged(cell) for cell in cells) for name, cells in found.items()}
     words = ", ".join(f"{name} {count:,}" for name, count in most.items())
     counted = ", ".join(f"{name} {ended[name]} of {len(cells)}" for name, cells in found.items())
-    said = (
-        f"Updates in training, at most: {words}. It had *converged* if the mean loss of the last "
-        f"tenth of its epochs is less than {STEADY:g} % below that of the tenth before: {counted}."
-    )
+    said = f"*Updates* in training, at most: {words}; *converged*: {counted}."
     few = [name for name, count in most.items() if count < SMOKE]
     if not few:
         return said
-    which = "all of these" if len(few) == len(most) else ", ".join(few)
-    return (
-        f"{said} A *smoke run* has fewer than {SMOKE:,} updates: it shows what so little training "
-        f"reaches, not what the translator can reach. Smoke runs: {which}."
-    )
+    return f"{said} *Smoke runs*: {'all of these' if len(few) == len(most) else ', '.join(few)}."
 
 
 def converged(cell: Mapping) -> bool:
@@ -217,12 +194,8 @@ def protocol(params: Params) -> str:
 
 
 def given(params: Params) -> str:
-    """What translators are given, in words."""
-    return (
-        "A mixer is given the large block's weights and learns from pairs of large and small "
-        f"blocks. Merge is given the whole network's weights and {prototypes(params)}, without "
-        "labels, and learns from networks and unlabelled images, without small blocks."
-    )
+    """What merge is given beside a network's weights, in words."""
+    return f"Merge has {prototypes(params)}."
 
 
 def prototypes(params: Params, kind: str = "merge") -> str:

@@ -9,7 +9,7 @@ from kt.run import files
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
 from stages.common.base.params import Params
-from stages.tables import output
+from stages.tables import output, terms
 from stages.tables.findings import findings
 
 TITLES = {
@@ -62,6 +62,12 @@ def main(params: Params, compute: Compute) -> None:
         "",
         *(f"* [{title}](#{name})" for name, title in TITLES.items()),
         "",
+        '<a id="terms"></a>',
+        "",
+        "## Terms",
+        "",
+        *terms.lines(),
+        "",
         '<a id="few-pairs"></a>',
         *note(FEW_PAIRS),
     ]
@@ -93,7 +99,7 @@ def section(folder: Path, name: str) -> list[str]:
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
     if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
         raise inputs.damaged(page, "it is empty")
-    lines.append(text)
+    lines.append(text.replace(output.TERMS, "#terms"))
     with output.computing(page.with_suffix(".json")):
         said = findings(name, metrics, table)
     if said:

@@ -36,13 +36,6 @@ AUGMENTATION = {"full": "44.99", "none": "30.93", "masking": "48.76", "noise": "
 USPS_GAIN = "11.11"
 """Section 5.5, in points, from MNIST to USPS."""
 
-RULES = (
-    f"{output.ACCURACY} Selection networks and held-back images chose the translator's epoch. "
-    "*Best epoch on test* goes by the paper's rule instead: it takes the best evaluation on the "
-    "test networks and images themselves. *The paper's* numbers go by that rule, on MNIST with "
-    "300,000 pairs. *Seen* is the mean accuracy of networks that the translator was trained on."
-)
-
 
 def merge(params: Params) -> str:
     """Our translator in words, with the images that it has and the others lack."""

@@ -36,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
         found |= cell.read(params, f"{TABLE}/{family}")
     learned = {found[kt]["label"]: [found[kt]] for kt in ("kt_merge", "kt_mixer")}
     caption = (
-        f"{output.protocol(params)}. No method saw these networks before. {output.ACCURACY} "
+        f"{output.protocol(params)}. No method saw these networks before. "
         "Parameters, bytes and multiply-adds are those of one block. Bytes are float32's, "
         "or, if quantised, those of packed codes and of a float32 scale and bias a channel. "
         "Low-rank blocks have 12 biases beside their 324 weights. *Images* are what a method "
@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute) -> None:
         f"taken once. {output.yardstick(output.references())} Re-training by SGD and by Adam, in "
         "epochs, is the ceiling's and mirrors images as the networks' own training does; the "
         f"methods of few steps (Adam at batch {retraining.BATCH}, rate {retraining.RATE:g} falling "
-        f"to 0) do not. {output.over_seeds(params)} {output.given(params)} "
+        f"to 0) do not. {output.over_seeds(params)} "
         f"{output.trained_with(learned)}"
     )
     table = pd.DataFrame([in_words(row) for row in found.values()])

@@ -46,8 +46,8 @@ def main(params: Params, compute: Compute) -> None:
         "1,800). Augmentation is drawn afresh for every batch: m is the share of the large block's "
         "weights that are set to 0, n the standard deviation of the noise added to them. *Chosen* "
         "is what did best on selection networks; the paper's number stands beside it, without its "
-        f"m and n, which are not printed. {output.trained_with(trained)} {output.given(params)} "
-        f"{printed.RULES} {output.yardstick(baselines)} {output.over_seeds(params)}"
+        f"m and n, which are not printed. {output.trained_with(trained)} "
+        f"{output.yardstick(baselines)} {output.over_seeds(params)}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

@@ -42,8 +42,7 @@ def main(params: Params, compute: Compute) -> None:
         f"{output.protocol(params)}. The {table.size} mixer learns from pairs in {epochs} epochs. "
         "*Identity* is a block of zero weights, which passes its input on, whatever its kind. "
         "Merge translates to convolutional blocks only. "
-        f"{output.trained_with({f'to {t}': [r] for t, r in results.items()})} "
-        f"{printed.RULES}"
+        f"{output.trained_with({f'to {t}': [r] for t, r in results.items()})}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

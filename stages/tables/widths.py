@@ -50,15 +50,11 @@ def main(params: Params, compute: Compute) -> None:
     trained |= {f"merge, learned at {named(c['widths'])}": [c] for c in learned.values()}
     caption = (
         f"{output.protocol(params)}. At the width 6 -> 2 networks have six channels and small "
-        f"blocks two hidden ones. {output.ACCURACY} The *ceiling* is the small block re-trained "
-        f"with all labelled training images by {output.CHOSEN} of each width. *Gap* is the share "
-        f"of the way from random initialisation to the ceiling. {output.BESIDE} *Of own* is the "
+        f"blocks two hidden ones. The *ceiling* was chosen for each width. *Of own* is the "
         "share of the gap that merge closes "
         "when it has learned the very width, and *beside own* the difference in points, network by "
         f"network. Every merge that learned had as many networks in all ({own['networks']}) and as "
-        "many updates. *Images* are "
-        "those that a block was given beside the networks' weights; merge's prototypes are in its "
-        f"file. {output.trained_with(trained)}"
+        f"many updates. {output.trained_with(trained)}"
     )
     output.write(params, "widths", caption, metrics, pd.DataFrame(rows))
     draw(output.folder(params))

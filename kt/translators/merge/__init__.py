@@ -13,6 +13,7 @@ encoder reads from the weights. An unrolled descent goes on from there, as in le
 (Andrychowicz et al., 2016): every layer compares the outputs on a few prototypes, and a small
 network decides how far to go along the gradient, freed from the correlations of what the
 convolutions read (`whiten`: half of a natural gradient, as in K-FAC, Martens and Grosse, 2015).
+Where the descent goes astray, the block that came nearest is taken.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ LEAVING = 0.1
 """The largest step outside the span, relative to the kernels."""
 WHITENING = 8
 """Prototypes by which gradients are whitened, at most."""
+ASTRAY = 3.0
+"""A descent that ends so many times as far from what is wanted as it began has gone astray."""
 PREPARED = 1024
 """Networks that set the scale of the encoder's inputs, at most."""
 
@@ -186,8 +189,7 @@ class Merge(Translator, kind="merge"):
         if self.config.layers == 0:
             x = self._proposal(tokens, strongest(channels, hidden))
             return [self._block(_mixed(x, kernels), channels)]
-        images = self.prototypes[: self._rounds * self._at_once]
-        probe = Probe(self.config.target, networks, pixels(images), compute)
+        probe = Probe(self.config.target, networks, pixels(self._shown()), compute)
         wanted = probe.watch_teacher(part(networks, "large")).softmax(-1).to(kernels.device)
         if self.config.choose:
             kept = self._best(channels, hidden, probe)
@@ -266,7 +268,33 @@ class Merge(Translator, kind="merge"):
                 f"hidden is {hidden}; accepts 1 to {theirs.channels}, the networks' channels"
             )
         with one_thread():
-            return self(networks, compute, hidden=hidden)[-1]
+            return self._kept(self(networks, compute, hidden=hidden), networks, compute)
+
+    @torch.no_grad()
+    def _kept(self, blocks: list[Weights], networks: Weights, compute: Compute) -> Weights:
+        """The last block, or, where the descent went astray, the one nearest to what is wanted.
+
+        At widths that were not learned some networks' steps are too long. The distance is the
+        Kullback-Leibler divergence of the networks' outputs on the prototypes of the descent.
+        """
+        if len(blocks) == 1:
+            return blocks[0]
+        probe = Probe(self.config.target, networks, pixels(self._shown()), compute)
+        wanted = probe.watch_teacher(part(networks, "large")).log_softmax(-1)
+
+        def distance(block: Weights) -> Tensor:
+            outputs = probe.outputs(self.config.target, block).log_softmax(-1)
+            found = F.kl_div(outputs, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
+            return found.nan_to_num(torch.inf)
+
+        last = blocks[-1]
+        astray = distance(last) > ASTRAY * distance(blocks[0])
+        if not astray.any():
+            return last
+        nearest = torch.stack([distance(block) for block in blocks]).argmin(0)
+        kept = torch.where(astray, nearest, len(blocks) - 1)
+        every = torch.arange(len(kept), device=kept.device)
+        return {name: torch.stack([b[name] for b in blocks])[kept, every] for name in last}
 
     def _proposal(self, tokens: Tensor, kept: Tensor) -> Tensor:
         """Coefficients (N, 2, 6, 3) that keep the channels (N, 3), and what the encoder adds."""
@@ -289,6 +317,10 @@ class Merge(Translator, kind="merge"):
         kept = probe.choose(wide, hidden, channels["metric"], few).to(channels["conv1"].device)
         strongest_first = strengths(channels).gather(1, kept).argsort(1, descending=True)
         return kept.gather(1, strongest_first)
+
+    def _shown(self) -> Tensor:
+        """The prototypes that the layers look at."""
+        return self.prototypes[: self._rounds * self._at_once]
 
     @property
     def _at_once(self) -> int:

@@ -1,0 +1,35 @@
+"""The words that the tables' captions share, explained once on the results page."""
+
+from stages.tables.output import FAILED, SMOKE, STEADY
+
+TERMS = {
+    "accuracy": "in percent on test images: the mean over n test networks, which no translator saw "
+    "in training, and its 95 % interval (Student).",
+    "ceiling": "the small block re-trained with all labelled training images: the better of the "
+    "paper's SGD and Adam at the same epochs and batch size, by selection networks on held-back "
+    "images. It is no upper bound: more steps, or a start that knows the large block, can do "
+    "better.",
+    "gap": "the share of the way from random initialisation to the ceiling.",
+    f"below {FAILED}": f"the share of networks with less than {FAILED} %.",
+    "beside the ceiling": "the difference to it in points, network by network.",
+    "seen": "the mean accuracy, on test images, of networks that a translator was trained on.",
+    "images": "what a block is made from beside the network's weights.",
+    "mixer": "the paper's translator. It is given the large block's weights and learns from pairs "
+    "of large and small blocks.",
+    "merge": "ours. It is given the whole network's weights and has prototypes in its file. It "
+    "learns from networks and unlabelled images, without small blocks.",
+    "best epoch on test": "accuracy by the paper's rule, which takes the best evaluation on the "
+    "test networks and images themselves. Else selection networks and held-back images chose the "
+    "translator's epoch.",
+    "the paper's": "numbers go by that rule, on MNIST with 300,000 pairs.",
+    "updates": "steps of a translator's training.",
+    "converged": "the mean loss of the last tenth of the epochs is less than "
+    f"{STEADY:g} % below that of the tenth before.",
+    "smoke run": f"a training of fewer than {SMOKE:,} updates. It shows what so little training "
+    "reaches, not what the translator can reach.",
+}
+
+
+def lines() -> list[str]:
+    """The terms as a list in Markdown."""
+    return [f"* *{term}*: {meaning}" for term, meaning in TERMS.items()]
