@@ -54,6 +54,9 @@ ASTRAY = 3.0
 """A descent that ends so many times as far from what is wanted as it began has gone astray."""
 PREPARED = 1024
 """Networks that set the scale of the encoder's inputs, at most."""
+Watched = tuple[Probe, Tensor]
+"""Networks that look at the prototypes of the descent, and what they say of them with their large
+blocks, (N, P, 10)."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Merge(Translator, kind="merge"):
         compute: Compute = Compute(),
         turn: int = 0,
         hidden: int | None = None,
+        watched: Watched | None = None,
     ) -> list[Weights]:
         """The blocks after the proposal and after each layer; the last one is the translation.
 
@@ -180,6 +184,7 @@ class Merge(Translator, kind="merge"):
             turn: which of the eight turned versions of the kernels the encoder is shown. They have
                 the same coefficients.
             hidden: channels of the small blocks; None: as the configuration says.
+            watched: what `_watch` gives, if that is there already.
         """
         hidden = self.config.sizes.hidden if hidden is None else hidden
         channels = channels_of(networks)
@@ -189,8 +194,7 @@ class Merge(Translator, kind="merge"):
         if self.config.layers == 0:
             x = self._proposal(tokens, strongest(channels, hidden))
             return [self._block(_mixed(x, kernels), channels)]
-        probe = Probe(self.config.target, networks, pixels(self._shown()), compute)
-        wanted = probe.watch_teacher(part(networks, "large")).softmax(-1).to(kernels.device)
+        probe, wanted = watched or self._watch(networks, compute)
         if self.config.choose:
             kept = self._best(channels, hidden, probe)
         else:
@@ -268,23 +272,27 @@ class Merge(Translator, kind="merge"):
                 f"hidden is {hidden}; accepts 1 to {theirs.channels}, the networks' channels"
             )
         with one_thread():
-            return self._kept(self(networks, compute, hidden=hidden), networks, compute)
+            watched = self._watch(networks, compute) if self.config.layers else None
+            blocks = self(networks, compute, hidden=hidden, watched=watched)
+            return self._kept(blocks, *watched) if watched else blocks[-1]
+
+    def _watch(self, networks: Weights, compute: Compute) -> Watched:
+        images = self.prototypes[: self._rounds * self._at_once]
+        probe = Probe(self.config.target, networks, pixels(images), compute)
+        wanted = probe.watch_teacher(part(networks, "large")).softmax(-1)
+        return probe, wanted.to(self.mean.device)
 
     @torch.no_grad()
-    def _kept(self, blocks: list[Weights], networks: Weights, compute: Compute) -> Weights:
+    def _kept(self, blocks: list[Weights], probe: Probe, wanted: Tensor) -> Weights:
         """The last block, or, where the descent went astray, the one nearest to what is wanted.
 
         At widths that were not learned some networks' steps are too long. The distance is the
         Kullback-Leibler divergence of the networks' outputs on the prototypes of the descent.
         """
-        if len(blocks) == 1:
-            return blocks[0]
-        probe = Probe(self.config.target, networks, pixels(self._shown()), compute)
-        wanted = probe.watch_teacher(part(networks, "large")).log_softmax(-1)
 
         def distance(block: Weights) -> Tensor:
-            outputs = probe.outputs(self.config.target, block).log_softmax(-1)
-            found = F.kl_div(outputs, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
+            outputs = probe.outputs(self.config.target, block).log_softmax(-1).to(wanted.device)
+            found = F.kl_div(outputs, wanted, reduction="none").sum(-1).mean(-1)
             return found.nan_to_num(torch.inf)
 
         last = blocks[-1]
@@ -317,10 +325,6 @@ class Merge(Translator, kind="merge"):
         kept = probe.choose(wide, hidden, channels["metric"], few).to(channels["conv1"].device)
         strongest_first = strengths(channels).gather(1, kept).argsort(1, descending=True)
         return kept.gather(1, strongest_first)
-
-    def _shown(self) -> Tensor:
-        """The prototypes that the layers look at."""
-        return self.prototypes[: self._rounds * self._at_once]
 
     @property
     def _at_once(self) -> int:
