@@ -134,3 +134,7 @@ def test_curves_hold_accuracy_and_error_by_pairs_and_by_updates(prepared):
     status, errors = prepared.run("tables.grid", "table3")
     assert status == 1 and errors.count("\n") == 1
     assert "wide/0.1.json is empty: it was no cell of this scale" in errors
+
+    for wrong in ("", "table7"):
+        status, errors = prepared.run("tables.grid", wrong)
+        assert status == 1 and f"{wrong!r} is no table by size and dropout" in errors

@@ -1,6 +1,7 @@
 """Blocks made smaller from their weights alone, against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from kt.real.command import described
 from kt.real.graph import Graph, call
 from kt.real.moments import Moments
 from kt.real.subject import Subject
+from kt.real.translate import Report
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, made
 
@@ -167,3 +169,10 @@ def test_networks_keep_their_types_and_modes(change):
     assert smaller.training == network.training
     assert smaller.stem.weight.dtype == network.stem.weight.dtype
     assert smaller.blocks[0].conv1.out_channels < 16
+
+
+def test_a_report_says_whether_steps_were_taken():
+    report = Report({}, {}, (2, 1), (2, 1), (1.0, 0.5), (90.0, 95.0), 100, False, 300, 1.0)
+    assert "90.0 % after least squares, 95.0 % after 300 steps; 100" in "\n".join(described(report))
+    none = replace(report, agreement=(90.0, 90.0), steps=0)
+    assert "90.0 % after least squares, no step was taken; 100" in "\n".join(described(none))

@@ -186,10 +186,11 @@ def described(report: Report) -> list[str]:
     if report.agreement:
         source = "drawn" if report.made else "unlabelled"
         fitted, moved = report.agreement
+        steps = f"{moved:.1f} % after {report.steps} steps" if report.steps else "no step was taken"
         shown = (
             f"Agreement with the original on a tenth of the images, held out: {fitted:.1f} % after "
-            f"least squares, {moved:.1f} % after {report.steps} steps; {report.images:,} images "
-            f"({source}), no label, {report.seconds:.0f} s."
+            f"least squares, {steps}; {report.images:,} images ({source}), no label, "
+            f"{report.seconds:.0f} s."
         )
     return [
         "| | before | after |",

@@ -3,15 +3,19 @@
 import pandas as pd
 
 from kt.ensemble import Compute
+from kt.run.errors import KTError
 from stages.common.base import runtime
 from stages.common.base.params import Params, settings_of
 from stages.tables import output, printed
 from stages.tables.cells import cell
 from stages.tables.cells.settings import Grid, epochs_of, grid_of
+from stages.tables.cells.trained import GRIDS
 from stages.tables.printed import MERGE
 
 
 def main(params: Params, compute: Compute, table: str) -> None:
+    if table not in GRIDS:
+        raise KTError(f"{table!r} is no table by size and dropout; there are {' and '.join(GRIDS)}")
     grid, baselines = grid_of(params, table), output.references()
     rows, metrics, results = printed.references(baselines), dict(baselines), []
     for size in grid.sizes:
