@@ -125,8 +125,6 @@ SCALES = [scale for scale in ("quick", "mnist") if (RESULTS / scale).exists()]
     ],
 )
 def test_figures_of_the_committed_tables_can_be_read(name, scale, drawn):
-    if name == "curve" and '"ceiling"' not in (RESULTS / scale / "curve.json").read_text():
-        pytest.skip("this table is older than the ceiling")
     figure = drawn(redraw.DRAWN[name].draw, RESULTS / scale)
     check_labels(figure)
     check_scales(figure)
