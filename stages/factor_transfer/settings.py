@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from kt.networks.blocks import skeleton
 from kt.networks.residual import NETWORKS, channels
 from kt.rivals.classifier import Training
 from kt.rivals.factor_transfer import factor_channels
 from kt.run.errors import KTError
-from stages.common.base.checks import none_of, read_yaml
+from stages.common.base.checks import none_of, one_of, read_yaml
 from stages.common.base.params import (
+    Distinct,
     Epochs,
     Fraction,
     Name,
@@ -19,9 +20,7 @@ from stages.common.base.params import (
     Positive,
     Seed,
     Strict,
-    different,
     explain,
-    one_of,
 )
 
 TABLE = Path("tables/factor_transfer")
@@ -82,8 +81,8 @@ class Settings(Strict):
 
     scale: str
     seed: Seed
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    seeds: Distinct[Seed]
+    methods: Distinct[str]
     settings: dict[Name, Method]
     paraphraser: Paraphrase
     training: Common

@@ -10,16 +10,16 @@ from kt.networks.blocks import skeleton
 from kt.real import Schedule, files
 from kt.run.errors import KTError
 from kt.run.files import problem, require_tensors
-from stages.common.base.checks import none_of, read_yaml
+from stages.common.base.checks import different, none_of, read_yaml
 from stages.common.base.inputs import REMEDY, images_of
 from stages.common.base.params import (
     Count,
+    Distinct,
     Epochs,
     Name,
     Positive,
     Seed,
     Strict,
-    different,
     explain,
 )
 from stages.networks.methods import METHODS
@@ -94,8 +94,8 @@ class Tuning(Strict):
     keep: Share
     labelled: Annotated[int, Field(ge=64)]
     held_out: Count
-    epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
-    rates: Annotated[list[Positive], Field(min_length=1), AfterValidator(different)]
+    epochs: Distinct[Count]
+    rates: Distinct[Positive]
 
 
 class Scale(Strict):
@@ -122,10 +122,10 @@ class Settings(Strict):
     """All of `tables/networks/params.yaml`."""
 
     scale: str
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
+    seeds: Distinct[Seed]
     keep: Annotated[list[Share], Field(min_length=1), AfterValidator(_different_percent)]
-    networks: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
-    methods: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    networks: Distinct[str]
+    methods: Distinct[str]
     tuned: Annotated[list[str], AfterValidator(different)]
     ceilings: Annotated[list[str], AfterValidator(different)]
     scales: Annotated[dict[Name, Scale], Field(min_length=1)]

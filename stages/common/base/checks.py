@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -113,6 +113,24 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of thousands of digits
         text = f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def different(values: list) -> list:
+    """Refuse a list with two equal entries."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"got {shown(values)}; each must be another")
+    return values
+
+
+def one_of(*accepted: int) -> AfterValidator:
+    """Accept some whole numbers alone. A `Literal` takes True and 1.0 for 1."""
+
+    def known(value: int) -> int:
+        if value not in accepted:
+            raise ValueError(f"got {shown(value)}; accepts {', '.join(map(str, accepted))}")
+        return value
+
+    return AfterValidator(known)
 
 
 def none_of(key: str, value: object, known: Iterable[str], what: str = "") -> str:

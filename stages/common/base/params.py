@@ -1,7 +1,7 @@
 """The typed form of `params.yaml`, checked once and strictly before any work."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic import (
 from kt.images import LOADERS
 from kt.networks.blocks import LARGEST, SMALLEST, TARGETS, WIDEST, Sizes
 from kt.run.errors import KTError
-from stages.common.base.checks import explain, none_of, read_yaml, shown
+from stages.common.base.checks import different, explain, none_of, one_of, read_yaml, shown
 
 MOST, HIGHEST = 10**9, 1e6
 """The largest whole number, and the largest other one, that any parameter may be. Far beyond use:
@@ -33,24 +33,9 @@ NotNegative = Annotated[float, Field(ge=0, le=HIGHEST)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[\w-]+$")]
 """Of a scale: it names folders, too."""
-
-
-def different(values: list) -> list:
-    """Refuse a list with two equal entries."""
-    if len(set(values)) < len(values):
-        raise ValueError(f"got {shown(values)}; each must be another")
-    return values
-
-
-def one_of(*accepted: int) -> AfterValidator:
-    """Accept some whole numbers alone. A `Literal` takes True and 1.0 for 1."""
-
-    def known(value: int) -> int:
-        if value not in accepted:
-            raise ValueError(f"got {shown(value)}; accepts {', '.join(map(str, accepted))}")
-        return value
-
-    return AfterValidator(known)
+Entry = TypeVar("Entry")
+Distinct = Annotated[list[Entry], Field(min_length=1), AfterValidator(different)]
+"""One or more, none of them twice."""
 
 
 def _known_set(name: str) -> str:
@@ -120,7 +105,7 @@ class Augment(Strict):
     masking: Fraction
     noise: NotNegative
     side: Side
-    measure: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
+    measure: Distinct[Fraction]
 
 
 class Schedule(Strict):
@@ -311,7 +296,11 @@ class Params(Strict):
 
 
 def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
-    """What a parameter that differs from scale to scale is at the active one: a KTError if none."""
+    """What a parameter that differs from scale to scale is at the active one.
+
+    Raises:
+        KTError: it has none there.
+    """
     if params.scale not in values:
         raise KTError(
             f"{name}: none for scale {params.scale!r}; there are some for {', '.join(values)}"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
@@ -13,6 +13,7 @@ from stages.common.base.params import (
     MOST,
     Change,
     Count,
+    Distinct,
     Fraction,
     Name,
     NotNegative,
@@ -20,7 +21,6 @@ from stages.common.base.params import (
     Stores,
     Strict,
     at_scale,
-    different,
     extended,
     settings_of,
 )
@@ -38,7 +38,7 @@ AUGMENTATIONS = ("masking", "noise")
 
 Wide = Annotated[int, Field(ge=1, le=MOST_WIDE)]
 Table = TypeVar("Table", "Grid", "Augmentation")
-Few = Annotated[list[Count], Field(min_length=1), AfterValidator(different)]
+Few = Distinct[Count]
 """Numbers that name rows or files."""
 
 
@@ -113,7 +113,7 @@ class MixerCurves(Strict):
 
     size: Size
     shares: Few
-    rows: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
+    rows: Distinct[str]
 
     @model_validator(mode="after")
     def _all_pairs(self) -> "MixerCurves":
@@ -143,7 +143,7 @@ class Kept(Strict):
 class Compared(Strict):
     """Figure 6: cells of Table 3."""
 
-    sizes: Annotated[list[Size], Field(min_length=1), AfterValidator(different)]
+    sizes: Distinct[Size]
     dropout: Rate
 
 
@@ -157,8 +157,8 @@ class Table1(Strict):
 class Cells(Strict):
     """Of Tables 3 and 4."""
 
-    sizes: Annotated[list[Size], Field(min_length=1), AfterValidator(different)]
-    dropout: Annotated[list[Rate], Field(min_length=1), AfterValidator(different)]
+    sizes: Distinct[Size]
+    dropout: Distinct[Rate]
 
     def names(self) -> list[str]:
         """As DVC writes them."""
@@ -179,8 +179,8 @@ class Grid(Cells):
 class Swept(Strict):
     """Of Table 5: m and n, drawn afresh for every batch (Section 3.2)."""
 
-    masking: Annotated[list[Fraction], Field(min_length=1), AfterValidator(different)]
-    noise: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(different)]
+    masking: Distinct[Fraction]
+    noise: Distinct[NotNegative]
 
     def by_kind(self) -> dict[str, list[str]]:
         """The names of the cells by kind of augmentation, as DVC writes them."""
@@ -215,11 +215,7 @@ class Targets(Strict):
     """Table 6; epochs by scale, and a store for each target."""
 
     size: Size
-    targets: Annotated[
-        list[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]],  # type: ignore[valid-type]
-        Field(min_length=1),
-        AfterValidator(different),
-    ]
+    targets: Distinct[Literal[tuple(t for t in TARGETS if t not in CONVOLUTIONAL)]]  # type: ignore[valid-type]
     epochs: ByScale
     stores: Stores
 
@@ -261,8 +257,8 @@ class Widths(Strict):
             choose, and are learned from.
     """
 
-    measured: Annotated[list[Width], Field(min_length=1), AfterValidator(different)]
-    learned: dict[Name, Annotated[list[Width], Field(min_length=1), AfterValidator(different)]]
+    measured: Distinct[Width]
+    learned: dict[Name, Distinct[Width]]
     test: Annotated[int, Field(ge=2, le=MOST)]
     selection: Count
     networks: Count
