@@ -15,7 +15,7 @@ from kt.images import IMAGE_SETS, ImageSet
 from kt.networks.blocks import Network, parameter_count
 from kt.networks.cost import multiply_adds
 from kt.real.command import add as add_compress
-from kt.run.arguments import Parser, output, place, seed
+from kt.run.arguments import Parser, output, place, seed, whole
 from kt.run.files import check_output
 from kt.run.guard import guard
 from kt.translators import own_images
@@ -64,7 +64,7 @@ def _parsed() -> argparse.Namespace:
     )
     command.add_argument(
         "--hidden",
-        type=positive,
+        type=whole(1, MOST_STEPS),
         metavar="CHANNELS",
         help="hidden channels of the small block [the translator's own number]",
     )
@@ -73,7 +73,7 @@ def _parsed() -> argparse.Namespace:
     )
     command.add_argument(
         "--refine",
-        type=positive,
+        type=whole(1, MOST_STEPS),
         metavar="STEPS",
         help="refine the block in so many steps (200, say) on the translator's own images",
     )
@@ -161,13 +161,6 @@ def _compare(networks: dict[str, Network], test: ImageSet | None, seconds: float
         print(f"{label:10}{parameter_count(network):12,}{products:15,}", end="")
         print(f"{single.accuracy(network, test):10.2f} %" if test else "", end="")
         print(f"   in {seconds:.1f} s" if label == "refined" else "")
-
-
-def positive(text: str) -> int:
-    """A whole number above zero that a computer can count to, as an argument."""
-    if not 1 <= (number := int(text)) <= MOST_STEPS:
-        raise ValueError
-    return number
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_what_cannot_be_refined_is_refused_in_one_line(network, tmp_path):
     done = run(tmp_path, "translate", *arguments, "--refine-images", "digits")
     assert done.returncode == 2 and "needs --refine" in done.stderr
     done = run(tmp_path, "translate", *arguments, "--refine", "0")
-    assert done.returncode == 2 and "invalid positive value" in done.stderr
+    assert done.returncode == 2 and "accepts a whole number from 1" in done.stderr
 
 
 def test_what_cannot_be_translated_is_refused_in_one_line(network, tmp_path):

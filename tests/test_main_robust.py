@@ -58,7 +58,7 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
     ("output", "words"),
     [
         (".", "it is a folder"),
-        ("", "it is a folder"),
+        ("", "an empty name is given where a file is to be written"),
         ("there", "it is a folder"),
         ("x" * 300, "too long): choose a shorter name"),
         ("t.safetensors/small", "a part of the path is a file"),
@@ -279,9 +279,27 @@ def test_an_input_that_no_memory_holds_is_one_line(folder, monkeypatch, capfd):
 
 
 def test_an_empty_name_is_refused(folder, monkeypatch, capfd):
-    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", "--images", "")
+    compress = ("compress", "a:b", "network.safetensors", "-o", "s", "--images", "")
+    for arguments in (compress, ("train", "-o", "")):
+        status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+        assert status == 1 and "an empty name" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("--steps", "99999999", "from 0 to 1000000"),
+        ("--round-to", "0", "from 1 to 1000000"),
+        ("--input", "1,3,0", "above 0 with commas"),
+        ("--input", "1,3,", "above 0 with commas"),
+    ],
+)
+def test_a_number_that_is_refused_is_told_what_is_accepted(
+    option, value, wanted, folder, monkeypatch, capfd
+):
+    arguments = ("compress", "a:b", "network.safetensors", "-o", "s", option, value)
     status, errors = call(*arguments, monkeypatch=monkeypatch, capfd=capfd)
-    assert status == 1 and "an empty name" in errors and errors.count("\n") == 1
+    assert status == 2 and f"got {value!r}" in errors and wanted in errors
 
 
 def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):
@@ -289,7 +307,7 @@ def test_a_refinement_without_end_is_refused(folder, monkeypatch, capfd):
         status, errors = call(
             *TRANSLATE, "s", "--refine", steps, monkeypatch=monkeypatch, capfd=capfd
         )
-        assert status == 2 and "invalid positive value" in errors
+        assert status == 2 and "accepts a whole number from 1 to 100000" in errors
 
 
 def test_a_seed_that_cannot_be_is_refused(folder, monkeypatch, capfd):
@@ -297,7 +315,7 @@ def test_a_seed_that_cannot_be_is_refused(folder, monkeypatch, capfd):
         status, errors = call(
             "train", "-o", "s", "--seed", seed, monkeypatch=monkeypatch, capfd=capfd
         )
-        assert status == 2 and "invalid seed value" in errors
+        assert status == 2 and f"accepts a whole number from 0 to {2**63 - 1}" in errors
 
 
 def test_what_leads_to_the_standard_output_is_no_file(monkeypatch):

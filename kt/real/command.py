@@ -19,7 +19,7 @@ from kt.real.graph import reason
 from kt.real.steps import Schedule
 from kt.real.translate import IMAGENET, Report, compress
 from kt.run import memory
-from kt.run.arguments import output, place, seed
+from kt.run.arguments import output, place, seed, whole
 from kt.run.errors import KTError
 from kt.run.files import check_output, save_text
 
@@ -72,9 +72,13 @@ def add(commands: argparse._SubParsersAction) -> None:
             help=f"by which the network's images are normalised [{' '.join(map(str, values))}]",
         )
     command.add_argument(
-        "--round-to", type=positive, default=1, metavar="N", help="make widths multiples of N [1]"
+        "--round-to",
+        type=whole(1, MOST),
+        default=1,
+        metavar="N",
+        help="make widths multiples of N [1]",
     )
-    command.add_argument("--steps", type=whole, help=f"on the answers [{Schedule.steps}]")
+    command.add_argument("--steps", type=whole(0, MOST), help=f"on the answers [{Schedule.steps}]")
     command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
     command.add_argument("--onnx", type=output, help="also write the network as ONNX")
     command.add_argument("--report", type=output, help="also write the report, as Markdown")
@@ -84,25 +88,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def shape(text: str) -> tuple[int, ...]:
     """The numbers of "1,3,32,32"."""
-    numbers = tuple(int(part) for part in text.split(","))
-    if min(numbers) < 1:
-        raise ValueError
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if min(numbers, default=0) < 1:
+        wanted = "whole numbers above 0 with commas between, 1,3,32,32 say"
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepts {wanted}")
     memory.require(4.0 * math.prod(numbers), f"an input of {text}", "make it smaller")
     return numbers
-
-
-def whole(text: str) -> int:
-    """A number of steps: 0 is none."""
-    if not 0 <= (number := int(text)) <= MOST:
-        raise ValueError
-    return number
-
-
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    if not (number := whole(text)):
-        raise ValueError
-    return number
 
 
 def run(options: argparse.Namespace) -> None:

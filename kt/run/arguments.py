@@ -3,11 +3,13 @@
 import argparse
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from kt.run.errors import KTError, one_line
 from kt.run.files import not_written
+from kt.run.given import SEEDS
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,15 +34,30 @@ def output(text: str) -> Path:
     """A file to write, as an argument.
 
     Raises:
-        KTError: its name ends like a folder's, which a `Path` would forget.
+        KTError: it has no name, or one that ends like a folder's, which a `Path` would forget.
     """
-    if text and os.path.basename(text) in ("", os.curdir):
+    if not text:
+        raise KTError("an empty name is given where a file is to be written")
+    if os.path.basename(text) in ("", os.curdir):
         raise not_written(text, IsADirectoryError(errno.EISDIR, "Is a directory"))
     return Path(text)
 
 
-def seed(text: str) -> int:
-    """A seed that PyTorch accepts, as an argument."""
-    if not 0 <= (number := int(text)) < 2**63:
-        raise ValueError
-    return number
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            wanted = f"a whole number from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"got {text!r}; accepts {wanted}")
+        return number
+
+    return parse
+
+
+seed = whole(0, SEEDS - 1)
+"""A seed that PyTorch accepts, as an argument."""
