@@ -7,7 +7,6 @@ plain PyTorch loop: from the same initial weights, over the same images, flips a
 alone can set the accuracies on the test images apart; the difference is taken network by network.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.command import Parser, count, start
 from kt import ensemble
 from kt.ensemble import Compute, Recipe, cpu_engine
 from kt.images import ImageSet, load_images, ordered_batches, training_batches
@@ -69,10 +69,10 @@ def by_engine(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", choices=RECIPES, default="digits")
-    parser.add_argument("--networks", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--networks", type=count, default=32)
+    parser.add_argument("--epochs", type=count, default=10)
     options = parser.parse_args()
     images, test = load_images(options.images, Path("data"))
     recipe = Recipe(epochs=options.epochs, **RECIPES[options.images])
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

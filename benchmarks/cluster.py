@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command import Parser, count, some, start
 from benchmarks.generate import training_images
 from benchmarks.nodes import Nodes
 from benchmarks.process import alone, seconds
@@ -153,25 +154,23 @@ def killed_once(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, does: Callable, networks: int, images: int) -> argparse.ArgumentParser:
         own = commands.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        own.add_argument("--networks", type=int, default=networks, help="that are generated")
-        own.add_argument("--epochs", type=int, default=1, help="of each step")
-        own.add_argument("--images", type=int, default=images, help="of an epoch")
+        own.add_argument("--networks", type=count, default=networks, help="that are generated")
+        own.add_argument("--epochs", type=count, default=1, help="of each step")
+        own.add_argument("--images", type=count, default=images, help="of an epoch")
         own.set_defaults(does=does)
         return own
 
     timing = command("overhead", overhead, 256, 20000)
-    timing.add_argument("--per-stream", type=int, default=32, help="networks of a part")
-    timing.add_argument("--turns", type=int, default=2, help="the best counts")
+    timing.add_argument("--per-stream", type=count, default=32, help="networks of a part")
+    timing.add_argument("--turns", type=count, default=2, help="the best counts")
     killing = command("kills", kills, 64, 4000)
-    killing.add_argument("--runs", type=int, default=20, help="with a kill in each")
-    killing.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
+    killing.add_argument("--runs", type=count, default=20, help="with a kill in each")
+    killing.add_argument("--seed", type=some, default=1, help="of the moments of the kills")
     driving = command("drive", drive, 64, 4000)
     driving.add_argument("address", help="of the cluster")
     driving.add_argument("out", type=Path, help="folder of the store")
@@ -180,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,6 @@ are the steps of `kt.compress`: whitened, their lengths falling as `merge` learn
 networks. Each kind takes the length of its longest step that does best on 1,000 other images.
 """
 
-import argparse
 import copy
 import math
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import Parser, count, start
 from kt.images import load_images
 from kt.real import Schedule, compress
 from kt.real.blocks import find
@@ -66,10 +66,10 @@ def ways(original: nn.Module, images: Tensor, blocks: int) -> dict[str, Way]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=["resnet20", "resnet56"], default="resnet20")
     parser.add_argument("--keep", type=float, default=0.25)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 50])
+    parser.add_argument("--steps", type=count, nargs="+", default=[8, 50])
     options = parser.parse_args()
     depth = int(options.network.removeprefix("resnet"))
     original = published(depth).eval().requires_grad_(False)
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,13 +8,13 @@ the plain loop does them, and shown beside the processor's multiply-add peak; th
 positions that the latter block does not read, so it may pass it.
 """
 
-import argparse
 import time
 
 import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from benchmarks.command import Parser, count, start
 from benchmarks.generate import BATCH, Pictures, multiply_add_peak, training_images
 from kt import ensemble
 from kt.ensemble import Compute, cpu_engine
@@ -43,10 +43,10 @@ def plain_loop(networks: dict, small: dict, images: ImageSet, count: int) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=100, help="evaluated by the ensemble")
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=count, default=100, help="evaluated by the ensemble")
+    parser.add_argument("--images", type=count, default=10_000)
+    parser.add_argument("--plain-networks", type=count, default=2, help="in the plain loop")
     options = parser.parse_args()
 
     images, name = training_images(options.images)
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

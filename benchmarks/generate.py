@@ -14,7 +14,6 @@ The limit is the processor's multiply-add peak: a loop that stays in registers, 
         python -m benchmarks.generate
 """
 
-import argparse
 import ctypes
 import os
 import statistics
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.command import MOST, Parser, count, some, start, whole
 from benchmarks.process import peak_memory, seconds
 from kt.ensemble import cpu_engine, cpu_library, cuda_engine, torch_engine
 from kt.images import ImageSet, fitted, load_images, training_batches
@@ -183,16 +183,20 @@ def multiply_add_peak(threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=32, help="trained together by an engine")
-    parser.add_argument("--steps", type=int, default=20, help="batches of 128 images")
-    parser.add_argument("--plain-networks", type=int, default=2, help="in the plain loop")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=count, default=32, help="trained together by an engine")
+    parser.add_argument("--steps", type=whole(3, MOST), default=20, help="batches of 128 images")
+    parser.add_argument("--plain-networks", type=count, default=2, help="in the plain loop")
     parser.add_argument("--target", choices=TARGETS, default="conv", help="small block of step 2")
-    parser.add_argument("--loaders", type=int, default=0, help="the plain loop's loading processes")
-    parser.add_argument("--channels", type=int, default=PAPER.channels)
-    parser.add_argument("--hidden", type=int, default=PAPER.hidden)
-    parser.add_argument("--image-channels", type=int, choices=[1, 3], default=PAPER.image_channels)
-    parser.add_argument("--image-size", type=int, default=PAPER.image_size)
+    parser.add_argument(
+        "--loaders", type=some, default=0, help="the plain loop's loading processes"
+    )
+    parser.add_argument("--channels", type=count, default=PAPER.channels)
+    parser.add_argument("--hidden", type=count, default=PAPER.hidden)
+    parser.add_argument(
+        "--image-channels", type=count, choices=[1, 3], default=PAPER.image_channels
+    )
+    parser.add_argument("--image-size", type=count, default=PAPER.image_size)
     options = parser.parse_args()
 
     threads, target = torch.get_num_threads(), options.target
@@ -264,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

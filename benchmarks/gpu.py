@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command import Parser, start
 from benchmarks.gpu_parts import (
     MARK,
     ROOT,
@@ -123,7 +124,7 @@ def cell(row: Row, name: str) -> str:
 
 def main() -> None:
     parts = {measure.__name__: measure for measure in PARTS}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), metavar="PART")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--part", choices=parts, help=argparse.SUPPRESS)
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,6 @@ is one of each training, at batch 128. What happens once for a network, whatever
 weights and files), is clocked by itself. Small numbers of networks are repeated for their median.
 """
 
-import argparse
 import itertools
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from unittest import mock
 import pandas as pd
 import torch
 
+from benchmarks.command import Parser, count, start
 from benchmarks.generate import BATCH, LR, MOMENTUM, training_images
 from benchmarks.process import alone
 from kt import ensemble
@@ -27,7 +27,7 @@ from kt.ensemble import Compute, Recipe
 from kt.pairs import generate
 from kt.pairs.generate import Plan
 from kt.pairs.store import write_store
-from kt.run.files import save_tensors
+from kt.run.files import check_output, reading, save_tensors
 from stages.figures import lines, style
 
 PER_STREAM = 256
@@ -80,15 +80,16 @@ def _generate(networks: int, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=4, help="batches of 128 images")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--largest", type=count, default=10_000)
+    parser.add_argument("--steps", type=count, default=4, help="batches of 128 images")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and figure")
     parser.add_argument("--draw", action="store_true", help="draw the table that is there anew")
     options = parser.parse_args()
     if options.draw:
         return draw(options.out)
 
+    check_output(options.out / "growth.csv")
     counts = [2**i for i in range(4, options.largest.bit_length()) if 2**i < options.largest]
     rows = []
     print(f"{'networks':>9}{'seconds':>9}{'once, ms':>10}{'ms/step':>9}{'peak GiB':>10}")
@@ -111,9 +112,11 @@ def main() -> None:
 
 
 def draw(folder: Path) -> None:
-    table = pd.read_csv(folder / "growth.csv")
+    path = folder / "growth.csv"
+    with reading(path, "run without --draw to make it"):
+        table = pd.read_csv(path)
     style.save(lines.growth(table, LIMIT_GIB), folder / "growth.png")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,10 +6,9 @@ The weights are those of the default translator. The first step includes what an
 when it is first used.
 """
 
-import argparse
-
 import torch
 
+from benchmarks.command import Parser, count, start
 from benchmarks.process import alone, seconds
 from kt.run.optimizer import Adam
 from kt.run.threads import one_thread
@@ -36,8 +35,8 @@ def measure(kind: str, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200)
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=count, default=200)
     options = parser.parse_args()
     print(f"{'':27}{'first step, s':>14}{'others, ms':>12}")
     for kind in KINDS:
@@ -46,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,12 +7,12 @@ number of networks. With `--images 8` instead of a whole batch the maps that are
 passes stay in the caches: the difference is what memory costs.
 """
 
-import argparse
 import ctypes
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import Parser, count, start
 from benchmarks.generate import BATCH, LR, MOMENTUM, training_images
 from benchmarks.process import seconds
 from kt.ensemble import cpu_library
@@ -70,11 +70,11 @@ def milliseconds(images: torch.Tensor, labels: torch.Tensor, sizes: Sizes, round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=PAPER.channels)
-    parser.add_argument("--hidden", type=int, default=PAPER.hidden)
-    parser.add_argument("--images", type=int, default=BATCH, help="of the batch")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=count, default=PAPER.channels)
+    parser.add_argument("--hidden", type=count, default=PAPER.hidden)
+    parser.add_argument("--images", type=count, default=BATCH, help="of the batch")
+    parser.add_argument("--rounds", type=count, default=20)
     options = parser.parse_args()
 
     sizes = Sizes(channels=options.channels, hidden=options.hidden)
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,6 @@ The plain way saves each pair with `torch.save` and reads it back in a `Dataset`
 from the page cache: the second pass over the pairs is timed. The weights are random numbers.
 """
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.command import MOST, Parser, count, existing, some, start, whole
 from benchmarks.process import alone, seconds
 from kt.networks.blocks import Network, initial_weights
 from kt.networks.weights import Weights
@@ -96,12 +96,16 @@ def read_files(folder: Path, count: int, loaders: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=65_536, help="28 kB each")
-    parser.add_argument("--plain-pairs", type=int, default=4096, help="written one by one")
-    parser.add_argument("--loaders", type=int, default=0, help="the plain way's loading processes")
-    parser.add_argument("--batches", type=int, default=64, help="of random pairs, read from shards")
-    parser.add_argument("--folder", type=Path, help="where there is room [the temporary folder]")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=whole(8, MOST), default=65_536, help="28 kB each")
+    parser.add_argument("--plain-pairs", type=count, default=4096, help="written one by one")
+    parser.add_argument("--loaders", type=some, default=0, help="the plain way's loading processes")
+    parser.add_argument(
+        "--batches", type=count, default=64, help="of random pairs, read from shards"
+    )
+    parser.add_argument(
+        "--folder", type=existing, help="where there is room [the temporary folder]"
+    )
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
@@ -131,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

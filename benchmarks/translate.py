@@ -6,12 +6,12 @@ Both on one core. Without a translator's file an untrained `merge` of the defaul
 work. The blocks agree but where rounding tips the choice among channels that do equally well.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import Parser, count, start
 from kt.ensemble import Compute
 from kt.images import load_images
 from kt.networks.blocks import Network, initial_weights
@@ -20,9 +20,9 @@ from kt.translators.merge import Merge, MergeConfig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=1024)
-    parser.add_argument("--plain-networks", type=int, default=16)
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=count, default=1024)
+    parser.add_argument("--plain-networks", type=count, default=16)
     parser.add_argument("--translator", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

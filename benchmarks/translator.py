@@ -8,7 +8,6 @@ the same mixer for the same number of passes, in turns and each time in a fresh 
 pass is reported. FLOP are those of the matrix products.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import Parser, count, some, start
 from benchmarks.process import alone, seconds
 from benchmarks.store import Files, write_files, write_shards
 from kt.networks.weights import Weights, part
@@ -96,13 +96,15 @@ def flop(layers: int, batch: int = 8) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=8, help="of the mixer")
-    parser.add_argument("--passes", type=int, default=2, help="over the pairs, in each turn")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--loaders", type=int, default=0, help="the plain loop's loading processes")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=count, default=512)
+    parser.add_argument("--batch", type=count, default=128)
+    parser.add_argument("--layers", type=some, default=8, help="of the mixer")
+    parser.add_argument("--passes", type=count, default=2, help="over the pairs, in each turn")
+    parser.add_argument("--turns", type=count, default=2)
+    parser.add_argument(
+        "--loaders", type=some, default=0, help="the plain loop's loading processes"
+    )
     options = parser.parse_args()
 
     each, rate = flop(options.layers), 0.0
@@ -133,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

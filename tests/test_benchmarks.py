@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import cost, generate, gpu, gpu_parts
+from benchmarks import command, cost, generate, gpu, gpu_parts
 from kt.ensemble import cuda_engine, torch_engine
 from kt.networks.blocks import Sizes
 from tests.conftest import usual_params
@@ -111,3 +111,29 @@ def test_speed_is_measured_of_every_engine_on_its_device(monkeypatch, capsys):
     assert not [row for row in rows if "failed" in row]
     assert {call["device"] for call in called if call["engine"] is cuda_engine} == {"cuda"}
     assert {row["times the plain loop"] for row in rows} == {1.0, 4.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("generate", "--networks 0", "--networks: got '0'; accepts a whole number from 1 "),
+        ("generate", "--steps 2", "--steps: got '2'; accepts a whole number from 3 "),
+        ("generate", "--image-size 3", "image_size: got 3"),
+        ("generate", "--target none", "--target: invalid choice"),
+        ("store", "--pairs x", "--pairs: got 'x'"),
+        ("store", "--folder nowhere", "'nowhere' is no folder"),
+        ("translate", "--networks 1 --translator nowhere", "nowhere is missing"),
+        ("translator", "--loaders -1", "--loaders: got '-1'; accepts a whole number from 0 "),
+        ("growth", "--draw --out nowhere", "growth.csv is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_benchmarks_command_line_is_one_line(
+    name, arguments, words, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
+    module = pytest.importorskip(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as end:
+        command.start(module.main)
+    errors = capsys.readouterr().err
+    assert end.value.code in (1, 2) and words in errors and errors.count("\n") == 1
