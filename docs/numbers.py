@@ -30,28 +30,40 @@ def refreshed(text: str) -> str:
     """A document's text with every marked number as the results have it now.
 
     Raises:
-        KeyError: a result has no such entry.
+        ValueError: a result cannot be read, or has no such number.
     """
     return NUMBER.sub(_written, text)
 
 
 def _written(found: re.Match) -> str:
-    value = json.loads((ROOT / found["file"]).read_text())
-    for key in found["key"].split("."):
-        value = value[key]
-    mean = value["mean"] if isinstance(value, dict) else value
-    decimals = len(found["mean"].partition(".")[2])
-    interval = f" ± {value['ci95']:.{decimals}f}" if found["interval"] else ""
-    return f"{mean:,.{decimals}f}{interval}{found['behind']}"
+    try:
+        value = json.loads((ROOT / found["file"]).read_text())
+        for key in found["key"].split("."):
+            value = value[key]
+        mean = value["mean"] if isinstance(value, dict) else value
+        decimals = len(found["mean"].partition(".")[2])
+        interval = f" ± {value['ci95']:.{decimals}f}" if found["interval"] else ""
+        return f"{mean:,.{decimals}f}{interval}{found['behind']}"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{found['file']}:{found['key']} is no such number ({why})") from None
 
 
 def main() -> None:
-    check = "--check" in sys.argv[1:]
-    stale = [path for path in documents() if refreshed(path.read_text()) != path.read_text()]
-    for path in stale:
+    if unknown := [word for word in sys.argv[1:] if word != "--check"]:
+        sys.exit(f"error: {unknown[0]!r} is no argument; accepts --check")
+    check, stale = "--check" in sys.argv[1:], {}
+    for path in documents():
+        try:
+            text = path.read_text(encoding="utf-8")
+            if (new := refreshed(text)) != text:
+                stale[path] = new
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {path.relative_to(ROOT)}: {error}")
+    for path, new in stale.items():
         print(f"{'is out of date' if check else 'updated'}: {path.relative_to(ROOT)}")
         if not check:
-            path.write_text(refreshed(path.read_text()))
+            path.write_text(new, encoding="utf-8")
     sys.exit(bool(check and stale))
 
 

@@ -41,8 +41,22 @@ def test_a_changed_result_changes_the_document(tmp_path, monkeypatch):
         "0.5 % <!-- r.json:b.c -->": "4.2 % <!-- r.json:b.c -->",
     }.items():
         assert numbers.refreshed(before) == after
-    with pytest.raises(KeyError):
-        numbers.refreshed("1.0 <!-- r.json:nothing -->")
+    for mark in ("r.json:nothing", "none.json:a", "r.json:a.mean.x", "r.json:b"):
+        with pytest.raises(ValueError, match=f"^{mark} is no such number"):
+            numbers.refreshed(f"1.0 <!-- {mark} -->")
+    with pytest.raises(ValueError, match="is no such number"):  # it has no interval
+        numbers.refreshed("1.0 ± 0.1 <!-- r.json:b.c -->")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"], ["--chekc"]])
+def test_what_is_wrong_with_a_result_or_an_argument_is_one_line(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(numbers, "ROOT", tmp_path)
+    monkeypatch.setattr(numbers.sys, "argv", ["numbers.py", *arguments])
+    (tmp_path / "README.md").write_text("1.0 <!-- r.json:a -->")
+    with pytest.raises(SystemExit) as end:
+        numbers.main()
+    assert re.fullmatch("error: (README.md: r.json:a|'--chekc') is no .*", end.value.code)
+    assert (tmp_path / "README.md").read_text() == "1.0 <!-- r.json:a -->"
 
 
 def test_every_comment_that_names_a_result_marks_a_number():
