@@ -10,6 +10,7 @@ from kt.run.errors import KTError
 from stages.common import kinds
 from stages.common.base import params
 from stages.common.base.checks import read_yaml
+from stages.tables.cells.settings import Cells
 from tests.tiny_params import usual
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,3 +243,16 @@ def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
         load(tmp_path, "train: [1, 2\nmodel: {")
     with pytest.raises(KTError, match="missing: run from the repository's root"):
         params.load(tmp_path / "elsewhere" / "params.yaml")
+
+
+def test_a_rate_that_cannot_be_is_told_by_its_own_key(tmp_path, monkeypatch):
+    file = tmp_path / "tables" / "table3" / "params.yaml"
+    file.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rates = "sizes: [small]\ndropout: [0, %s]\n"
+    file.write_text(rates % "0.5")
+    assert params.settings_of("table3", Cells).names() == ["small/0", "small/0.5"]
+    for value in ("'0.1'", "true", "null", "1.5"):
+        file.write_text(rates % value)
+        with pytest.raises(KTError, match=r": dropout\.1: got .*; input should be (a va|less)"):
+            params.settings_of("table3", Cells)

@@ -1,8 +1,9 @@
 """The typed form of the tables' parameters: tables/*/params.yaml."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
 from kt.networks.blocks import CONVOLUTIONAL, TARGETS
 from kt.run.errors import KTError
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
 else:
     Size = Literal[tuple(SIZES)]
 """A size of the paper's translator (its Table 2), or a third of its small one."""
-Rate = Annotated[int | float, Field(ge=0, lt=1)]
+
+
+def _as_written(value: Any, check: Callable[[Any], float]) -> int | float:
+    """A value that is accepted, as it is."""
+    check(value)
+    return value
+
+
+Rate = Annotated[Fraction, WrapValidator(_as_written)]
 """Of dropout. An integer stays one: DVC names a cell as the parameters write it, 0 or 0.0."""
 ByScale = Annotated[dict[str, Count], Field(min_length=1)]
 AUGMENTATIONS = ("masking", "noise")
