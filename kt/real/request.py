@@ -46,7 +46,10 @@ def require_possible(
         raise KTError(f"model is a {type(model).__name__}; it accepts a torch.nn.Module")
     given = tensors(example)
     require_plain("example", given)
-    if not given or not given[0].ndim or not size(example):
+    if given and not (given[0].ndim and size(example)):
+        shape = tuple(given[0].shape)
+        raise KTError(f"example is of shape {shape}; it accepts one example or more, side by side")
+    if not given:
         what = "a tensor, a tuple of inputs, or a mapping by name, one example or more"
         raise KTError(f"example is {type(example).__name__}; it accepts {what}")
     if isinstance(keep, Mapping):
