@@ -4,6 +4,7 @@ The rest of the library works on many networks at once; here a network is a plai
 """
 
 import copy
+import os
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from kt.networks.blocks import (
 )
 from kt.networks.given import given, like, require_alike, require_large
 from kt.networks.weights import Weights, part, prefixed, stack_of_one
+from kt.run.arguments import output
 from kt.run.bounds import require_bounds
 from kt.run.errors import KTError
 from kt.run.files import problem, require_tensors, save_tensors
@@ -116,7 +118,9 @@ def save_network(path: Path | str, network: Network) -> None:
         KTError: the network cannot be (`kt.networks.given`), or the file cannot be written.
     """
     given(network)
-    save_tensors(path_of(path), weights(network), seal=True)
+    place = path_of(path)
+    output(os.fspath(path))  # a folder's name, say, which a `Path` would forget to be one
+    save_tensors(place, weights(network), seal=True)
 
 
 @usual_settings()

@@ -345,3 +345,10 @@ def test_numbers_of_numpy_are_numbers():
     ):  # fmt: skip
         plain, given = ask(int, float).state_dict(), ask(np.int64, np.float32).state_dict()
         assert all(torch.equal(given[name], tensor) for name, tensor in plain.items())
+
+
+def test_a_network_is_not_saved_under_the_name_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KTError, match=r"models/ could not be written .*: name a file"):
+        kt.save_network("models/", kt.Network())
+    assert not list(tmp_path.iterdir())
