@@ -228,3 +228,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatc
         save_tensors(path, {"x": torch.zeros(3)})
     assert load_tensors(path)["x"].tolist() == [1, 1, 1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("leftover", ["file", "link"])
+def test_what_is_in_the_way_of_a_store_is_no_obstacle(leftover, tmp_path):
+    building = tmp_path / ".pairs.partial"
+    building.touch() if leftover == "file" else building.symlink_to("nowhere")
+    whole = write(tmp_path / "pairs", [3])
+    assert torch.equal(Pairs(tmp_path / "pairs").read("small")["small.fc"], whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs"]

@@ -70,7 +70,8 @@ def write_store(
     """
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
-    with writing(folder):
+    with writing(building):
+        building.unlink(missing_ok=True)  # no folder, but a file or a link
         building.mkdir(parents=True)
     pieces = _cut(parts, shard_size)
     try:
