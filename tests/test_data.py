@@ -242,3 +242,19 @@ def test_images_that_no_memory_holds_are_refused_before_they_are_made(monkeypatc
     data = ImageSet(torch.zeros(100, 28, 28, dtype=torch.uint8), torch.zeros(100))
     with pytest.raises(KTError, match=r"100 images of 4096 x 4096 pixels needs 6\.25 GiB"):
         fitted(data, 1, 4096)
+
+
+def test_one_file_that_is_lacking_beside_others_is_named(tmp_path, monkeypatch):
+    def download(*where, **how):
+        raise RuntimeError("Error downloading")
+
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in downloaded.MNIST_MD5:
+        (raw / name).write_bytes(b"x")
+        monkeypatch.setitem(downloaded.MNIST_MD5, name, hashlib.md5(b"x").hexdigest())
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    monkeypatch.setenv("KT_DATA_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr("torchvision.datasets.MNIST", download)
+    with pytest.raises(KTError, match=r"that holds MNIST/raw/t10k-labels-idx1-ubyte.gz, too"):
+        load_images("mnist", tmp_path / "data")

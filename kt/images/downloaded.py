@@ -19,7 +19,8 @@ from kt.run.errors import KTError
 from kt.run.files import MALFORMED, damaged, reading, replacing, writing
 
 Data = TypeVar("Data")
-DIGITS = "MNIST/ and USPS/, or use the embedded 'digits' and 'glyphs'"
+EMBEDDED = ", or use the embedded 'digits' and 'glyphs'"
+DIGITS = f"MNIST/ and USPS/{EMBEDDED}"
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -39,10 +40,15 @@ def mnist(folder: Path) -> tuple[ImageSet, ImageSet]:
 
     root = folder / "torchvision"
     raw = root / "MNIST" / "raw"
-    for name, md5 in MNIST_MD5.items():
-        _fetch("MNIST/raw", [name, f"{name}.gz"], raw / name, md5)
+    lacking = [
+        name
+        for name, md5 in MNIST_MD5.items()
+        if _fetch("MNIST/raw", [name, f"{name}.gz"], raw / name, md5) is None
+    ]
+    whole = len(lacking) in (0, len(MNIST_MD5))
+    held = DIGITS if whole else f"MNIST/raw/{lacking[0]}.gz, too{EMBEDDED}"
     train, test = (
-        from_torchvision("mnist", DIGITS, partial(MNIST, root, train=split, download=True))
+        from_torchvision("mnist", held, partial(MNIST, root, train=split, download=True))
         for split in (True, False)
     )
     return (
