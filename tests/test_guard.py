@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         (KTError("a\nb"), 1, "error: a b\n"),
         (KeyboardInterrupt(), 1, "interrupted: kept\n"),
-        (OSError(errno.ENOSPC, "No space left"), 1, "No space left: kept\n"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            1,
+            "where it is written to, the standard output perhaps: kept\n",
+        ),
         (OSError(errno.EMFILE, "Too many open files"), 1, "Too many open files: kept\n"),
         (RuntimeError("can't start new thread"), 1, "lower KT_WORKERS: kept\n"),
         (FileNotFoundError(2, "No usable temporary directory"), 1, "set TMPDIR: kept\n"),
@@ -121,7 +125,8 @@ def test_a_full_standard_output_is_one_line(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "No space left on device where it is written to, the standard output" in done.stderr
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])

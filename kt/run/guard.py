@@ -92,6 +92,8 @@ def explained(error: BaseException, folder: Path = SCRATCH, kept: str = "") -> t
     if isinstance(error, KTError):
         return f"error: {text}", 1
     if isinstance(error, OSError) and error.errno in USERS:
+        if error.filename is None and error.errno in FULL:  # files' errors name them
+            text = f"{error.strerror} where it is written to, the standard output perhaps"
         return f"error: {text}{behind}", 1
     if (remedy := next((LACKING[words] for words in LACKING if words in text), None)) is not None:
         return f"error: {text}: {remedy}{behind}", 1
