@@ -62,8 +62,6 @@ def main(params: Params, compute: Compute) -> None:
 def draw(folder: Path) -> None:
     """Draw the table in a scale's folder."""
     metrics = inputs.read_json(folder / "curve.json")
-    if "ceiling" not in metrics and "retrained" in metrics:  # older than the better of two ways
-        metrics["ceiling"] = metrics["retrained"] | {"by": "retrained"}
     points = pd.DataFrame(
         {
             "networks": count,
