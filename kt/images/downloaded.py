@@ -72,7 +72,8 @@ def usps(folder: Path) -> tuple[ImageSet, ImageSet]:
         if at_hand is not None:
             _require_range(at_hand)
         make = partial(USPS, str(root), train=train, download=at_hand is None)
-        data = from_torchvision("usps", DIGITS, make, at_hand)
+        held = DIGITS if train else f"USPS/{name}, too{EMBEDDED}"  # the other file is there
+        data = from_torchvision("usps", held, make, at_hand)
         if len(data.data) != size or not {*data.targets} <= {*range(CLASSES)}:
             what = f"{len(data.data)} images of classes {sorted({*data.targets})}"
             raise damaged(at_hand or root / name, f"{what}, not {size} of 0 to 9", AGAIN)
