@@ -1,5 +1,6 @@
 """Weights in and out of files, the command line, ONNX."""
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -18,8 +19,9 @@ import kt
 from kt.__main__ import main
 from kt.images.pictures import picture
 from kt.real import Schedule, files
-from kt.real.command import made_by, positive, run, whole
+from kt.real.command import made_by, run
 from kt.real.graph import call
+from kt.run.arguments import whole
 from kt.run.errors import KTError
 from tests.real_networks import NETWORKS, Residual, made
 from tests.test_real import few
@@ -204,10 +206,11 @@ def test_a_count_of_batches_that_is_none_is_refused(value, tmp_path):
         kt.load(Residual, tmp_path / "w")
 
 
-@pytest.mark.parametrize("read, text", [(whole, "-1"), (whole, "9" * 30), (positive, "0")])
-def test_numbers_that_cannot_be_are_refused(read, text):
-    with pytest.raises(ValueError):
-        read(text)
+@pytest.mark.parametrize("text", ["0", "-1", "9" * 30, "1.5", "x", ""])
+def test_numbers_that_cannot_be_are_refused_with_what_can(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"accepts a whole number from 1 to 1000$"):
+        whole(1, 1000)(text)
+    assert whole(1, 1000)("1000") == 1000
 
 
 def test_weights_without_values_are_refused(tmp_path):

@@ -46,7 +46,7 @@ def fail(error):
         ),
         (MemoryError(), 1, "error: there is not enough memory (MemoryError): make it smaller: run"),
         (torch.OutOfMemoryError("CUDA out of memory"), 1, "not enough memory (CUDA out of memory)"),
-        (OSError(28, "No space left on device"), 1, "No space left on device: run again to go on"),
+        (OSError(28, "No space left on device"), 1, "the standard output perhaps: run again to go"),
         (KTError("the user's"), 1, "error: the user's"),
         (KeyboardInterrupt(), 1, "interrupted: run again to go on from what is kept in .kt/"),
     ],
