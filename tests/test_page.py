@@ -49,7 +49,7 @@ def test_a_table_writes_and_reads_a_mean_with_its_interval():
 
 def test_few_updates_are_called_a_smoke_run():
     few, many = ({"updates": count, "late_fall": 0.5} for count in (999, 1000))
-    assert output.trained_with({"mixer": [few]}).endswith("*Smoke runs*: all of these.")
+    assert output.trained_with({"mixer": [few]}).endswith("mixer 999. *Smoke runs*: all of these.")
     assert output.trained_with({"mixer": [few], "merge": [many]}).endswith("*Smoke runs*: mixer.")
     assert "Smoke" not in output.trained_with({"mixer": [few, many]})
 
@@ -59,6 +59,20 @@ def test_a_caption_counts_trainings_whose_loss_had_stopped_falling():
     cells = [{"updates": 1000, "late_fall": fall} for fall in falls]
     said = output.trained_with({"mixers": cells, "merge": cells[1:2]})
     assert said.endswith("*converged*: mixers 2 of 4, merge 0 of 1.")
+    said = output.trained_with({"mixers": cells, "few": [{"updates": 12, "late_fall": 0.0}]})
+    assert said.endswith("*converged*: mixers 2 of 4. *Smoke runs*: few.")
+
+
+def test_of_many_others_a_sentence_names_the_nearest():
+    others = {f"no. {mean}": of(mean, 1) for mean in (10, 30, 20, 25, 15)} | {"high": of(90, 1)}
+    assert findings.standing("merge", of(50, 1), others) == (
+        "merge (50.00 ± 1.00) is ahead of 5 of 6, of which the nearest is: no. 30 (30.00 ± 1.00). "
+        "It is behind: high."
+    )
+
+
+def test_no_zero_of_a_table_has_a_sign():
+    assert output.spread(of(-0.001, 0)) == "0.00 ± 0.00"
 
 
 def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatch):

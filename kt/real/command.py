@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--of",
         choices=("multiply-adds", "parameters"),
         default="multiply-adds",
-        help="[%(default)s]",
+        help="what --keep is a share of [%(default)s]",
     )
     command.add_argument(
         "--images", type=place, help="folder of unlabelled images; without, they are drawn"
@@ -78,8 +78,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="make widths multiples of N [1]",
     )
-    command.add_argument("--steps", type=whole(0, MOST), help=f"on the answers [{Schedule.steps}]")
-    command.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
+    command.add_argument(
+        "--steps",
+        type=whole(0, MOST),
+        help=f"of bringing the answers to the images back [{Schedule.steps}]",
+    )
+    command.add_argument("--seed", type=seed, default=0, help="of everything random [%(default)s]")
     command.add_argument("--onnx", type=output, help="also write the network as ONNX")
     command.add_argument("--report", type=output, help="also write the report, as Markdown")
     command.add_argument("--force", action="store_true", help="write even onto the file read")

@@ -129,6 +129,8 @@ def train(
             bar.update()
 
         for number, training in enumerate(trainings, 1):
+            if repeats > 1:
+                bar.set_description(f"translator, seed {number} of {repeats}")
             model = make_model(params, training.seed)
             own = material.drawn_from(training.seed)
             objective = kinds.objective(model, params, own)

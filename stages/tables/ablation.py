@@ -29,6 +29,7 @@ def main(params: Params, compute: Compute) -> None:
         rows[name] = row | {"translation": row["translation"] | output.beside(row["accuracies"])}
     over_seeds = measured.read("train")["over_seeds"]
     rows["translation"]["translation"]["over_seeds"] = over_seeds
+    rows["translation"] |= {"networks": params.active.pairs, "updates": params.updates}
     lines = pd.DataFrame([in_words(row, baselines) for row in rows.values()])
     caption = (
         f"{output.protocol(params)}. {output.yardstick(baselines)} {output.over_seeds(params)} "
@@ -47,7 +48,7 @@ def in_words(row: dict, baselines: dict) -> dict[str, str]:
         "row": row["label"],
         "accuracy": output.spread(test),
         "n": test["n"],
-        "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
+        "gap, %": f"{output.gap(test['mean'], baselines):z.0f}",
         **output.told(test),
         "images": row.get("images", "none"),
         "seen": f"{row['training']['mean']:.2f}" if "training" in row else "",

@@ -42,7 +42,7 @@ def main(params: Params, compute: Compute) -> None:
             "unseen": output.spread(point["translation"]),
             "n": point["translation"]["n"],
             "seen": f"{point['training']['mean']:.2f}",
-            "gap, %": f"{gap:.1f}",
+            "gap, %": f"{gap:z.1f}",
             **output.told(output.beside(point["accuracies"])),
         }
         for (count, point), gap in zip(points.items(), gaps, strict=True)

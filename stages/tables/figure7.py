@@ -44,7 +44,7 @@ def main(params: Params, compute: Compute) -> None:
         "images, in bins of 5 %; the table shows means with their 95 % intervals (Student). The "
         f"blocks are random ones, translations by {mixers.named(params, SIZE)}, and "
         f"translations by the main job's translator ({params.model.kind}). Selection networks "
-        f"chose the epochs. {output.yardstick(output.references())} {output.over_seeds(params)} "
+        f"chose the epochs. {output.yardstick(output.references())} "
         f"{output.trained_beside(params, SIZE)}"
     )
     metrics = {name.replace(" ", "_").replace("'", ""): r for name, r in summaries.items()}

@@ -24,15 +24,21 @@ def findings(name: str, metrics: dict, table: pd.DataFrame) -> list[str]:
 
 
 def standing(label: str, own: Summary, others: dict[str, Summary]) -> str:
-    """Which others a mean is ahead of, within the interval of, or behind."""
+    """Which others a mean is ahead of, within the interval of, or behind; of many the nearest."""
     found: dict[str, list[str]] = {"ahead of": [], "within the interval of": [], "behind": []}
     for name, other in others.items():
         apart = abs(own["mean"] - other["mean"]) > own["ci95"] + other["ci95"]
         where = "ahead of" if own["mean"] > other["mean"] else "behind"
         found[where if apart else "within the interval of"].append(name)
-    words = ". It is ".join(
-        f"{where}: {'; '.join(names)}" for where, names in found.items() if names
-    )
+
+    def told(names: list[str]) -> str:
+        if len(names) <= NAMED:
+            return f": {'; '.join(names)}"
+        nearest = min(names, key=lambda name: abs(own["mean"] - others[name]["mean"]))
+        result = output.spread(others[nearest])
+        return f" {len(names)} of {len(others)}, of which the nearest is: {nearest} ({result})"
+
+    words = ". It is ".join(f"{where}{told(names)}" for where, names in found.items() if names)
     return f"{label} ({output.spread(own)}) is {words}."
 
 
@@ -216,6 +222,8 @@ def widths(metrics: dict, table: pd.DataFrame) -> list[str]:
     return words
 
 
+NAMED = 4
+"""How many others a sentence names, at most."""
 SHARES, ENOUGH = "of_own", 90
 """The key of those shares among a width's results; and what is asked of them, in percent."""
 BLOCKS = {

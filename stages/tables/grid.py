@@ -34,8 +34,7 @@ def main(params: Params, compute: Compute, table: str) -> None:
         f"pairs, the mixers in {epochs} epochs (the paper: 300,000 pairs, "
         f"{printed.EPOCHS[table]:,} epochs). "
         f"{output.trained_with({'mixers': results, MERGE: [merge]})} "
-        f"{output.yardstick(baselines)} "
-        f"{output.over_seeds(params)}"
+        f"{output.yardstick(baselines)}"
     )
     columns = list(rows[-1])  # blocks that need no translator have fewer columns
     lines = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")

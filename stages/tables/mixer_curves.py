@@ -40,6 +40,8 @@ def main(params: Params, compute: Compute) -> None:
         for share, point in zip(shares, curve["by_pairs"].values(), strict=True)
     ]
     trained = {labels[row]: list(cells.values()) for row, cells in found.items()}
+    others = any(ERRORS[1] in at for one in curves.values() for at in one["by_pairs"].values())
+    without = "" if others else "This scale has no pairs beside those, so no error on unseen ones. "
     caption = (
         f"{output.protocol(params)}. The mixer ({settings.size}) learns from more and more pairs, "
         "in as many updates each time. A row also has what the rows of the ablation before it add: "
@@ -47,6 +49,7 @@ def main(params: Params, compute: Compute) -> None:
         f"over the first half of the updates. *Error* is the paper's loss on pairs of the same "
         "kind as those learned from, in percent of that of always answering with the mean small "
         "block; where targets are aligned, in the order of hidden channels nearest to the answer. "
+        f"{without}"
         f"{' '.join(said(curves, labels, levels))} {output.yardstick(baselines)} "
         f"{output.trained_with(trained)}"
     )
@@ -83,7 +86,7 @@ def in_words(label: str, one: dict, point: dict, levels: dict) -> dict[str, obje
         "pairs": one["networks"],
         "unseen": output.spread(test),
         "n": test["n"],
-        "gap, %": f"{output.gap(test['mean'], levels):.0f}",
+        "gap, %": f"{output.gap(test['mean'], levels):z.0f}",
         **output.told(output.beside(one["accuracies"])),
         "seen": f"{one['training']['mean']:.2f}",
         "error on unseen, %": shown["unseen_error"],
@@ -105,7 +108,7 @@ def said(curves: dict[str, dict], labels: dict[str, str], levels: dict[str, dict
         start = f"from {counts[ahead.index(True)]:,} pairs on" if any(ahead) else "nowhere"
         words.append(
             f"*{labels[row]}* is ahead of random initialisation {start}, closes "
-            f"{gaps[-1]:.0f} % of the gap with all, and {HALF} % {pairs_for(HALF, counts, gaps)}."
+            f"{gaps[-1]:z.0f} % of the gap with all, and {HALF} % {pairs_for(HALF, counts, gaps)}."
         )
         if row == plain:
             best, worth = max(means), any(ahead)

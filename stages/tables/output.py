@@ -66,7 +66,7 @@ def folder(params: Params) -> Path:
 
 def spread(summary: dict) -> str:
     """A mean with its interval, as text."""
-    return f"{summary['mean']:.2f} ± {summary['ci95']:.2f}"
+    return f"{summary['mean']:z.2f} ± {summary['ci95']:.2f}"
 
 
 def parsed(spread: str) -> tuple[float, float]:
@@ -145,25 +145,30 @@ def over_seeds(params: Params) -> str:
     return (
         f"The main job's translator ({params.model.kind}), trained from {over['n']} seeds, has "
         f"{over['mean']:.2f} on average over all test networks, with a standard deviation of "
-        f"{over['std']:.2f} over seeds; rows are of one seed."
+        f"{over['std']:.2f} over seeds."
     )
 
 
 def trained_with(found: Mapping[str, Sequence[Mapping]]) -> str:
-    """How many updates translators were trained with, which were smoke runs, and which converged.
+    """How many updates translators were trained with; which were smoke runs, of others how many
+    converged.
 
     Args:
         found: the cells with `updates` and `late_fall` by the translators' names in words.
     """
     most = {name: max(cell["updates"] for cell in cells) for name, cells in found.items()}
-    ended = {name: sum(converged(cell) for cell in cells) for name, cells in found.items()}
-    words = ", ".join(f"{name} {count:,}" for name, count in most.items())
-    counted = ", ".join(f"{name} {ended[name]} of {len(cells)}" for name, cells in found.items())
-    said = f"*Updates* in training, at most: {words}; *converged*: {counted}."
     few = [name for name, count in most.items() if count < SMOKE]
+    words = ", ".join(f"{name} {count:,}" for name, count in most.items())
+    said = f"*Updates* in training, at most: {words}"
+    if counted := ", ".join(
+        f"{name} {sum(map(converged, cells))} of {len(cells)}"
+        for name, cells in found.items()
+        if name not in few
+    ):
+        said += f"; *converged*: {counted}"
     if not few:
-        return said
-    return f"{said} *Smoke runs*: {'all of these' if len(few) == len(most) else ', '.join(few)}."
+        return f"{said}."
+    return f"{said}. *Smoke runs*: {'all of these' if len(few) == len(most) else ', '.join(few)}."
 
 
 def converged(cell: Mapping) -> bool:

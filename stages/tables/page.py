@@ -26,7 +26,7 @@ TITLES = {
     "figure8": "Figure 8: networks trained on part of the images",
     "usps": "Section 5.5: transfer to another set of images",
     "ablation": "From the paper's translator to merge",
-    "mixer_curves": "How many pairs translation from weights alone takes",
+    "mixer_curves": "How many pairs the paper's mixer takes",
     "curve": "How many networks it takes",
     "epochs": "Networks trained for other numbers of epochs",
     "widths": "Widths that a translator has never seen",

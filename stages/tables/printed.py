@@ -61,7 +61,7 @@ def row(label: str, result: dict, baselines: dict[str, dict], printed: str = "")
         "best epoch on test": output.spread(result["paper_rule_best_on_test"]),
         "the paper's": printed,
         "n": test["n"],
-        "gap, %": f"{output.gap(test['mean'], baselines):.0f}",
+        "gap, %": f"{output.gap(test['mean'], baselines):z.0f}",
         **output.told(output.beside(result["accuracies"])),
         "seen": f"{result['training']['mean']:.2f}",
         "pairs": result["networks"],
@@ -76,7 +76,7 @@ def references(baselines: dict[str, dict]) -> list[dict]:
             "accuracy": output.spread(baselines[name]),
             "the paper's": BASELINES.get(name, ""),
             "n": baselines[name]["n"],
-            "gap, %": f"{output.gap(baselines[name]['mean'], baselines):.0f}",
+            "gap, %": f"{output.gap(baselines[name]['mean'], baselines):z.0f}",
             **output.told(baselines[name]),
         }
         for name in LABELS

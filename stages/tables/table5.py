@@ -47,7 +47,7 @@ def main(params: Params, compute: Compute) -> None:
         "weights that are set to 0, n the standard deviation of the noise added to them. *Chosen* "
         "is what did best on selection networks; the paper's number stands beside it, without its "
         f"m and n, which are not printed. {output.trained_with(trained)} "
-        f"{output.yardstick(baselines)} {output.over_seeds(params)}"
+        f"{output.yardstick(baselines)}"
     )
     output.write(params, TABLE, caption, metrics, pd.DataFrame(rows))
 

@@ -17,14 +17,20 @@ TERMS = {
     "mixer": "the paper's translator. It is given the large block's weights and learns from pairs "
     "of large and small blocks.",
     "merge": "ours. It is given the whole network's weights and has prototypes in its file. It "
-    "learns from networks and unlabelled images, without small blocks.",
+    "learns from networks and unlabelled images, without small blocks. A row is of one seed; the "
+    "ablation says how far seeds differ.",
     "best epoch on test": "accuracy by the paper's rule, which takes the best evaluation on the "
     "test networks and images themselves. Else selection networks and held-back images chose the "
     "translator's epoch.",
     "the paper's": "numbers go by that rule, on MNIST with 300,000 pairs.",
+    "weights alone": "nothing but the network's weights and what its batch norms stored goes into "
+    "a block: no image, no prototype. Four ways do so: pruning by norm; the mixer; merge's "
+    "encoder, without steps; pruning refitted and trained on strokes that are drawn to fit the "
+    "batch norms (`kt translate --weights-alone`).",
     "updates": "steps of a translator's training.",
     "converged": "the mean loss of the last tenth of the epochs is less than "
-    f"{STEADY:g} % below that of the tenth before.",
+    f"{STEADY:g} % below that of the tenth before. Smoke runs are not counted: their few epochs do "
+    "not tell.",
     "smoke run": f"a training of fewer than {SMOKE:,} updates. It shows what so little training "
     "reaches, not what the translator can reach.",
 }

@@ -131,7 +131,7 @@ def in_words(width: str, label: str, one: dict, results: dict, name: str) -> dic
         "accuracy": output.spread(results[name]),
         **output.told(results[name]),
         "n": results[name]["n"],
-        "gap, %": f"{results[name]['gap']:.1f}",
+        "gap, %": f"{results[name]['gap']:z.1f}",
         "of own, %": f"{share['percent']:.1f}" if share else "",
         "beside own": output.spread(share) if share else "",
         **given | {"images": given["images"] + labelled if given["images"] else ""},

@@ -78,7 +78,7 @@ def make(params: Params, compute: Compute, of: str) -> None:
             own,
         ),
         "weights_alone": (
-            f"from the weights alone: pruning, refitted on strokes, then {alone.STEPS} steps",
+            f"pruning, refitted on strokes, then {alone.STEPS} steps on them",
             lambda: alone.from_weights(target, networks, seed, compute, hidden),
             "none",
         ),
