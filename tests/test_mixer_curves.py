@@ -10,7 +10,7 @@ from stages.common.base.params import Params, merged, settings_of
 from stages.tables import mixer_curves
 from stages.tables.cells import mixer_curves as cells
 from stages.tables.cells import mixers, trained
-from stages.tables.cells.settings import Ablation, Augmentation, Grid, MixerCurves
+from stages.tables.cells.settings import Ablation, Augmentation, Grid, Kept, MixerCurves
 from tests.conftest import ROOT
 from tests.tiny_params import usual
 
@@ -55,12 +55,24 @@ def test_a_grid_has_no_cell_that_the_table_lacks():
 def test_what_study_does_not_have_is_refused_in_one_line():
     for make in (
         lambda: trained.target(STUDY, "mlp"),
-        lambda: mixers.changed(STUDY, "large"),
+        lambda: mixers.changed(STUDY, "base"),
         lambda: changed(trained.ablation(STUDY, "merge_checkpoints")),
     ):
         with pytest.raises(KTError, match="none for scale 'study'; there are some for") as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+def test_another_mixer_takes_the_large_one_s_place_where_that_costs_too_much():
+    params = mixers.changed(STUDY, "large")
+    assert (params.updates, params.model.hidden_size) == (10_240, 64)
+    assert mixers.named(STUDY, "large") == (
+        "the paper's mixer (third, dropout 0, 20 epochs on 32,768 pairs)"
+    )
+    both = {"dropout": 0.0, "epochs": {"study": 3}}
+    both["instead"] = {"study": {"size": "third", "dropout": 0.0, "epochs": 20}}
+    with pytest.raises(ValidationError, match="study is among epochs and instead: leave one"):
+        Kept.model_validate(both, strict=True)
 
 
 def test_every_point_of_a_curve_makes_as_many_updates_and_evaluations():

@@ -9,7 +9,7 @@ from stages.common.base.inputs import TRANSLATOR
 from stages.common.base.params import Params, settings_of
 from stages.common.evaluation import translator
 from stages.tables.cells import cell, paper
-from stages.tables.cells.settings import Kept, Size, epochs_of
+from stages.tables.cells.settings import Instead, Kept, Size, epochs_of
 
 TRANSLATORS = Path("tables/translators")
 
@@ -29,27 +29,31 @@ def load(params: Params, size: str, compute: Compute) -> Translator:
     return translator(path, changed(params, size), compute.device)
 
 
-def training_of(params: Params, size: str) -> tuple[float, int]:
-    """Its dropout, and the epochs of its training at the active scale."""
+def at_scale(params: Params, size: str) -> Instead:
+    """Its size, dropout and epochs at the active scale, where another may take its place."""
     settings = settings_of("mixers", dict[Size, Kept])
     cell.known(size, settings, "tables/params.yaml: mixers")
     kept = settings[size]
-    return kept.dropout, epochs_of(params, f"tables/params.yaml: mixers.{size}", kept.epochs)
+    if (other := kept.instead.get(params.scale)) is not None:
+        return other
+    epochs = epochs_of(params, f"tables/params.yaml: mixers.{size}", kept.epochs)
+    return Instead(size=size, dropout=kept.dropout, epochs=epochs)
 
 
 def named(params: Params, size: str) -> str:
     """Such a translator in words."""
-    dropout, epochs = training_of(params, size)
+    chosen = at_scale(params, size)
     return (
-        f"the paper's mixer ({size}, dropout {dropout:g}, {epochs} epochs on "
+        f"the paper's mixer ({chosen.size}, dropout {chosen.dropout:g}, {chosen.epochs} epochs on "
         f"{params.active.pairs:,} pairs)"
     )
 
 
 def changed(params: Params, size: str) -> Params:
     """The parameters that train it."""
-    dropout, epochs = training_of(params, size)
-    change = paper.mixer(params, size, epochs, {"train": {"dropout": dropout}})
+    chosen = at_scale(params, size)
+    own = {"train": {"dropout": chosen.dropout}}
+    change = paper.mixer(params, chosen.size, chosen.epochs, own)
     return params.changed(change, f"tables/params.yaml: mixers.{size}")
 
 

@@ -142,11 +142,26 @@ class Merge(Strict):
     hidden_size: Count
 
 
+class Instead(Strict):
+    """Another translator of the paper in one's place."""
+
+    size: Size
+    dropout: Fraction
+    epochs: Count
+
+
 class Kept(Strict):
-    """A translator of the paper that figures look at; epochs by scale."""
+    """A translator of the paper that figures look at; epochs, or what takes its place, by scale."""
 
     dropout: Fraction
     epochs: ByScale
+    instead: dict[Name, Instead] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_a_scale(self) -> "Kept":
+        if both := sorted(self.epochs.keys() & self.instead.keys()):
+            raise ValueError(f"{both[0]} is among epochs and instead: leave one")
+        return self
 
 
 class Compared(Strict):
