@@ -12,7 +12,7 @@ from stages.common.evaluation import translator
 from stages.figures import accuracies as of_accuracies
 from stages.figures import lines, style
 from stages.figures.style import LABELS
-from stages.tables import output, printed
+from stages.tables import output, printed, terms
 
 FIGURES = RESULTS / "figures"
 """Where the report's figures are."""
@@ -151,12 +151,10 @@ def main_table(params: Params, accuracies: dict, train: dict, baselines: dict) -
         "",
         *rows,
         "",
-        f"{output.yardstick(baselines)} It is the better of the paper's SGD and Adam, by selection "
-        "networks on held-back images. *Gap* is the share of the way from random initialisation to "
-        f"the ceiling. *Below {output.FAILED}* is the share of networks with less than "
-        f"{output.FAILED} %, and *beside the ceiling* the difference to it in points, network by "
-        "network. Re-training and the large block have seen all labelled "
+        f"{output.yardstick(baselines)} Re-training and the large block have seen all labelled "
         "training images.",
+        "",
+        *terms.lines("ceiling", "gap", f"below {output.FAILED}", "beside the ceiling"),
         "",
         f"The selection networks and held-back training images chose epoch {train['epoch']} "
         f"({train['selection']['mean']:.2f} % there). The paper takes the best evaluation on the "

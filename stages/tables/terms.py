@@ -1,4 +1,4 @@
-"""The words that the tables' captions share, explained once on the results page."""
+"""The words that captions and the report share, explained once on each page."""
 
 from stages.tables.output import FAILED, SMOKE, STEADY
 
@@ -36,6 +36,6 @@ TERMS = {
 }
 
 
-def lines() -> list[str]:
-    """The terms as a list in Markdown."""
-    return [f"* *{term}*: {meaning}" for term, meaning in TERMS.items()]
+def lines(*some: str) -> list[str]:
+    """All terms, or some, as a list in Markdown."""
+    return [f"* *{term}*: {TERMS[term]}" for term in some or TERMS]
