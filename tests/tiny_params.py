@@ -71,6 +71,8 @@ def shrink_table(name: str, settings: dict) -> dict:
         tiny["stores"]["networks"]["scales"] = {"tiny": {"networks": {"train": 8}}}
     elif name == "mixer_curves":
         tiny["shares"] = [2, 1]
+    elif name == "limits":
+        tiny |= {"networks": 3, "draws": 4, "held_out": 1}
     elif name == "epochs":
         tiny["epochs"] = [2]
     elif name == "figure4":

@@ -180,6 +180,35 @@ def mixer_curves(
     return figure
 
 
+def limits(table: pd.DataFrame, levels: dict[str, float]) -> Figure:
+    """Accuracy and error of means of small blocks of the same networks, by how many they are of.
+
+    Args:
+        table: columns `target`, `at`, `mean`, `ci95` and `error`, the last in percent of the mean
+            small block's.
+        levels: mean accuracies of references, by the names in `style.LABELS`.
+    """
+    figure, axes = style.new(9, 4.4, 2)
+    shades = (style.BLUE, style.PURPLE, style.ORANGE, style.VERMILLION)
+    for (target, own), shade, marker in zip(
+        table.groupby("target", sort=False), shades, MARKERS, strict=False
+    ):
+        how = {"color": shade, "marker": marker, "label": target}
+        axes[0].errorbar(own["at"], own["mean"], own["ci95"], capsize=3, **how)
+        axes[1].plot(own["at"], own["error"], **how)
+    for name, level in levels.items():
+        how = {"color": style.colour(name), "linestyle": ":", "label": style.LABELS[name]}
+        axes[0].axhline(level, **how)
+    axes[1].axhline(100, color="black", linestyle=":", label="mean small block")
+    for ax in axes:
+        style.count_axis(ax, sorted(table["at"].unique()))
+        ax.set(xlabel="trainings averaged")
+    axes[0].set_ylabel("accuracy of the mean block, %")
+    axes[1].set_ylabel("error of weights,\n% of the mean small block's")
+    style.legend(figure)
+    return figure
+
+
 def gaps_by_width(widths: list[str], gaps: dict[str, list[float]]) -> Figure:
     """Share of the gap between random initialisation and large blocks closed, by width.
 

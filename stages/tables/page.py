@@ -27,7 +27,8 @@ TITLES = {
     "usps": "Section 5.5: transfer to another set of images",
     "ablation": "From the paper's translator to merge",
     "mixer_curves": "How many pairs the paper's mixer takes",
-    "curve": "How many networks it takes",
+    "limits": "What a loss on weights can reach at best",
+    "curve": "How many networks merge takes",
     "epochs": "Networks trained for other numbers of epochs",
     "widths": "Widths that a translator has never seen",
     "cost": "What all of this costs",
@@ -35,6 +36,7 @@ TITLES = {
 COMMANDS = {
     "cost": "python -m benchmarks.cost paper",
     "mixer_curves": "dvc repro tables/mixer_curves/dvc.yaml",
+    "limits": "dvc repro tables/limits/dvc.yaml",
 }
 """The commands behind tables that tables/dvc.yaml does not make."""
 NOTES = Path("tables/notes")

@@ -12,6 +12,7 @@ from stages.tables import (
     figure4,
     figure6,
     figure8,
+    limits,
     mixer_curves,
     output,
     table1,
@@ -26,6 +27,7 @@ DRAWN = {
     "figure8": figure8,
     "curve": curve,
     "mixer_curves": mixer_curves,
+    "limits": limits,
     "widths": widths,
 }
 

@@ -19,6 +19,7 @@ MODULES = {
     "epochs": "epochs",
     "figure4": "figure4",
     "fixed": "fixed",
+    "limits": "limits",
     "merge": "trained",
     "mixer_curves": "mixer_curves",
     "mixers": "mixers",

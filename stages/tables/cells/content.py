@@ -65,6 +65,32 @@ class Mixer(Trained):
     mean_block: Annotated[dict[str, Number], Some]
 
 
+class Mean(Known):
+    """Of small blocks of the same networks."""
+
+    error: Number
+    accuracy: Accuracy
+    accuracies: Accuracies
+
+
+class Means(Known):
+    """By the number of blocks; and the error of the mean over networks, too."""
+
+    mean_block: Number
+    means: Annotated[dict[str, Mean], Some]
+
+
+class Orders(Known):
+    plain: Means
+    aligned: Means
+
+
+class Limits(Known):
+    networks: Whole
+    variance: Number
+    orders: Orders
+
+
 class Fixed(Known):
     label: str
     translation: Accuracy
@@ -170,6 +196,7 @@ KINDS: dict[str, Any] = {
     "epochs": ForEpochs,
     "figure4": Curve,
     "fixed": several(Fixed),
+    "limits": Limits,
     "merge": Trained,
     "mixer_curves": Mixer,
     "table1": several(Method),

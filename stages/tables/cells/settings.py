@@ -131,6 +131,26 @@ class MixerCurves(Strict):
         return self
 
 
+class Limits(Strict):
+    """Small blocks trained again and again for the same networks.
+
+    Attributes:
+        held_out: of the draws; they judge the means of the others.
+        initial: the weights that the blocks start from.
+    """
+
+    networks: Annotated[int, Field(ge=2)]
+    draws: Annotated[int, Field(ge=2, le=MOST)]
+    held_out: Count
+    initial: Distinct[Literal["fresh", "shared"]]
+
+    @model_validator(mode="after")
+    def _some_left(self) -> "Limits":
+        if self.held_out >= self.draws:
+            raise ValueError(f"held_out is {self.held_out}: of {self.draws} draws none is left")
+        return self
+
+
 class Epochs(Strict):
     epochs: Few
 
