@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from kt.networks import symmetry
 from kt.translators import limits, losses
-from stages.common.base.params import settings_of
+from stages.common.base.params import Params, settings_of
 from stages.tables.cells.limits import averaged
-from stages.tables.cells.settings import Limits
+from stages.tables.cells.settings import Limits, draws_of
+from tests.conftest import ROOT
+from tests.tiny_params import usual
 
 NETWORKS, TRAININGS = 3, 2000
 
@@ -61,12 +62,12 @@ def test_blocks_that_differ_by_the_order_of_channels_alone_have_themselves_as_al
     assert limits.error(limits.mean(drawn), drawn) > 0.1
 
 
-def test_means_are_of_blocks_that_judge_nothing():
-    settings = settings_of("limits", Limits)
-    assert list(averaged(settings)) == [1, 2, 4, 8, 16, 24]
-    assert settings.held_out + 24 == settings.draws
-    with pytest.raises(ValidationError, match="held_out is 32: of 32 draws none is left"):
-        Limits.model_validate(settings.model_dump() | {"held_out": 32}, strict=True)
+def test_means_are_of_1_2_4_and_all_trainings_that_judge_nothing():
+    assert list(averaged(24)) == [1, 2, 4, 8, 16, 24]
+    assert list(averaged(3)) == [1, 2, 3]
+    for scale in settings_of("limits", Limits).draws:
+        drawn, held_out = draws_of(Params.model_validate(usual(ROOT) | {"scale": scale}))
+        assert 1 <= held_out < drawn
 
 
 def test_the_table_goes_from_cells_to_a_figure(prepared):

@@ -72,7 +72,7 @@ def shrink_table(name: str, settings: dict) -> dict:
     elif name == "mixer_curves":
         tiny["shares"] = [2, 1]
     elif name == "limits":
-        tiny |= {"networks": 3, "draws": 4, "held_out": 1}
+        tiny |= {"networks": 3, "draws": {"tiny": 4}}
     elif name == "epochs":
         tiny["epochs"] = [2]
     elif name == "figure4":

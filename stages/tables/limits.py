@@ -11,7 +11,7 @@ from stages.figures import lines, style
 from stages.tables import output
 from stages.tables.cells import cell
 from stages.tables.cells.limits import ORDERS, TABLE
-from stages.tables.cells.settings import Limits
+from stages.tables.cells.settings import Limits, draws_of
 
 LEVELS = ("random_initialisation", "identity", "ceiling")
 STARTS = {"fresh": "fresh initial weights", "shared": "shared initial weights"}
@@ -21,6 +21,7 @@ AVERAGED = "trainings averaged"
 
 def main(params: Params, compute: Compute) -> None:
     settings, baselines = settings_of(TABLE, Limits), output.references()
+    draws, held_out = draws_of(params)
     metrics: dict = {name: baselines[name] for name in LEVELS}
     rows, unexplained = [], []
     for initial in settings.initial:
@@ -39,11 +40,11 @@ def main(params: Params, compute: Compute) -> None:
         metrics[f"{initial}_plain"]["unexplained"] = share
         unexplained.append(f"{share:.1f} % with {STARTS[initial]}")
     caption = (
-        f"{output.protocol(params)}. Of each test network {settings.draws} small blocks are "
+        f"{output.protocol(params)}. Of each test network {draws} small blocks are "
         "trained by step 2, from weights and on images drawn anew. The best answer to the paper's "
         "loss, the squared error of weights, is their mean, however many pairs and updates a "
         "translator has; here it is estimated from more and more of them. *Error* is that loss on "
-        f"{settings.held_out} others, in percent of that of one mean block for all networks. What "
+        f"{held_out} others, in percent of that of one mean block for all networks. What "
         "no translator brings it below, the variance of trainings, "
         f"is {' and '.join(unexplained)}. *Channels aligned*: hidden channels are in the order "
         f"nearest to the mean. {output.yardstick(baselines)}"

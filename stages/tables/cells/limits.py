@@ -12,7 +12,7 @@ from stages.common.base.inputs import PAIRS, image_set
 from stages.common.base.params import Params, settings_of
 from stages.common.evaluation import Subjects
 from stages.tables.cells import cell
-from stages.tables.cells.settings import Limits
+from stages.tables.cells.settings import Limits, draws_of
 
 TABLE = "limits"
 ORDERS = {"plain": False, "aligned": True}
@@ -27,14 +27,15 @@ def make(params: Params, compute: Compute, of: str, initial: str) -> None:
     subjects = Subjects(
         take(subjects.networks, slice(0, count)), subjects.images, params.target, params.sizes
     )
-    drawn = drawn_blocks(params, compute, subjects.networks, settings, initial)
-    learned = {name: tensor[settings.held_out :] for name, tensor in drawn.items()}
-    judges = {name: tensor[: settings.held_out] for name, tensor in drawn.items()}
+    draws, held_out = draws_of(params)
+    drawn = drawn_blocks(params, compute, subjects.networks, draws, initial)
+    learned = {name: tensor[held_out:] for name, tensor in drawn.items()}
+    judges = {name: tensor[:held_out] for name, tensor in drawn.items()}
     mean_block = {n: t.mean(0, True).expand_as(t) for n, t in limits.mean(learned).items()}
     found: dict = {"networks": count, "variance": limits.variance(drawn), "orders": {}}
     for order, align in ORDERS.items():
         means = {}
-        for some in averaged(settings):
+        for some in averaged(draws - held_out):
             mean = limits.mean({name: t[:some] for name, t in learned.items()}, align)
             accuracy = subjects.with_small(mean, compute)
             means[str(some)] = {
@@ -48,7 +49,7 @@ def make(params: Params, compute: Compute, of: str, initial: str) -> None:
 
 
 def drawn_blocks(
-    params: Params, compute: Compute, networks: Weights, settings: Limits, initial: str
+    params: Params, compute: Compute, networks: Weights, draws: int, initial: str
 ) -> Weights:
     """Small blocks {name: (draws, N, ...)} of some networks, from weights and images drawn anew."""
     count, store = len(networks["latter.fc.bias"]), f"{TABLE}/{initial}"
@@ -57,16 +58,16 @@ def drawn_blocks(
         "scales": {params.scale: {"networks": {"per_stream": count}}},  # a draw is a part
     }
     changed = params.changed(change, f"tables/{TABLE}/params.yaml: {initial}")
-    every = {n: t.repeat(settings.draws, *[1] * (t.dim() - 1)) for n, t in networks.items()}
-    again = plan(changed, store, settings.draws * count)
+    every = {n: t.repeat(draws, *[1] * (t.dim() - 1)) for n, t in networks.items()}
+    again = plan(changed, store, draws * count)
     make_store(again, compute, image_set(params, "main", "train"), networks=every)
     small = part(Pairs(PAIRS / store).read("small"), "small")
-    return {name: t.unflatten(0, (settings.draws, count)) for name, t in small.items()}
+    return {name: t.unflatten(0, (draws, count)) for name, t in small.items()}
 
 
-def averaged(settings: Limits) -> Iterator[int]:
-    """Of how many blocks the means are: 1, 2, 4 and so on, and all that are not held out."""
-    some, most = 1, settings.draws - settings.held_out
+def averaged(most: int) -> Iterator[int]:
+    """Of how many blocks the means are: 1, 2, 4 and so on, and all."""
+    some = 1
     while some < most:
         yield some
         some *= 2

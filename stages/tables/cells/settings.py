@@ -135,20 +135,13 @@ class Limits(Strict):
     """Small blocks trained again and again for the same networks.
 
     Attributes:
-        held_out: of the draws; they judge the means of the others.
+        draws: of a block, by scale; a quarter of them judges the means of the others.
         initial: the weights that the blocks start from.
     """
 
     networks: Annotated[int, Field(ge=2)]
-    draws: Annotated[int, Field(ge=2, le=MOST)]
-    held_out: Count
+    draws: Annotated[dict[str, Annotated[int, Field(ge=4, le=MOST)]], Field(min_length=1)]
     initial: Distinct[Literal["fresh", "shared"]]
-
-    @model_validator(mode="after")
-    def _some_left(self) -> "Limits":
-        if self.held_out >= self.draws:
-            raise ValueError(f"held_out is {self.held_out}: of {self.draws} draws none is left")
-        return self
 
 
 class Epochs(Strict):
@@ -345,6 +338,14 @@ def require_within(table: Table, grids: dict[str, list[str]]) -> Table:
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"grids.{scale} has the cell {unknown[0]}, which the table has not")
     return table
+
+
+def draws_of(params: Params) -> tuple[int, int]:
+    """How many small blocks are trained for a network at the active scale; and how many judge."""
+    drawn = at_scale(
+        params, "tables/limits/params.yaml: draws", settings_of("limits", Limits).draws
+    )
+    return drawn, drawn // 4
 
 
 def grid_of(params: Params, name: str) -> Cells:
