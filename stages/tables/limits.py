@@ -36,7 +36,7 @@ def main(params: Params, compute: Compute) -> None:
             }
             metrics[f"{initial}_{order}"] = {f"mean_of_{n}": at for n, at in points.items()}
             rows += [in_words(initial, order, n, at, baselines) for n, at in points.items()]
-        share = 100 * found["variance"] / found["orders"]["plain"]["mean_block"]
+        share = 100 * found["variance"] / found["mean_block"]
         metrics[f"{initial}_plain"]["unexplained"] = share
         unexplained.append(f"{share:.1f} % with {STARTS[initial]}")
     caption = (

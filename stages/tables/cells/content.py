@@ -88,6 +88,7 @@ class Orders(Known):
 class Limits(Known):
     networks: Whole
     variance: Number
+    mean_block: Number
     orders: Orders
 
 

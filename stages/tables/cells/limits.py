@@ -31,8 +31,8 @@ def make(params: Params, compute: Compute, of: str, initial: str) -> None:
     drawn = drawn_blocks(params, compute, subjects.networks, draws, initial)
     learned = {name: tensor[held_out:] for name, tensor in drawn.items()}
     judges = {name: tensor[:held_out] for name, tensor in drawn.items()}
-    mean_block = {n: t.mean(0, True).expand_as(t) for n, t in limits.mean(learned).items()}
     found: dict = {"networks": count, "variance": limits.variance(drawn), "orders": {}}
+    found["mean_block"] = limits.error(of_all(drawn), drawn)
     for order, align in ORDERS.items():
         means = {}
         for some in averaged(draws - held_out):
@@ -43,7 +43,7 @@ def make(params: Params, compute: Compute, of: str, initial: str) -> None:
                 "accuracy": summary(accuracy),
                 "accuracies": cell.listed(accuracy),
             }
-        own = {"mean_block": limits.error(mean_block, judges, align), "means": means}
+        own = {"mean_block": limits.error(of_all(learned), judges, align), "means": means}
         found["orders"][order] = own
     cell.write(params, f"{of}/{initial}", found)
 
@@ -63,6 +63,11 @@ def drawn_blocks(
     make_store(again, compute, image_set(params, "main", "train"), networks=every)
     small = part(Pairs(PAIRS / store).read("small"), "small")
     return {name: t.unflatten(0, (draws, count)) for name, t in small.items()}
+
+
+def of_all(blocks: Weights) -> Weights:
+    """One mean block for all networks, {name: (draws, N, ...)} to {name: (N, ...)}."""
+    return {name: t.mean(0, True).expand_as(t) for name, t in limits.mean(blocks).items()}
 
 
 def averaged(most: int) -> Iterator[int]:
