@@ -97,6 +97,7 @@ def section(folder: Path, name: str) -> list[str]:
             times = f"../times/{folder.name}/times"
             lines += [f"![seconds by networks]({times}.png)", "", f"[By the clock]({times}.md)"]
         lines += [""]
+    output.require_alike(page.with_suffix(".json"))
     metrics = inputs.read_json(page.with_suffix(".json"))
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
     if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
