@@ -59,6 +59,34 @@ def test_what_is_wrong_with_a_result_or_an_argument_is_one_line(arguments, tmp_p
     assert (tmp_path / "README.md").read_text() == "1.0 <!-- r.json:a -->"
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "NaN",
+            "Infinity",
+            "-1e999",
+            "1e101",
+            "true",
+            "null",
+            '"1"',
+            "[1]",
+            "9" * 400,
+            "9" * 5000,
+        ),
+        '{"mean": 1.0, "ci95": NaN}',
+        '{"mean": 1.0, "ci95": -1.0}',
+        '{"mean": 1.0, "ci95": 1.0, "mean": 2.0}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_number_comes_into_no_document(value, tmp_path, monkeypatch):
+    monkeypatch.setattr(numbers, "ROOT", tmp_path)
+    (tmp_path / "r.json").write_text(f'{{"a": {value}}}')
+    with pytest.raises(ValueError, match=r"^r\.json:a is no such number"):
+        numbers.refreshed("1.0 ± 0.1 <!-- r.json:a -->")
+
+
 def test_every_comment_that_names_a_result_marks_a_number():
     for path in DOCUMENTS:
         text = path.read_text()
