@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -275,7 +276,7 @@ def test_other_images_than_the_networks_tables_parameters_say_are_refused(here, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": [0.501, 0.499]}, r"keep: got \[50, 50\]; each must be another"),
+        ({"keep": [0.501, 0.499]}, r"keep: got \[0.501, 0.499\]; each must be another percent"),
         ({"networks": {"a-b": 1}}, "scales.cifar10.networks.a-b.*: .*pattern"),
         ({"networks": {"images": 1}}, "networks.images.*: got 'images', the name of another"),
         ({"colours": True}, "networks.resnet20: for images of cifar10 it has no training.widths"),
@@ -380,3 +381,19 @@ def test_more_or_fewer_accuracies_than_networks_are_refused(here):
     path.write_text("network,translation\n0,50.0\n1,60.0\n")
     name = "train/accuracies.csv"
     refused(f"{path} is damaged .it has 2 networks", report.column, PARAMS, name, "translation")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("0.0,50.0,-1.0", "large_ci95 is not made of possible numbers"),
+        ("0.0,100.5,1.0", "large is not percent, from 0 to 100"),
+        ("0.1,50.0,1.0", r"noise is \[0.1\], not \[0.0\]"),
+    ],
+)
+def test_plot_data_that_cannot_be_is_refused(here, row, message):
+    path = report.RESULTS / "augment" / "noise.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"noise,large,large_ci95\n{row}\n")
+    read = partial(report.rows, of={"noise": [0.0]}, percent=True)
+    refused(f"{path} is damaged .{message}", read, "augment/noise.csv", "large", "large_ci95")
