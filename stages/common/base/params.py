@@ -133,7 +133,8 @@ class Train(Strict):
 
 
 def _with_names_of_their_own(values: list[float]) -> list[float]:
-    different([fraction_name(value) for value in values])
+    if len(set(map(fraction_name, values))) < len(values):
+        raise ValueError(f"got {shown(values)}; each must be another in its first six digits")
     return values
 
 
