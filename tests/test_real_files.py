@@ -232,6 +232,13 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(text, tmp_path,
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+def test_a_module_that_moves_away_leaves_the_names_of_files_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "that_moves.py").write_text("import os\nos.chdir('/')\nf = 1")
+    assert made_by("that_moves:f") == 1 and Path.cwd() == tmp_path
+
+
 def test_command_line(tmp_path):
     network, example = made("residual")
     save_file(network.state_dict(), tmp_path / "w.safetensors")
