@@ -26,15 +26,19 @@ NUMBER = re.compile(
 
 def documents() -> list[Path]:
     """The Markdown files that people write."""
-    return sorted(path for pattern in DOCUMENTS for path in ROOT.glob(pattern))
+    found = ([*ROOT.glob(p)] if "*" in p else [ROOT / p] for p in DOCUMENTS)
+    return sorted(path for paths in found for path in paths)
 
 
 def refreshed(text: str) -> str:
     """A document's text with every marked number as the results have it now.
 
     Raises:
-        ValueError: a result cannot be read, or has no such number.
+        ValueError: a result cannot be read, or has no such number; or a comment names one, but
+            there is no number before it.
     """
+    if (stray := re.search(r"<!--[^>]*\.json:[^>]*-->", NUMBER.sub("", text))) is not None:
+        raise ValueError(f"{stray[0]} marks no number")
     return NUMBER.sub(_written, text)
 
 
