@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 import torch
@@ -111,7 +110,7 @@ CELLS = {
     "merge": TRAINED,
     "table6/mlp": TRAINED | {"random_initialisation": SUMMARY},
     "fixed": {
-        "prune_norm": {"label": "by norm", "translation": SUMMARY, "accuracies": [49.0, 51.0]}
+        "prune_norm": {"label": "x", "translation": SUMMARY, "accuracies": [49.0, 50.0, 51.0]}
     },
     "epochs/3": dict.fromkeys(BLOCKS, SUMMARY),
     "figure4/mixer": CURVE
@@ -119,7 +118,7 @@ CELLS = {
     "table1/large": {
         "large": dict.fromkeys(COUNTS, 7)
         | dict.fromkeys(FLAGS, False)
-        | {"label": "large", "images": "none", "accuracy": SUMMARY}
+        | {"label": "x", "images": "", "accuracy": SUMMARY, "accuracies": [49.0, 50.0, 51.0]}
     },
     "widths/own/6_to_3": {
         "widths": ["6_to_3"],
@@ -219,6 +218,13 @@ def test_cells_with_values_of_another_type_are_refused(here, name):
                 continue
             path().write_text(json.dumps(replaced(content, way, value)))
             refused(f"{path().name} is damaged .*: run `dvc repro`", read)
+
+
+@pytest.mark.parametrize("accuracies", [[49.0, 50.0, 52.0], [49.0, 51.0]])
+def test_a_cell_whose_mean_is_not_of_its_accuracies_is_refused(here, accuracies):
+    path, read, content = DOORS["merge"]
+    outputs.write_json(path(), content | {"accuracies": accuracies})
+    refused("merge.json is damaged .the mean of 3 is 50.0, but of its accuracies", read)
 
 
 def at(content, way):
@@ -381,19 +387,3 @@ def test_more_or_fewer_accuracies_than_networks_are_refused(here):
     path.write_text("network,translation\n0,50.0\n1,60.0\n")
     name = "train/accuracies.csv"
     refused(f"{path} is damaged .it has 2 networks", report.column, PARAMS, name, "translation")
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("0.0,50.0,-1.0", "large_ci95 is not made of possible numbers"),
-        ("0.0,100.5,1.0", "large is not percent, from 0 to 100"),
-        ("0.1,50.0,1.0", r"noise is \[0.1\], not \[0.0\]"),
-    ],
-)
-def test_plot_data_that_cannot_be_is_refused(here, row, message):
-    path = report.RESULTS / "augment" / "noise.csv"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"noise,large,large_ci95\n{row}\n")
-    read = partial(report.rows, of={"noise": [0.0]}, percent=True)
-    refused(f"{path} is damaged .{message}", read, "augment/noise.csv", "large", "large_ci95")
