@@ -89,7 +89,7 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
         if name.endswith(COUNTER) and not _is_count(tensor):
             shape = tuple(tensor.shape)
             found = tensor.item() if tensor.numel() == 1 else f"a tensor of shape {shape}"
-            what = f"holds {found} as {name}, which is no count of batches"
+            what = f"holds {name} as {found}, which is no count of batches"
             raise problem(path, what, remedy)
     return plain(found)
 

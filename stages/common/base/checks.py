@@ -144,7 +144,7 @@ def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) 
     """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
     error = failure.errors(include_url=False)[0]
     section, steps = _walk(schema, error["loc"])
-    own_name = error["loc"][-1] == KEY and error["type"] != "extra_forbidden"
+    own_name = error["loc"][-1:] == (KEY,) and error["type"] != "extra_forbidden"
     key = ".".join((*place, *(steps[:-2] if own_name else steps)))
     if error["type"] == "extra_forbidden":
         accepted = sorted(getattr(section, "model_fields", ()))
