@@ -385,6 +385,9 @@ def test_pictures_of_16_bits_are_not_cut_off(tmp_path):
     Image.fromarray(grey.numpy().astype("uint16")).save(tmp_path / "a.png")
     expected = (grey / 257).byte()
     assert_close(picture(tmp_path / "a.png"), expected.expand(3, 4, 4), rtol=0, atol=1)
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "b.tiff")
+    with pytest.raises(ValueError, match="its pixels are real numbers"):
+        picture(tmp_path / "b.tiff")
 
 
 @pytest.mark.parametrize("normalise", [((1e38, 0, 0), (0.2, 1, 1)), ((0, 0, 0), (1, 1, 1e-320))])
