@@ -303,9 +303,8 @@ def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
         KTError: it has none there.
     """
     if params.scale not in values:
-        raise KTError(
-            f"{name}: none for scale {params.scale!r}; there are some for {', '.join(values)}"
-        )
+        others = f"; there are some for {', '.join(values)}" if values else ""
+        raise KTError(f"{name}: none for scale {params.scale!r}{others}")
     return values[params.scale]
 
 
