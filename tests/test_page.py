@@ -136,7 +136,11 @@ def has_another_loss(text):
 
 @pytest.mark.parametrize(
     ("name", "end", "change", "message"),
-    [(name, "csv", loses_its_third_row, "md is damaged .its rows") for name in redraw.DRAWN]
+    [
+        (name, "csv", loses_its_third_row, "md is damaged .its rows")
+        for name in redraw.DRAWN
+        if (ROOT / output.TABLES / "quick" / f"{name}.csv").exists()
+    ]
     + [
         (
             "figure6",
