@@ -9,10 +9,13 @@ as the old one, and a 95 % interval if the old one had one.
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
+LARGEST = 1e100
+"""No number in a result is as large."""
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md", "tables/factor_transfer/README.md")
 NUMBER = re.compile(
@@ -23,30 +26,62 @@ NUMBER = re.compile(
 
 def documents() -> list[Path]:
     """The Markdown files that people write."""
-    return sorted(path for pattern in DOCUMENTS for path in ROOT.glob(pattern))
+    found = ([*ROOT.glob(p)] if "*" in p else [ROOT / p] for p in DOCUMENTS)
+    return sorted(path for paths in found for path in paths)
 
 
 def refreshed(text: str) -> str:
     """A document's text with every marked number as the results have it now.
 
     Raises:
-        ValueError: a result cannot be read, or has no such number.
+        ValueError: a result cannot be read, or has no such number; or a comment names one, but
+            there is no number before it.
     """
+    if (stray := re.search(r"<!--[^>]*\.json:[^>]*-->", NUMBER.sub("", text))) is not None:
+        raise ValueError(f"{stray[0]} marks no number")
     return NUMBER.sub(_written, text)
 
 
 def _written(found: re.Match) -> str:
     try:
-        value = json.loads((ROOT / found["file"]).read_text())
+        text = (ROOT / found["file"]).read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_unique)
         for key in found["key"].split("."):
             value = value[key]
-        mean = value["mean"] if isinstance(value, dict) else value
+        mean = _number(value["mean"] if isinstance(value, dict) else value)
         decimals = len(found["mean"].partition(".")[2])
-        interval = f" ± {value['ci95']:.{decimals}f}" if found["interval"] else ""
+        interval = f" ± {_number(value['ci95'], 0):.{decimals}f}" if found["interval"] else ""
         return f"{mean:,.{decimals}f}{interval}{found['behind']}"
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{found['file']}:{found['key']} is no such number ({why})") from None
+
+
+def _number(value: object, least: float = -LARGEST) -> int | float:
+    """What a result says, if it is a number that a stage may have written."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"it is {str(value)[:60]!r}")
+    if not least <= value <= LARGEST or not math.isfinite(value):
+        raise ValueError(f"it is {str(value)[:60]}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a document, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        sys.exit(f"error: {path.relative_to(ROOT)}: {error}")
 
 
 def main() -> None:
@@ -61,9 +96,9 @@ def main() -> None:
         except (OSError, ValueError) as error:
             sys.exit(f"error: {path.relative_to(ROOT)}: {error}")
     for path, new in stale.items():
-        print(f"{'is out of date' if check else 'updated'}: {path.relative_to(ROOT)}")
         if not check:
-            path.write_text(new, encoding="utf-8")
+            _write(path, new)
+        print(f"{'is out of date' if check else 'updated'}: {path.relative_to(ROOT)}")
     sys.exit(bool(check and stale))
 
 

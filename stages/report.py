@@ -1,11 +1,14 @@
 """Write results/report.md: every number and figure of the run on one page."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from kt.ensemble import Compute
 from kt.networks.blocks import Sizes
 from stages import feature_maps
 from stages.common.base import inputs, metrics, outputs, runtime
+from stages.common.base.checks import shown
 from stages.common.base.inputs import RESULTS, TRANSLATOR
 from stages.common.base.params import Params
 from stages.common.evaluation import translator
@@ -16,6 +19,7 @@ from stages.tables import output, printed, terms
 
 FIGURES = RESULTS / "figures"
 """Where the report's figures are."""
+CURVES = "train/plots/metrics"
 PAPER = printed.BASELINES | {"translation": printed.GRIDS["table4"]["large"][1]}
 """The paper's accuracies (Tables 3 and 4); its translation's epoch is the best on the test set."""
 TRANSLATORS = {
@@ -33,7 +37,7 @@ def main(params: Params, compute: Compute) -> None:
     beside = output.references()
     beside["translation"] = train["translation"] | output.beside(translated.tolist())
     accuracies = {name: beside[name] for name in LABELS if name in beside}
-    drawn = figures(params, accuracies, transfer)
+    drawn = figures(params, accuracies, transfer, partial)
     features = feature_maps.draw(params, compute, model, translated)
     page = "\n".join(
         [
@@ -50,13 +54,18 @@ def main(params: Params, compute: Compute) -> None:
     outputs.write_text(RESULTS / "report.md", page + "\n")
 
 
-def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style.Figure]:
+def figures(
+    params: Params, accuracies: dict, transfer: dict, partial: dict
+) -> dict[str, style.Figure]:
     """The report's figures, by the names of their files."""
     images = params.active.images
     moved = {name: transfer[name] for name in LABELS if name in transfer}
-    loss, selection, reached = (
-        read_table(f"train/plots/metrics/{name}.tsv", "step", name)
-        for name in ("loss", "selection_accuracy", "test_accuracy")
+    every, epochs = params.schedule.evaluate_every, [*range(1, params.schedule.epochs + 1)]
+    evaluated = [epoch for epoch in epochs if epoch % every == 0 or epoch == epochs[-1]]
+    loss = rows(f"{CURVES}/loss.tsv", "loss", of={"step": epochs})
+    selection, reached = (
+        rows(f"{CURVES}/{name}.tsv", name, of={"step": evaluated}, percent=True)
+        for name in ("selection_accuracy", "test_accuracy")
     )
     kind = params.model.kind
     histograms = {
@@ -68,16 +77,23 @@ def figures(params: Params, accuracies: dict, transfer: dict) -> dict[str, style
     colours = [style.colour(name) for name in ("random_initialisation", kind)]
     measured = ("large", "large_ci95", "small", "small_ci95")
     masking, noise = (
-        read_table(f"augment/{name}.csv", name, *measured) for name in ("masking", "noise")
+        rows(f"augment/{name}.csv", *measured, of={name: params.augment.measure}, percent=True)
+        for name in ("masking", "noise")
     )
-    partial = read_table("partial/partial.csv", "fraction", "gain", "gain_ci95")
+    compared = {
+        column: [result[name][key] for result in partial.values()]
+        for name in ("random_initialisation", "translation", "large", "gain")
+        for column, key in ((name, "mean"), (f"{name}_ci95", "ci95"))
+    }
+    fractions = {"fraction": params.partial.fractions}
+    shares = rows("partial/partial.csv", "fraction", of=fractions | compared)
     test, transferred = f"test networks, {images.main}", f"{images.main} to {images.transfer}"
     return {
         "accuracy": of_accuracies.bars(accuracies, test, kind),
         "training": lines.training_curves(loss, selection, reached, kind),
         "histogram": of_accuracies.histograms(histograms, colours),
         "transfer": of_accuracies.bars(moved, transferred, kind),
-        "partial": lines.partial_data(partial, kind),
+        "partial": lines.partial_data(shares, kind),
         "augmentation": lines.augmentation_effect(masking, noise),
     }
 
@@ -270,8 +286,25 @@ def column(params: Params, name: str, of: str) -> pd.Series:
     return found
 
 
-def read_table(name: str, *columns: str) -> pd.DataFrame:
-    return inputs.read_table(RESULTS / name, *columns)
+def rows(
+    name: str, *columns: str, of: dict[str, Sequence[float]], percent: bool = False
+) -> pd.DataFrame:
+    """A table of plot data.
+
+    Args:
+        columns: as `percent`, those of `inputs.read_table`.
+        of: columns that are known already.
+
+    Raises:
+        KTError: the table is missing or damaged, or a column is not what is known of it.
+    """
+    path = RESULTS / name
+    table = inputs.read_table(path, *columns, words=[*of], percent=percent)
+    for column, known in of.items():
+        if table[column].tolist() != list(known):
+            what = f"{column} is {shown(table[column].tolist())}, not {shown(list(known))}"
+            raise inputs.damaged(path, what)
+    return table
 
 
 if __name__ == "__main__":

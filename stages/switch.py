@@ -8,6 +8,7 @@ away what is in use, brings back what there is of the other scale, and names it 
 `dvc checkout` then brings its data from DVC's cache, if they are there.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -36,9 +37,10 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     text, found = LINE.subn(f"scale: {scale}", path.read_text())
     if found != 1:
         raise KTError(f"{path}: no line that begins with `scale:`")
-    if PUT_AWAY.exists() and not PUT_AWAY.is_dir():
-        raise KTError(f"{PUT_AWAY} is no folder: move it away")
     kept = PUT_AWAY / scale
+    for folder in (PUT_AWAY, kept):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise KTError(f"{folder} is no folder: move it away")
     moves = places(in_use(ROOT), ROOT, PUT_AWAY / params.scale)
     moves |= places([path for path in kept.rglob("*") if path.is_file()], kept, ROOT)
     move(moves)

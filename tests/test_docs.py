@@ -59,6 +59,48 @@ def test_what_is_wrong_with_a_result_or_an_argument_is_one_line(arguments, tmp_p
     assert (tmp_path / "README.md").read_text() == "1.0 <!-- r.json:a -->"
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "NaN",
+            "Infinity",
+            "-1e999",
+            "1e101",
+            "true",
+            "null",
+            '"1"',
+            "[1]",
+            "9" * 400,
+            "9" * 5000,
+        ),
+        '{"mean": 1.0, "ci95": NaN}',
+        '{"mean": 1.0, "ci95": -1.0}',
+        '{"mean": 1.0, "ci95": 1.0, "mean": 2.0}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_number_comes_into_no_document(value, tmp_path, monkeypatch):
+    monkeypatch.setattr(numbers, "ROOT", tmp_path)
+    (tmp_path / "r.json").write_text(f'{{"a": {value}}}')
+    with pytest.raises(ValueError, match=r"^r\.json:a is no such number"):
+        numbers.refreshed("1.0 ± 0.1 <!-- r.json:a -->")
+
+
+@pytest.mark.parametrize("mark", ["r.json: a", "r.json:a b", "../r s.json:a"])
+def test_a_comment_that_marks_no_number_is_told(mark, tmp_path, monkeypatch):
+    monkeypatch.setattr(numbers, "ROOT", tmp_path)
+    monkeypatch.setattr(numbers.sys, "argv", ["numbers.py"])
+    (tmp_path / "README.md").write_text(f"1.0 <!-- {mark} -->")
+    with pytest.raises(SystemExit) as end:
+        numbers.main()
+    assert end.value.code == f"error: README.md: <!-- {mark} --> marks no number"
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(SystemExit) as end:
+        numbers.main()
+    assert "README.md: [Errno 2]" in end.value.code
+
+
 def test_every_comment_that_names_a_result_marks_a_number():
     for path in DOCUMENTS:
         text = path.read_text()

@@ -110,7 +110,7 @@ CELLS = {
     "merge": TRAINED,
     "table6/mlp": TRAINED | {"random_initialisation": SUMMARY},
     "fixed": {
-        "prune_norm": {"label": "by norm", "translation": SUMMARY, "accuracies": [49.0, 51.0]}
+        "prune_norm": {"label": "x", "translation": SUMMARY, "accuracies": [49.0, 50.0, 51.0]}
     },
     "epochs/3": dict.fromkeys(BLOCKS, SUMMARY),
     "figure4/mixer": CURVE
@@ -118,7 +118,7 @@ CELLS = {
     "table1/large": {
         "large": dict.fromkeys(COUNTS, 7)
         | dict.fromkeys(FLAGS, False)
-        | {"label": "large", "images": "none", "accuracy": SUMMARY}
+        | {"label": "x", "images": "", "accuracy": SUMMARY, "accuracies": [49.0, 50.0, 51.0]}
     },
     "widths/own/6_to_3": {
         "widths": ["6_to_3"],
@@ -220,6 +220,13 @@ def test_cells_with_values_of_another_type_are_refused(here, name):
             refused(f"{path().name} is damaged .*: run `dvc repro`", read)
 
 
+@pytest.mark.parametrize("accuracies", [[49.0, 50.0, 52.0], [49.0, 51.0]])
+def test_a_cell_whose_mean_is_not_of_its_accuracies_is_refused(here, accuracies):
+    path, read, content = DOORS["merge"]
+    outputs.write_json(path(), content | {"accuracies": accuracies})
+    refused("merge.json is damaged .the mean of 3 is 50.0, but of its accuracies", read)
+
+
 def at(content, way):
     for key in way:
         content = content[key]
@@ -275,7 +282,7 @@ def test_other_images_than_the_networks_tables_parameters_say_are_refused(here, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": [0.501, 0.499]}, r"keep: got \[50, 50\]; each must be another"),
+        ({"keep": [0.501, 0.499]}, r"keep: got \[0.501, 0.499\]; each must be another percent"),
         ({"networks": {"a-b": 1}}, "scales.cifar10.networks.a-b.*: .*pattern"),
         ({"networks": {"images": 1}}, "networks.images.*: got 'images', the name of another"),
         ({"colours": True}, "networks.resnet20: for images of cifar10 it has no training.widths"),

@@ -143,6 +143,14 @@ def test_an_output_that_was_closed_from_the_start_stops_nothing(closed, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_an_output_that_a_users_code_takes_away_stops_nothing(tmp_path, monkeypatch):
+    with guard(folder=tmp_path):
+        monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as end, guard(io.StringIO(), tmp_path):
+        raise KTError("no")
+    assert end.value.code == 1 and not [*tmp_path.iterdir()]
+
+
 def test_json_is_strict(tmp_path):
     path = tmp_path / "a.json"
     save_json(path, {"a": [1, 2.5, "x"]})

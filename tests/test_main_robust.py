@@ -65,6 +65,7 @@ TRANSLATE = ("translate", "network.safetensors", "--translator", "t.safetensors"
         ("fifo", "is no regular file"),
         ("network.safetensors", "is a file that is read: choose another name, or add --force"),
         ("./there/../t.safetensors", "is a file that is read"),
+        ("new/../network.safetensors", "is a file that is read"),
         ("link", "is a file that is read"),
         ("new/", "it is a folder: name a file"),
         ("new/.", "it is a folder: name a file"),

@@ -80,3 +80,20 @@ def test_what_the_headline_reads_is_checked(name, text, message, found):
     (RESULTS / name / "metrics.json").write_text(text)
     with pytest.raises(KTError, match=f"results/{name}/metrics.json is damaged .*{message}"):
         headline.main(usual_params(), None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("0.0,50.0,-1.0", "large_ci95 is not made of possible numbers"),
+        ("0.0,100.5,1.0", "large is not percent, from 0 to 100"),
+        ("0.1,50.0,1.0", r"noise is \[0.1\], not \[0.0\]"),
+    ],
+)
+def test_plot_data_that_cannot_be_is_refused(tmp_path, monkeypatch, row, message):
+    monkeypatch.chdir(tmp_path)
+    path = report.RESULTS / "augment" / "noise.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"noise,large,large_ci95\n{row}\n")
+    with pytest.raises(KTError, match=f"{path} is damaged .{message}"):
+        report.rows("augment/noise.csv", "large", "large_ci95", of={"noise": [0.0]}, percent=True)

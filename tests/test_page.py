@@ -1,10 +1,15 @@
 """The results page: what it computes from the tables, and the notes beside them."""
 
+import re
+import shutil
+
 import pandas as pd
 import pytest
 
+from kt.ensemble import Compute
 from kt.run.errors import KTError
-from stages.tables import findings, output, page, terms
+from stages.tables import findings, output, page, redraw, terms
+from tests.conftest import ROOT, usual_params
 
 
 def of(mean: float, ci95: float) -> dict[str, float]:
@@ -86,6 +91,21 @@ def test_a_note_stands_on_the_page_with_its_date_and_scales(tmp_path, monkeypatc
             page.note("table4")
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("table3", "2026-02-31 · quick", "table3.md: there is no day 2026-02-31"),
+        ("table3", "2026-02-28 · quick, quik", "table3.md: a scale is 'quik', which is none of"),
+        ("table9", "2026-02-28 · quick", "table9.md: there is no table 'table9'"),
+    ],
+)
+def test_a_note_that_no_page_can_show_is_refused(tmp_path, monkeypatch, name, head, message):
+    monkeypatch.setattr(page, "NOTES", tmp_path)
+    (tmp_path / f"{name}.md").write_text(f"{head}\n\nIt agrees.\n")
+    with pytest.raises(KTError, match=message):
+        page.require_notes(usual_params())
+
+
 def test_the_page_explains_the_words_that_captions_share():
     told = "\n".join(terms.lines())
     assert "* *smoke run*: a training of fewer than 1,000 updates." in told
@@ -100,3 +120,46 @@ def test_every_note_is_of_a_table_and_dated():
     notes = sorted(path.stem for path in page.NOTES.glob("*.md"))
     assert notes and set(notes) <= {*page.TITLES, page.FEW_PAIRS}
     assert all(page.note(name) for name in notes)
+
+
+def loses_its_third_row(text):
+    return "".join(text.splitlines(keepends=True)[:2] + text.splitlines(keepends=True)[3:])
+
+
+def has_other_means(text):
+    return re.sub(r'"mean": \d+', '"mean": 50', text)
+
+
+def has_another_loss(text):
+    return text.replace('"loss": 0.', '"loss": 1.', 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "change", "message"),
+    [
+        (name, "csv", loses_its_third_row, "md is damaged .its rows")
+        for name in redraw.DRAWN
+        if (ROOT / output.TABLES / "quick" / f"{name}.csv").exists()
+    ]
+    + [
+        (
+            "figure6",
+            "md",
+            lambda text: text.replace("small", "large", 1),
+            "md is damaged .its rows",
+        ),
+        ("curve", "json", has_other_means, "json is damaged"),
+        ("figure4", "json", has_another_loss, "json is damaged .mixer.loss is 1.0"),
+    ],
+)
+def test_a_table_whose_files_do_not_say_the_same_is_not_drawn(
+    tmp_path, monkeypatch, name, end, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    folder = output.TABLES / "quick"
+    shutil.copytree(ROOT / folder, folder)
+    path = folder / f"{name}.{end}"
+    path.write_text(change(path.read_text()))
+    monkeypatch.setattr(redraw, "DRAWN", {name: redraw.DRAWN[name]})
+    with pytest.raises(KTError, match=f"{name}.{message}"):
+        redraw.main(usual_params(), Compute(), "quick")

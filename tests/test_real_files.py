@@ -232,6 +232,13 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(text, tmp_path,
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+def test_a_module_that_moves_away_leaves_the_names_of_files_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "that_moves.py").write_text("import os\nos.chdir('/')\nf = 1")
+    assert made_by("that_moves:f") == 1 and Path.cwd() == tmp_path
+
+
 def test_command_line(tmp_path):
     network, example = made("residual")
     save_file(network.state_dict(), tmp_path / "w.safetensors")
@@ -378,6 +385,9 @@ def test_pictures_of_16_bits_are_not_cut_off(tmp_path):
     Image.fromarray(grey.numpy().astype("uint16")).save(tmp_path / "a.png")
     expected = (grey / 257).byte()
     assert_close(picture(tmp_path / "a.png"), expected.expand(3, 4, 4), rtol=0, atol=1)
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "b.tiff")
+    with pytest.raises(ValueError, match="its pixels are real numbers"):
+        picture(tmp_path / "b.tiff")
 
 
 @pytest.mark.parametrize("normalise", [((1e38, 0, 0), (0.2, 1, 1)), ((0, 0, 0), (1, 1, 1e-320))])

@@ -196,6 +196,12 @@ def test_every_scale_keeps_its_own_locks_and_results(project):
     assert (project.folder / "locks/other/dvc.lock").read_text() == "d"
     status, errors = project.run("switch", "tiny")
     assert status == 1 and "at scale tiny already" in errors
+    away = (project.folder / "locks/other").rename(project.folder / "locks/away")
+    (project.folder / "locks/other").write_text("")
+    status, errors = project.run("switch", "other")
+    assert status == 1 and "locks/other is no folder: move it away" in errors
+    (project.folder / "locks/other").unlink()
+    away.rename(project.folder / "locks/other")
     path = project.folder / "params.yaml"
     plain = path.read_text()
     for line in ("scale:   tiny", "scale: 'tiny'", '"scale": "tiny"'):

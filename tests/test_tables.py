@@ -51,6 +51,8 @@ def test_a_change_names_every_scale_that_it_is_used_at():
     loaded = usual_params()
     with pytest.raises(KTError, match=r"x.scales: none for scale 'quick'; there.*mnist"):
         loaded.changed({"scales": {"mnist": {"pairs": 7}}}, "x")
+    with pytest.raises(KTError, match=r"x.scales: none for scale 'quick'$"):
+        loaded.changed({"scales": {}}, "x")
 
 
 def test_every_cell_and_store_is_valid():

@@ -22,6 +22,8 @@ def picture(file: Path | IO[bytes], size: tuple[int, int] | None = None) -> Tens
 
     try:
         found: Image.Image = Image.open(file)
+        if found.mode == "F":  # a conversion would take them for 0 to 255
+            raise ValueError("its pixels are real numbers, of a range that nobody knows")
         if found.mode.startswith("I"):  # 16 bits, of which a conversion makes 255 at most
             found = found.convert("I").point(lambda value: value * (1 / 257))
         found = found.convert("RGB")

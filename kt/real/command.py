@@ -109,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         KTError: something that the user can put right.
     """
+    stdout = sys.stdout  # a user's module may set another, or none
     outputs = [path for path in (options.output, options.onnx, options.report) if path]
     for path in outputs:
         check_output(path, filter(None, [options.weights, options.images]), options.force)
@@ -148,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
         lines.append(f"ONNX Runtime's answers differ by {worst:.1e} of the largest answer at most.")
     if options.report:
         save_text(options.report, "\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+    stdout.write("\n".join(lines) + "\n")
 
 
 def made_by(name: str) -> Callable[[], nn.Module]:
@@ -158,12 +159,16 @@ def made_by(name: str) -> Callable[[], nn.Module]:
         KTError: there is none.
     """
     module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    here = Path.cwd()
+    if str(here) not in sys.path:
+        sys.path.insert(0, str(here))
     try:
         return getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # a module's code does what it likes
-        raise KTError(f"{name[:100]!r} is no module:function ({reason(error)})") from error
+        why = "it ends the program" if isinstance(error, SystemExit) else reason(error)
+        raise KTError(f"{name[:100]!r} is no module:function ({why})") from error
+    finally:
+        os.chdir(here)  # files are named from there
 
 
 def _source_of(factory: Callable) -> list[Path]:

@@ -249,11 +249,12 @@ def check_output(
     """
     with writing(path):
         _require_regular(path)
+        real = Path(os.path.realpath(path))  # of new/../old, too, where there is no new yet
         for given in inputs:
-            if not force and path.exists() and given.exists():
-                if path.samefile(given):
+            if not force and real.exists() and given.exists():
+                if real.samefile(given):
                     raise problem(path, "is a file that is read", REPLACE)
-                if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+                if given.is_dir() and real.is_relative_to(given.resolve()):
                     raise problem(path, "is in a folder that is read", REPLACE)
         folder = path.absolute().parent
         while not os.path.lexists(folder):

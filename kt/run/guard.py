@@ -48,26 +48,27 @@ def guard(stream: TextIO | None = None, folder: Path = SCRATCH, kept: str = "") 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before the start (`>&-`)
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    stdout, stderr = sys.stdout, sys.stderr  # a user's code may set others, or none
     with contextlib.suppress(AttributeError, OSError):  # names that are not UTF-8 are printed too
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         _require_folder()
         with _warnings_at_the_end():
             yield
-        sys.stdout.flush()
+        stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout)
+        _silence(stdout)
         raise SystemExit(1) from None
     except (Exception, KeyboardInterrupt) as error:
         line, status = explained(error, folder, kept)
         with contextlib.suppress(OSError, ValueError):  # that one may be closed as well
-            out = stream or sys.stderr
+            out = stream or stderr
             out.write(f"{line}\n")
             out.flush()
         try:
-            sys.stdout.flush()
+            stdout.flush()
         except OSError:
-            _silence(sys.stdout)
+            _silence(stdout)
         raise SystemExit(status) from None
 
 

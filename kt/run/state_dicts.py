@@ -87,7 +87,9 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
             what = f"holds a negative variance ({name}), which no training makes"
             raise problem(path, what, remedy)
         if name.endswith(COUNTER) and not _is_count(tensor):
-            what = f"holds {name} as {tensor.dtype}, which is no count of batches"
+            shape = tuple(tensor.shape)
+            found = tensor.item() if tensor.numel() == 1 else f"a tensor of shape {shape}"
+            what = f"holds {name} as {found}, which is no count of batches"
             raise problem(path, what, remedy)
     return plain(found)
 

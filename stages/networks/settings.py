@@ -10,7 +10,7 @@ from kt.networks.blocks import skeleton
 from kt.real import Schedule, files
 from kt.run.errors import KTError
 from kt.run.files import problem, require_tensors
-from stages.common.base.checks import different, none_of, read_yaml
+from stages.common.base.checks import different, none_of, read_yaml, shown
 from stages.common.base.inputs import REMEDY, images_of
 from stages.common.base.params import (
     Count,
@@ -44,7 +44,8 @@ NetworkName = Annotated[str, Field(pattern=r"^\w+$"), AfterValidator(_of_a_file)
 
 
 def _different_percent(values: list[float]) -> list[float]:
-    different([round(100 * value) for value in values])
+    if len({round(100 * value) for value in values}) < len(values):
+        raise ValueError(f"got {shown(values)}; each must be another percent")
     return values
 
 

@@ -6,10 +6,12 @@ import pandas as pd
 
 from kt.ensemble import Compute
 from stages.common.base import inputs, runtime
+from stages.common.base.metrics import checked
 from stages.common.base.params import Params, settings_of
 from stages.figures import lines, style
 from stages.tables import output
 from stages.tables.cells import cell
+from stages.tables.cells.content import Losses
 from stages.tables.cells.settings import OfOneCost
 
 LABELS = {"mixer": "MLP (the mixer)", "attention": "attention", "convolution": "convolution"}
@@ -60,8 +62,14 @@ def draw(folder: Path) -> None:
         )
         for kind, label in LABELS.items()
     ]
-    mean_block = inputs.read_json(folder / f"{TABLE}.json")[MEAN_BLOCK]
-    figure = lines.losses_of_kinds(pd.concat(of_kinds), mean_block)
+    path = folder / f"{TABLE}.json"
+    metrics = checked(path, dict[str, Losses])
+    for kind, label in LABELS.items():
+        for which, key in LOSSES.items():
+            shown, last = table[f"{label}, {which}"].iloc[-1], metrics[kind][key]
+            if f"{shown:.6f}" != f"{last:.6f}":
+                raise inputs.damaged(path, f"{kind}.{key} is {last:.6f}, not the table's {shown}")
+    figure = lines.losses_of_kinds(pd.concat(of_kinds), metrics[MEAN_BLOCK])
     style.save(figure, folder / f"{TABLE}.png")
 
 

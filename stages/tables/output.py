@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from kt.run import files
 from kt.run.statistics import gap_closed, summary
 from kt.translators.merge import MergeConfig
 from stages.common import ceiling
@@ -24,6 +25,8 @@ SMOKE = 1_000
 FAILED = 80
 """Accuracy, in percent, below which a network is counted."""
 BY_NETWORK = RESULTS / "baselines" / "accuracies.csv"
+MEANS = {"accuracy", "unseen"}
+"""Columns of means that a table's JSON file has, too."""
 STEADY = 1.0
 """Percent by which a loss that has stopped falling still falls, at most."""
 
@@ -57,6 +60,38 @@ def computing(path: Path) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         what = f"it is not that of {path.with_suffix('.csv').name}: {error}"
         raise inputs.damaged(path, what) from error
+
+
+def require_alike(path: Path) -> None:
+    """Refuse a table whose three files do not say the same: `write` wrote them together.
+
+    Args:
+        path: its JSON file.
+
+    Raises:
+        KTError: a file is missing or damaged, the Markdown file shows other rows than the CSV file,
+            or the JSON file lacks a mean that these show.
+    """
+    page, rows = path.with_suffix(".md"), path.with_suffix(".csv")
+    metrics, table = inputs.read_json(path), inputs.read_table(rows, kind=str)
+    lines = outputs.markdown_rows(table)
+    if [
+        line for line in files.read_text(page, inputs.REMEDY).splitlines() if line[:1] == "|"
+    ] != lines:
+        raise inputs.damaged(page, f"its rows are not those of {rows.name}")
+    known = set(_spreads(metrics))
+    for name in MEANS.intersection(table):
+        if strange := [text for text in table[name] if text not in known]:
+            raise inputs.damaged(path, f"it is not that of {rows.name}: it has no {strange[0]!r}")
+
+
+def _spreads(found: object) -> Iterator[str]:
+    """Every mean with its interval among nested metrics, as text."""
+    if isinstance(found, Mapping):
+        if {"mean", "ci95"} <= found.keys():
+            yield spread(dict(found))
+        for inside in found.values():
+            yield from _spreads(inside)
 
 
 def folder(params: Params) -> Path:

@@ -2,12 +2,14 @@
 
 import os
 import re
+from datetime import date
 from pathlib import Path
 
 from kt.ensemble import Compute
 from kt.run import files
 from kt.run.errors import KTError
 from stages.common.base import inputs, outputs, runtime
+from stages.common.base.checks import none_of
 from stages.common.base.params import Params
 from stages.tables import output, terms
 from stages.tables.findings import findings
@@ -51,6 +53,7 @@ HEAD = re.compile(
 
 
 def main(params: Params, compute: Compute) -> None:
+    require_notes(params)
     lines = [
         "# Results",
         "",
@@ -101,6 +104,7 @@ def section(folder: Path, name: str) -> list[str]:
     table = inputs.read_table(page.with_suffix(".csv"), kind=str)
     if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
         raise inputs.damaged(page, "it is empty")
+    output.require_alike(page.with_suffix(".json"))
     lines.append(text.replace(output.TERMS, "#terms"))
     with output.computing(page.with_suffix(".json")):
         said = findings(name, metrics, table)
@@ -109,17 +113,42 @@ def section(folder: Path, name: str) -> list[str]:
     return lines
 
 
-def note(name: str) -> list[str]:
-    """The note on a table, if there is one, with its date and the scales that it was written for.
+def require_notes(params: Params) -> None:
+    """Refuse notes that no page shows, and days and scales that there are not.
+
+    Raises:
+        KTError: naming the note.
+    """
+    for path in sorted(NOTES.glob("*.md")):
+        if path.stem not in (*TITLES, FEW_PAIRS):
+            raise KTError(f"{path}: there is no table {path.stem!r}: rename the note")
+        found = read_note(path)
+        try:
+            date.fromisoformat(found["date"])
+        except ValueError:
+            raise KTError(f"{path}: there is no day {found['date']}") from None
+        for scale in found["scales"].split(", "):
+            if scale not in params.scales:
+                raise KTError(f"{path}: {none_of('a scale', scale, params.scales)}")
+
+
+def read_note(path: Path) -> re.Match:
+    """The parts of a note.
 
     Raises:
         KTError: it has no date or no scales.
     """
+    if (found := HEAD.fullmatch(files.read_text(path).rstrip())) is None:
+        raise KTError(f"{path}: begins with no line like `2026-11-27 · quick, mnist`")
+    return found
+
+
+def note(name: str) -> list[str]:
+    """The note on a table, if there is one, with its date and the scales that it is for."""
     path = NOTES / f"{name}.md"
     if not path.exists():
         return []
-    if (found := HEAD.fullmatch(files.read_text(path).rstrip())) is None:
-        raise KTError(f"{path}: begins with no line like `2026-11-27 · quick, mnist`")
+    found = read_note(path)
     head = f"**Note of {found['date']} (scales {found['scales']}).**"
     return ["", f"{head} {found['text']}"]
 

@@ -22,6 +22,8 @@ DEEPEST = 50
 """Sections within sections. DVC's parser, in C, dies of a stack overflow some thousands deep."""
 MOST = 100_000
 """Values in a file: anchors within anchors can stand for more than any memory holds."""
+KEY = "[key]"
+"""What pydantic puts behind a name that is itself wrong."""
 SHOWN = 60
 """Characters of a wrong value that a message shows, at most."""
 _SHORT = reprlib.Repr()
@@ -142,7 +144,8 @@ def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) 
     """One line for the first of pydantic's errors in what lies at `place` of the parameters."""
     error = failure.errors(include_url=False)[0]
     section, steps = _walk(schema, error["loc"])
-    key = ".".join((*place, *steps))
+    own_name = error["loc"][-1:] == (KEY,) and error["type"] != "extra_forbidden"
+    key = ".".join((*place, *(steps[:-2] if own_name else steps)))
     if error["type"] == "extra_forbidden":
         accepted = sorted(getattr(section, "model_fields", ()))
         close = difflib.get_close_matches(str(error["loc"][-1]), accepted, 1)
@@ -153,7 +156,8 @@ def explain(failure: ValidationError, schema: Any, place: tuple[str, ...] = ()) 
     message = one_line(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    what = f"got {shown(error['input'])}; {message[0].lower()}{message[1:]}"
+    got = "got the name" if own_name else "got"
+    what = f"{got} {shown(error['input'])}; {message[0].lower()}{message[1:]}"
     return f"{key}: {what}" if key else what
 
 

@@ -113,7 +113,7 @@ def read_table(
         columns: of numbers that a stage may write, which there must be.
         words: of anything, which there must be.
         kind: of all columns; None: as each looks.
-        percent: the numbers are percent, from 0 to 100.
+        percent: the numbers are percent, from 0 to 100, but for widths of intervals (`_ci95`).
 
     Raises:
         KTError: the file is missing, empty or no such table.
@@ -130,7 +130,10 @@ def read_table(
     for name in columns:
         if table[name].dtype.kind not in "if" or not (table[name].abs() < LARGEST).all():
             raise damaged(path, f"{name} is not made of possible numbers")
-        if percent and not table[name].between(0, 100).all():
+        if name.endswith("_ci95"):
+            if (table[name] < 0).any():
+                raise damaged(path, f"{name} is not made of possible numbers")
+        elif percent and not table[name].between(0, 100).all():
             raise damaged(path, f"{name} is not percent, from 0 to 100")
     return table
 

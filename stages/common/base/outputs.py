@@ -42,14 +42,16 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def write_markdown(path: Path, caption: str, table: pd.DataFrame) -> None:
     """Write a table for readers: a paragraph, then the table, in Markdown."""
-    lines = [
-        caption,
-        "",
+    write_text(path, "\n".join([caption, "", *markdown_rows(table)]) + "\n")
+
+
+def markdown_rows(table: pd.DataFrame) -> list[str]:
+    """A table's lines in Markdown."""
+    return [
         f"| {' | '.join(table.columns)} |",
         f"| --- |{' ---: |' * (len(table.columns) - 1)}",
         *(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)),
     ]
-    write_text(path, "\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager

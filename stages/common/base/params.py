@@ -133,7 +133,8 @@ class Train(Strict):
 
 
 def _with_names_of_their_own(values: list[float]) -> list[float]:
-    different([fraction_name(value) for value in values])
+    if len(set(map(fraction_name, values))) < len(values):
+        raise ValueError(f"got {shown(values)}; each must be another in its first six digits")
     return values
 
 
@@ -302,9 +303,8 @@ def at_scale(params: Params, name: str, values: dict[str, Any]) -> Any:
         KTError: it has none there.
     """
     if params.scale not in values:
-        raise KTError(
-            f"{name}: none for scale {params.scale!r}; there are some for {', '.join(values)}"
-        )
+        others = f"; there are some for {', '.join(values)}" if values else ""
+        raise KTError(f"{name}: none for scale {params.scale!r}{others}")
     return values[params.scale]
 
 

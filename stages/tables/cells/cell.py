@@ -65,7 +65,7 @@ def seconds_of(params: Params, name: str) -> dict:
 def known(key: str, accepted: Iterable[object], where: str) -> None:
     """Raise KTError if a word of a cell's name is none of those which its table's settings have."""
     if key not in (words := [str(word) for word in accepted]):
-        raise KTError(f"{key!r} is no cell: {where} has {', '.join(words)}")
+        raise KTError(f"{key!r} is no cell: {where} has {', '.join(words) or 'none'}")
 
 
 def require_words(name: str, make: Callable, *arguments: object) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.common.base.metrics import (
     LEFT_OUT,
@@ -19,6 +19,19 @@ from stages.common.base.metrics import (
 
 Some = Field(min_length=1)
 Accuracies = Annotated[list[Percent], Some]
+ROUNDED = 1e-3
+"""By how much a mean of accuracies that are kept with four digits may differ, at most."""
+
+
+def require_summary(told: Summary, accuracies: list[float]) -> None:
+    """Refuse a summary that is not that of the accuracies which a cell keeps beside it.
+
+    Raises:
+        ValueError: it is another's.
+    """
+    mean = sum(accuracies) / len(accuracies)
+    if told.n != len(accuracies) or abs(told.mean - mean) > ROUNDED:
+        raise ValueError(f"the mean of {told.n} is {told.mean}, but of its accuracies {mean:.4f}")
 
 
 class Evaluation(Known):
@@ -42,6 +55,11 @@ class Trained(Known):
     updates: Whole
     late_fall: Number | None
     evaluations: Annotated[Sequence[Evaluation], Some]
+
+    @model_validator(mode="after")
+    def _of_its_accuracies(self) -> "Trained":
+        require_summary(self.translation, self.accuracies)
+        return self
 
 
 class ToTarget(Trained):
@@ -97,6 +115,11 @@ class Fixed(Known):
     translation: Accuracy
     accuracies: Accuracies
 
+    @model_validator(mode="after")
+    def _of_its_accuracies(self) -> "Fixed":
+        require_summary(self.translation, self.accuracies)
+        return self
+
 
 class ForEpochs(Known):
     random_initialisation: Accuracy
@@ -133,6 +156,7 @@ class Method(Known):
 
     label: str
     accuracy: Accuracy
+    accuracies: Accuracies
     parameters: Whole
     network_parameters: Whole
     bytes: Whole
@@ -143,6 +167,11 @@ class Method(Known):
     updates: Whole
     retrains: bool
     any_architecture: bool
+
+    @model_validator(mode="after")
+    def _of_its_accuracies(self) -> "Method":
+        require_summary(self.accuracy, self.accuracies)
+        return self
 
 
 class OfWidths(Known):
