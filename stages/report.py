@@ -1,6 +1,6 @@
 """Write results/report.md: every number and figure of the run on one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -287,7 +287,7 @@ def column(params: Params, name: str, of: str) -> pd.Series:
 
 
 def rows(
-    name: str, *columns: str, of: dict[str, Sequence[float]], percent: bool = False
+    name: str, *columns: str, of: Mapping[str, Sequence[float]], percent: bool = False
 ) -> pd.DataFrame:
     """A table of plot data.
 
