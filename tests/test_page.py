@@ -116,6 +116,14 @@ def test_the_page_explains_the_words_that_captions_share():
         assert name in terms.TERMS
 
 
+@pytest.mark.parametrize("scale", ["quick", "mnist"])
+def test_the_files_of_every_committed_table_say_the_same(scale):
+    tables = [path.stem for path in (output.TABLES / scale).glob("*.json")]
+    assert {"table1", "figure5", "limits"} <= set(tables) <= {*page.TITLES, "cost"}
+    for name in tables:
+        output.require_alike(output.TABLES / scale / f"{name}.json")
+
+
 def test_every_note_is_of_a_table_and_dated():
     notes = sorted(path.stem for path in page.NOTES.glob("*.md"))
     assert notes and set(notes) <= {*page.TITLES, page.FEW_PAIRS}

@@ -27,6 +27,7 @@ FAILED = 80
 BY_NETWORK = RESULTS / "baselines" / "accuracies.csv"
 MEANS = {"accuracy", "unseen"}
 """Columns of means that a table's JSON file has, too."""
+PLUS = " ± "
 STEADY = 1.0
 """Percent by which a loss that has stopped falling still falls, at most."""
 
@@ -81,7 +82,8 @@ def require_alike(path: Path) -> None:
         raise inputs.damaged(page, f"its rows are not those of {rows.name}")
     known = set(_spreads(metrics))
     for name in MEANS.intersection(table):
-        if strange := [text for text in table[name] if text not in known]:
+        told = [text for text in table[name] if PLUS in text]  # the others are of one network
+        if strange := [text for text in told if text not in known]:
             raise inputs.damaged(path, f"it is not that of {rows.name}: it has no {strange[0]!r}")
 
 
@@ -101,12 +103,12 @@ def folder(params: Params) -> Path:
 
 def spread(summary: dict) -> str:
     """A mean with its interval, as text."""
-    return f"{summary['mean']:z.2f} ± {summary['ci95']:.2f}"
+    return f"{summary['mean']:z.2f}{PLUS}{summary['ci95']:.2f}"
 
 
 def parsed(spread: str) -> tuple[float, float]:
     """The mean and the interval that `spread` wrote."""
-    mean, _, interval = spread.partition(" ± ")
+    mean, _, interval = spread.partition(PLUS)
     return float(mean), float(interval)
 
 
