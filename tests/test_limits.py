@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from kt.networks import symmetry
 from kt.translators import limits, losses
 from stages.common.base.params import Params, settings_of
+from stages.tables.cells.content import KINDS
 from stages.tables.cells.limits import averaged
 from stages.tables.cells.settings import Limits, draws_of
 from tests.conftest import ROOT
@@ -68,6 +70,24 @@ def test_means_are_of_1_2_4_and_all_trainings_that_judge_nothing():
     for scale in settings_of("limits", Limits).draws:
         drawn, held_out = draws_of(Params.model_validate(usual(ROOT) | {"scale": scale}))
         assert 1 <= held_out < drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("limits/fresh", lambda cell: cell.update(variance=-0.1), "greater than or equal to 0"),
+        ("figure4/mixer", lambda cell: cell["history"][1].update(loss=-1.0), "or equal to 0"),
+        ("figure4/mixer", lambda cell: cell["history"].reverse(), "its epochs are out of order"),
+        ("table3/small/0.0", lambda cell: cell["evaluations"].reverse(), "out of order"),
+    ],
+)
+def test_a_cell_with_what_cannot_be_is_refused(name, damage, message):
+    kind = TypeAdapter(KINDS[name.partition("/")[0]])
+    cell = json.loads((ROOT / "tables" / "cells" / "quick" / f"{name}.json").read_text())
+    kind.validate_python(cell, strict=True)
+    damage(cell)
+    with pytest.raises(ValidationError, match=message):
+        kind.validate_python(cell, strict=True)
 
 
 def test_the_table_goes_from_cells_to_a_figure(prepared):

@@ -1,10 +1,11 @@
 """What cells hold, checked as they are read."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from stages.common.base.inputs import LARGEST
 from stages.common.base.metrics import (
     LEFT_OUT,
     Accuracy,
@@ -18,6 +19,8 @@ from stages.common.base.metrics import (
 )
 
 Some = Field(min_length=1)
+Error = Annotated[float, Field(ge=0, lt=LARGEST)]
+"""Squared, so never negative."""
 Accuracies = Annotated[list[Percent], Some]
 ROUNDED = 1e-3
 """By how much a mean of accuracies that are kept with four digits may differ, at most."""
@@ -32,6 +35,17 @@ def require_summary(told: Summary, accuracies: list[float]) -> None:
     mean = sum(accuracies) / len(accuracies)
     if told.n != len(accuracies) or abs(told.mean - mean) > ROUNDED:
         raise ValueError(f"the mean of {told.n} is {told.mean}, but of its accuracies {mean:.4f}")
+
+
+Told = TypeVar("Told", bound="Sequence[Evaluation | Epoch]")
+
+
+def in_order(told: Told) -> Told:
+    """Raise ValueError if what is told of epochs is not in their order."""
+    epochs = [one.epoch for one in told]
+    if epochs != sorted(set(epochs)):
+        raise ValueError("its epochs are out of order")
+    return told
 
 
 class Evaluation(Known):
@@ -54,7 +68,7 @@ class Trained(Known):
     networks: Whole
     updates: Whole
     late_fall: Number | None
-    evaluations: Annotated[Sequence[Evaluation], Some]
+    evaluations: Annotated[Sequence[Evaluation], Some, AfterValidator(in_order)]
 
     @model_validator(mode="after")
     def _of_its_accuracies(self) -> "Trained":
@@ -72,21 +86,21 @@ class OnTheWay(Evaluation):
     """The same, on training networks too."""
 
     seen: Percent
-    seen_error: Number
-    unseen_error: Number = LEFT_OUT
+    seen_error: Error
+    unseen_error: Error = LEFT_OUT
 
 
 class Mixer(Trained):
     """A point of the mixer's curves."""
 
-    evaluations: Annotated[Sequence[OnTheWay], Some]
+    evaluations: Annotated[Sequence[OnTheWay], Some, AfterValidator(in_order)]
     mean_block: Annotated[dict[str, Number], Some]
 
 
 class Mean(Known):
     """Of small blocks of the same networks."""
 
-    error: Number
+    error: Error
     accuracy: Accuracy
     accuracies: Accuracies
 
@@ -94,7 +108,7 @@ class Mean(Known):
 class Means(Known):
     """By the number of blocks; and the error of the mean over networks, too."""
 
-    mean_block: Number
+    mean_block: Error
     means: Annotated[dict[str, Mean], Some]
 
 
@@ -105,8 +119,8 @@ class Orders(Known):
 
 class Limits(Known):
     networks: Whole
-    variance: Number
-    mean_block: Number
+    variance: Error
+    mean_block: Error
     orders: Orders
 
 
@@ -130,8 +144,8 @@ class ForEpochs(Known):
 
 
 class Losses(Known):
-    loss: Number
-    held_out_loss: Number
+    loss: Error
+    held_out_loss: Error
 
 
 class Epoch(Losses):
@@ -148,7 +162,7 @@ class Curve(Known):
     updates: Whole
     held_out: Whole
     mean_block: Losses
-    history: Annotated[list[Epoch], Some]
+    history: Annotated[list[Epoch], Some, AfterValidator(in_order)]
 
 
 class Method(Known):
