@@ -89,8 +89,9 @@ def work(params: Params, images: dict[str, int]) -> dict[str, Work]:
     )
     epochs = at_scale(params, "table6: epochs", kinds.epochs)
     of = {
-        size: mixer(size, *mixers.training_of(params, size), active.pairs)
+        size: mixer(one.size, one.dropout, one.epochs, active.pairs)
         for size in settings_of("mixers", dict[Size, Kept])
+        for one in [mixers.at_scale(params, size)]
     }
     both = ("step 1", "step 2 conv")
     own = params.translators["merge"].schedule[params.scale]

@@ -88,8 +88,9 @@ def load_state_dict(path: Path, remedy: str = "") -> dict[str, Tensor]:
             raise problem(path, what, remedy)
         if name.endswith(COUNTER) and not _is_count(tensor):
             shape = tuple(tensor.shape)
-            found = tensor.item() if tensor.numel() == 1 else f"a tensor of shape {shape}"
-            what = f"holds {name} as {found}, which is no count of batches"
+            one = tensor.numel() == 1 and not tensor.is_complex()
+            got = tensor.item() if one else f"{tensor.dtype} of shape {shape}"
+            what = f"holds {name} as {got}, which is no count of batches"
             raise problem(path, what, remedy)
     return plain(found)
 
