@@ -9,7 +9,6 @@ as the old one, and a 95 % interval if the old one had one.
 """
 
 import json
-import math
 import re
 import sys
 from pathlib import Path
@@ -61,7 +60,7 @@ def _number(value: object, least: float = -LARGEST) -> int | float:
     """What a result says, if it is a number that a stage may have written."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"it is {str(value)[:60]!r}")
-    if not least <= value <= LARGEST or not math.isfinite(value):
+    if not least <= value <= LARGEST:  # nor if it is not a number
         raise ValueError(f"it is {str(value)[:60]}")
     return value
 
