@@ -16,7 +16,6 @@ from stages.tables.cells.settings import Limits, draws_of
 LEVELS = ("random_initialisation", "identity", "ceiling")
 STARTS = {"fresh": "fresh initial weights", "shared": "shared initial weights"}
 ORDER = {"plain": "channels as they are", "aligned": "channels aligned"}
-AVERAGED = "trainings averaged"
 
 
 def main(params: Params, compute: Compute) -> None:
@@ -56,7 +55,7 @@ def main(params: Params, compute: Compute) -> None:
 def in_words(initial: str, order: str, count: str, at: dict, baselines: dict) -> dict[str, object]:
     return {
         "target": f"{STARTS[initial]}, {ORDER[order]}",
-        AVERAGED: count,
+        "trainings averaged": count,
         "accuracy": output.spread(at),
         "n": at["n"],
         "gap, %": f"{output.gap(at['mean'], baselines):z.0f}",

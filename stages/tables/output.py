@@ -63,8 +63,8 @@ def computing(path: Path) -> Iterator[None]:
         raise inputs.damaged(path, what) from error
 
 
-def require_alike(path: Path) -> None:
-    """Refuse a table whose three files do not say the same: `write` wrote them together.
+def read(path: Path) -> tuple[dict, pd.DataFrame, str]:
+    """The metrics, the rows (all text) and the page of a table: `write` wrote them together.
 
     Args:
         path: its JSON file.
@@ -75,16 +75,17 @@ def require_alike(path: Path) -> None:
     """
     page, rows = path.with_suffix(".md"), path.with_suffix(".csv")
     metrics, table = inputs.read_json(path), inputs.read_table(rows, kind=str)
-    lines = outputs.markdown_rows(table)
-    if [
-        line for line in files.read_text(page, inputs.REMEDY).splitlines() if line[:1] == "|"
-    ] != lines:
+    if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
+        raise inputs.damaged(page, "it is empty")
+    shown = [line for line in text.splitlines() if line[:1] == "|"]
+    if shown != outputs.markdown_rows(table):
         raise inputs.damaged(page, f"its rows are not those of {rows.name}")
     known = set(_spreads(metrics))
     for name in MEANS.intersection(table):
         told = [text for text in table[name] if PLUS in text]  # the others are of one network
         if strange := [text for text in told if text not in known]:
             raise inputs.damaged(path, f"it is not that of {rows.name}: it has no {strange[0]!r}")
+    return metrics, table, text
 
 
 def _spreads(found: object) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from kt.ensemble import Compute
 from kt.run import files
 from kt.run.errors import KTError
-from stages.common.base import inputs, outputs, runtime
+from stages.common.base import outputs, runtime
 from stages.common.base.checks import none_of
 from stages.common.base.params import Params
 from stages.tables import output, terms
@@ -100,11 +100,7 @@ def section(folder: Path, name: str) -> list[str]:
             times = f"../times/{folder.name}/times"
             lines += [f"![seconds by networks]({times}.png)", "", f"[By the clock]({times}.md)"]
         lines += [""]
-    metrics = inputs.read_json(page.with_suffix(".json"))
-    table = inputs.read_table(page.with_suffix(".csv"), kind=str)
-    if not (text := files.read_text(page, inputs.REMEDY).rstrip()):
-        raise inputs.damaged(page, "it is empty")
-    output.require_alike(page.with_suffix(".json"))
+    metrics, table, text = output.read(page.with_suffix(".json"))
     lines.append(text.replace(output.TERMS, "#terms"))
     with output.computing(page.with_suffix(".json")):
         said = findings(name, metrics, table)

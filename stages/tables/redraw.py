@@ -39,7 +39,7 @@ def main(params: Params, compute: Compute, scale: str) -> None:
     folder = output.TABLES / scale
     for name, module in DRAWN.items():
         if (path := folder / f"{name}.json").exists():
-            output.require_alike(path)
+            output.read(path)
             with output.computing(path):
                 module.draw(folder)
     if (kept := times.TIMES / scale).exists():
